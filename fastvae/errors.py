@@ -1,0 +1,43 @@
+"""Every exception a user of fastvae can meet.
+
+All of them derive from :class:`FastVAEError`, so one ``except`` catches them; the subclasses say whose
+mistake it was. A message names the file or argument, what was expected and what was found.
+"""
+
+__all__ = [
+    "FastVAEError",
+    "InputError",
+    "OutputError",
+    "UnsafeFileError",
+    "UnsupportedError",
+    "WeightFormatError",
+    "WeightMismatchError",
+]
+
+
+class FastVAEError(Exception):
+    """Base class of every error fastvae raises on purpose."""
+
+
+class WeightFormatError(FastVAEError):
+    """A checkpoint or a model spec is malformed: what is on disk is not what its format promises."""
+
+
+class WeightMismatchError(FastVAEError):
+    """The tensors and the spec are each well-formed but do not belong together."""
+
+
+class UnsafeFileError(FastVAEError):
+    """A file asks for something loading must never do: run code, or allocate more than its size justifies."""
+
+
+class InputError(FastVAEError, ValueError):
+    """A caller handed in an argument of the wrong shape, dtype, range or value."""
+
+
+class OutputError(FastVAEError, OSError):
+    """A result could not be written; nothing was left under its final name."""
+
+
+class UnsupportedError(FastVAEError):
+    """The request is well-formed, but this implementation, device or format cannot do it."""
