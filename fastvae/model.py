@@ -1,0 +1,103 @@
+"""A model in memory: a spec, the weights it asks for and, where there is one, its card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastvae.errors import WeightMismatchError
+from fastvae.spec import DTYPE_BYTES, ModelSpec
+
+DEFAULT_MAX_MEMORY = 16 * 2**30
+
+
+@dataclass(frozen=True)
+class Model:
+    """A ModelSpec and its weights, by the names the spec gives them.
+
+    ``card`` is free text about where the weights come from (data, licence, command, seed, results).
+    """
+
+    spec: ModelSpec
+    weights: Mapping[str, Tensor]
+    card: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_model(
+    model: Model,
+    *,
+    source: str,
+    cast: bool = False,
+    allow_nonfinite: bool = False,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+) -> Model:
+    """The model, once its weights are known to be exactly what its spec asks for.
+
+    Args:
+        model: spec and weights as a format's reader found them.
+        source: the file or folder to name in messages.
+        cast: convert weights of another dtype to the spec's instead of refusing them.
+        allow_nonfinite: accept NaN and Inf weights.
+        max_memory: most bytes the weights and one row's activations may take.
+
+    Raises:
+        WeightMismatchError: a tensor is missing, unexpected, of another shape or dtype, or holds NaN or
+            Inf; or the spec asks for more memory than ``max_memory``.
+    """
+    spec = model.spec
+    check_memory(spec, source=source, max_memory=max_memory)
+    needed = spec.tensors()
+    missing, unexpected = needed.keys() - model.weights.keys(), model.weights.keys() - needed.keys()
+    if missing or unexpected:
+        raise WeightMismatchError(
+            f"{source}: the spec needs {len(needed)} tensors; missing: {_names(missing)}; "
+            f"unexpected: {_names(unexpected)}"
+        )
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    weights = {}
+    for name, shape in needed.items():
+        weight = model.weights[name]
+        if tuple(weight.shape) != shape:
+            raise WeightMismatchError(
+                f"{source}: tensor {name!r} has shape {tuple(weight.shape)}, the spec needs {shape}"
+            )
+        if weight.dtype != dtype and not (cast and weight.dtype.is_floating_point):
+            found = str(weight.dtype).removeprefix("torch.")
+            raise WeightMismatchError(
+                f"{source}: tensor {name!r} is {found}, the spec declares {spec.dtype}; "
+                + ("pass cast=True to convert" if weight.dtype.is_floating_point else "only floats can be weights")
+            )
+        if not allow_nonfinite and not bool(torch.isfinite(weight).all()):
+            raise WeightMismatchError(
+                f"{source}: tensor {name!r} holds NaN or Inf; pass allow_nonfinite=True to load it all the same"
+            )
+        weights[name] = weight.to(dtype)
+    return Model(spec, weights, model.card)
+
+
+def check_memory(spec: ModelSpec, *, source: str, max_memory: int) -> None:
+    """Refuse a spec whose weights and widest activations of one row exceed ``max_memory`` bytes.
+
+    Raises:
+        WeightMismatchError: it does; nothing has been allocated.
+    """
+    weights = sum(math.prod(shape) for shape in spec.tensors().values())
+    shapes = [(spec.encoder_input_shape, spec.encoder), (spec.decoder_input_shape, spec.decoder)]
+    widest = 0
+    for shape, stack in shapes:
+        widest = max(widest, math.prod(shape))
+        for layer in stack:
+            shape = layer.output_shape(shape)
+            widest = max(widest, math.prod(shape))
+    needed = (weights + 2 * widest) * DTYPE_BYTES[spec.dtype]
+    if needed > max_memory:
+        raise WeightMismatchError(f"{source}: the spec asks for {needed:,} bytes, more than max_memory={max_memory:,}")
+
+
+def _names(names: set[str]) -> str:
+    shown = ", ".join(map(repr, sorted(names)[:5]))
+    return (shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"

@@ -1,0 +1,210 @@
+"""What a model *is*, without its weights: layers, posterior, likelihood and condition as frozen dataclasses.
+
+A :class:`ModelSpec` is plain data: hashable, comparable, free of tensors, and equal to its JSON round trip
+(:mod:`fastvae.spec_json`). Shapes are those of one row, channels first. Every object knows the shape it
+makes and the tensors it needs, so a spec is checked whole when it is built and a checkpoint is checked
+against it before a single weight is read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+from fastvae.layers import Shape, Stack, check, check_positive, stack_shape
+
+Parametrization = Literal["logvar", "softplus_std", "variance"]
+DType = Literal["float16", "bfloat16", "float32", "float64"]
+DTYPE_BYTES: dict[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class GaussianHead:
+    """From features to the mean and log-variance of a diagonal Gaussian.
+
+    ``layout`` says how the two come out of the network:
+
+    * ``separate``: ``mean`` and ``scale`` are two stacks over the same features;
+    * ``chunked``: ``joint`` makes twice the channels, all means first;
+    * ``interleaved``: ``joint`` makes twice the channels, mean and scale in turn.
+
+    ``parametrization`` says what the scale half is: a log-variance; a standard deviation before softplus,
+    ``softplus(raw) + eps``; or a variance, ``raw + eps``. The log-variance is clamped to
+    [``logvar_min``, ``logvar_max``] where given.
+    """
+
+    kind: ClassVar[str] = "gaussian_head"
+    layout: Literal["separate", "chunked", "interleaved"]
+    mean: Stack = ()
+    scale: Stack = ()
+    joint: Stack = ()
+    parametrization: Parametrization = "logvar"
+    eps: float = 0.0
+    logvar_min: float | None = None
+    logvar_max: float | None = None
+
+    def __post_init__(self) -> None:
+        separate = self.layout == "separate"
+        check(
+            not self.joint if separate else not (self.mean or self.scale),
+            f"gaussian_head: layout {self.layout!r} takes "
+            + ("stacks mean and scale, not joint" if separate else "one stack, joint, not mean and scale"),
+        )
+        check(self.eps >= 0, f"gaussian_head: eps must not be negative, got {self.eps}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the mean (and of the log-variance) for features of ``shape``."""
+        if self.layout == "separate":
+            mean, scale = stack_shape(self.mean, shape), stack_shape(self.scale, shape)
+            check(mean == scale, f"gaussian_head: mean has shape {mean} but scale has {scale}")
+            return mean
+        joint = stack_shape(self.joint, shape)
+        check(
+            joint[0] % 2 == 0,
+            f"gaussian_head: joint must make an even number of channels, found shape {joint}",
+        )
+        return (joint[0] // 2, *joint[1:])
+
+    def stacks(self) -> tuple[Stack, ...]:
+        return (self.mean, self.scale) if self.layout == "separate" else (self.joint,)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """p(x|z) is Bernoulli per element; the decoder's features are its logits. Data lie in [0, 1]."""
+
+    kind: ClassVar[str] = "bernoulli"
+
+
+@dataclass(frozen=True)
+class FixedGaussian:
+    """p(x|z) is Gaussian with one variance for all; the decoder's features are its mean."""
+
+    kind: ClassVar[str] = "gaussian_fixed"
+    variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(
+            0 < self.variance < math.inf,
+            f"gaussian_fixed: variance must be positive and finite, got {self.variance}",
+        )
+
+
+@dataclass(frozen=True)
+class PerDimensionGaussian:
+    """p(x|z) is Gaussian with a learned variance per dimension, the same for every row.
+
+    The tensor ``name`` has the data's shape and holds what ``parametrization`` says (see GaussianHead).
+    """
+
+    kind: ClassVar[str] = "gaussian_per_dimension"
+    name: str = "likelihood.logvar"
+    parametrization: Parametrization = "logvar"
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
+class PredictedGaussian:
+    """p(x|z) is Gaussian; ``head`` makes mean and variance of every row from the decoder's features."""
+
+    kind: ClassVar[str] = "gaussian_predicted"
+    head: GaussianHead
+
+
+Likelihood: TypeAlias = Bernoulli | FixedGaussian | PerDimensionGaussian | PredictedGaussian
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition vector of ``dim`` numbers a row, joined to the encoder's and/or the decoder's input.
+
+    A flat input gets it appended; an image input gets it as ``dim`` more constant channels.
+    """
+
+    kind: ClassVar[str] = "condition"
+    dim: int
+    encoder: bool = True
+    decoder: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("condition", dim=self.dim)
+        check(self.encoder or self.decoder, "condition must join the encoder, the decoder or both")
+
+    def joined_shape(self, shape: Shape) -> Shape:
+        return (shape[0] + self.dim, *shape[1:])
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole variational autoencoder; see the module docstring.
+
+    Raises:
+        WeightFormatError: shapes do not fit together, or one tensor name is used with two shapes.
+    """
+
+    kind: ClassVar[str] = "vae"
+    input_shape: Shape
+    latent_shape: Shape
+    encoder: Stack
+    posterior: GaussianHead
+    decoder: Stack
+    likelihood: Likelihood
+    condition: Condition | None = None
+    dtype: DType = "float32"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_positive("model", input_shape=self.input_shape, latent_shape=self.latent_shape)
+        check(len(self.input_shape) in (1, 3), f"input_shape must be flat or an image, got {self.input_shape}")
+        check(
+            len(self.latent_shape) in (1, 3),
+            f"latent_shape must be flat or an image, got {self.latent_shape}",
+        )
+        latent = self.posterior.output_shape(stack_shape(self.encoder, self.encoder_input_shape))
+        check(
+            latent == self.latent_shape,
+            f"the posterior has shape {latent}, latent_shape says {self.latent_shape}",
+        )
+        output = stack_shape(self.decoder, self.decoder_input_shape)
+        if isinstance(self.likelihood, PredictedGaussian):
+            output = self.likelihood.head.output_shape(output)
+        check(
+            output == self.input_shape,
+            f"the decoder makes shape {output}, input_shape says {self.input_shape}",
+        )
+        self.tensors()
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent dimensions of a row."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def encoder_input_shape(self) -> Shape:
+        joins = self.condition is not None and self.condition.encoder
+        return self.condition.joined_shape(self.input_shape) if self.condition and joins else self.input_shape
+
+    @property
+    def decoder_input_shape(self) -> Shape:
+        joins = self.condition is not None and self.condition.decoder
+        return self.condition.joined_shape(self.latent_shape) if self.condition and joins else self.latent_shape
+
+    def stacks(self) -> tuple[Stack, ...]:
+        """Every stack of layers of the model, in the order a row meets them."""
+        head = self.likelihood.head.stacks() if isinstance(self.likelihood, PredictedGaussian) else ()
+        return (self.encoder, *self.posterior.stacks(), self.decoder, *head)
+
+    def tensors(self) -> dict[str, Shape]:
+        """Name and shape of every tensor the model needs."""
+        needed: dict[str, Shape] = {}
+        for layer in (layer for stack in self.stacks() for layer in stack):
+            for name, shape in layer.tensors().items():
+                check(
+                    needed.setdefault(name, shape) == shape,
+                    f"tensor {name!r} is used as {needed[name]} and as {shape}",
+                )
+        if isinstance(self.likelihood, PerDimensionGaussian):
+            check(self.likelihood.name not in needed, f"tensor {self.likelihood.name!r} is used twice")
+            needed[self.likelihood.name] = self.input_shape
+        return needed
