@@ -1,0 +1,233 @@
+"""From a model and a verb to a plan.
+
+The builder translates layer by layer, one step each, and leaves every improvement to the passes. Buffers
+are named for what they hold (``x``, ``mean``, ``logvar``, ``z``, ``output``, ...); those between layers are numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fastvae.errors import UnsupportedError
+from fastvae.layers import (
+    Activation,
+    Affine,
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Layer,
+    Linear,
+    Shape,
+    Stack,
+)
+from fastvae.likelihoods import constant_logvar
+from fastvae.model import Model
+from fastvae.plan.passes import cast, fold_affine, fuse_activation, prune
+from fastvae.plan.plan import Plan, Step
+from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
+
+VERBS = ("encode", "embed", "decode", "parameters", "generate", "reconstruct", "score", "squared_error", "impute")
+
+
+def build_plan(
+    model: Model, verb: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Plan:
+    """The optimised plan of one verb.
+
+    ==============  =====================  =======================================================
+    verb            inputs                 outputs
+    ==============  =====================  =======================================================
+    encode          x                      mean, logvar of the posterior
+    embed           x                      mean
+    decode          z                      output, the mean of p(x|z)
+    parameters      z                      logits; or the mean of x, and its log-variance if predicted
+    generate        (seed, start)          output
+    reconstruct     x                      output, decoded from the posterior mean
+    score           z, x                   nll, -log p(x|z)
+    squared_error   z, x                   squared_error, summed over a row
+    impute          z, x, mask             nll over the entries where mask is True; output
+    ==============  =====================  =======================================================
+
+    A conditional model's plans take ``condition`` as well.
+
+    Raises:
+        UnsupportedError: an unknown verb.
+    """
+    plan = _Builder(model).build(verb)
+    for improve in (prune, fold_affine, fuse_activation):
+        plan = improve(plan)
+    return cast(plan, dtype=dtype, device=device)
+
+
+class _Builder:
+    """The state of one translation: steps so far, shapes of buffers, derived weights."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.spec = model, model.spec
+        self.steps: list[Step] = []
+        self.shapes: dict[str, Shape] = {}
+        self.weights: dict[str, Tensor] = dict(model.weights)
+
+    def build(self, verb: str) -> Plan:
+        outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
+        if outputs is None:
+            raise UnsupportedError(f"verb: expected one of {', '.join(VERBS)}, got {verb!r}")
+        names = outputs()
+        made = {name for step in self.steps for name in step.outputs}
+        inputs = tuple(name for name in self.shapes if name not in made)
+        return Plan(verb, inputs, names, tuple(self.steps), self.weights, self.shapes)
+
+    def _encode(self) -> tuple[str, ...]:
+        h = self._joined(self._input("x", self.spec.input_shape), encoder=True)
+        h = self._stack(self.spec.encoder, h)
+        return self._head(self.spec.posterior, h, ("mean", "logvar"))
+
+    def _embed(self) -> tuple[str, ...]:
+        return self._encode()[:1]
+
+    def _decode(self) -> tuple[str, ...]:
+        return (self._output(self._latent()),)
+
+    def _parameters(self) -> tuple[str, ...]:
+        return self._decoder(self._latent())
+
+    def _generate(self) -> tuple[str, ...]:
+        noise = self._step("sample_normal", (), "noise", (self.spec.latent_dim,), {"dim": self.spec.latent_dim})
+        z = self._step("reshape", (noise,), "z", self.spec.latent_shape, {"shape": self.spec.latent_shape})
+        return (self._output(z),)
+
+    def _reconstruct(self) -> tuple[str, ...]:
+        return (self._output(self._encode()[0]),)
+
+    def _score(self) -> tuple[str, ...]:
+        return (self._nll(self._decoder(self._latent()), None),)
+
+    def _impute(self) -> tuple[str, ...]:
+        parameters = self._decoder(self._latent())
+        return self._nll(parameters, self._input("mask", self.spec.input_shape)), self._mean(parameters)
+
+    def _squared_error(self) -> tuple[str, ...]:
+        output = self._output(self._latent())
+        x = self._input("x", self.spec.input_shape)
+        return (self._step("squared_error", (output, x), "squared_error", ()),)
+
+    def _input(self, name: str, shape: Shape) -> str:
+        self.shapes[name] = shape
+        return name
+
+    def _latent(self) -> str:
+        return self._input("z", self.spec.latent_shape)
+
+    def _output(self, z: str) -> str:
+        """E[x|z]."""
+        return self._mean(self._decoder(z))
+
+    def _mean(self, parameters: tuple[str, ...]) -> str:
+        if not isinstance(self.spec.likelihood, Bernoulli):
+            return parameters[0]
+        inputs = (parameters[0], None, None)
+        return self._step("affine", inputs, "output", self.spec.input_shape, {"activation": "sigmoid"})
+
+    def _nll(self, parameters: tuple[str, ...], mask: str | None) -> str:
+        """-log p(x|z), where ``mask`` is True if there is one."""
+        x = self._input("x", self.spec.input_shape)
+        if isinstance(self.spec.likelihood, Bernoulli):
+            return self._step("bernoulli_nll", (*parameters, x, mask), "nll", ())
+        if (logvar := constant_logvar(self.model)) is not None:
+            self.weights["likelihood.constant"] = logvar
+            parameters = (*parameters, "likelihood.constant")
+        return self._step("gaussian_nll", (*parameters, x, mask), "nll", ())
+
+    def _decoder(self, z: str) -> tuple[str, ...]:
+        """The parameters of p(x|z) that depend on z."""
+        likelihood = self.spec.likelihood
+        h = self._stack(self.spec.decoder, self._joined(z, encoder=False))
+        if isinstance(likelihood, Bernoulli | FixedGaussian | PerDimensionGaussian):
+            return (h,)
+        return self._head(likelihood.head, h, ("mean_x", "logvar_x"))
+
+    def _joined(self, name: str, *, encoder: bool) -> str:
+        condition = self.spec.condition
+        if condition is None or not (condition.encoder if encoder else condition.decoder):
+            return name
+        vector = self._input("condition", (condition.dim,))
+        return self._step("join", (name, vector), None, condition.joined_shape(self.shapes[name]))
+
+    def _head(self, head: GaussianHead, features: str, names: tuple[str, str]) -> tuple[str, ...]:
+        shape = head.output_shape(self.shapes[features])
+        if head.layout == "separate":
+            mean, raw = self._stack(head.mean, features), self._stack(head.scale, features)
+        else:
+            joint = self._stack(head.joint, features)
+            mean, raw = f"{names[0]}_half", f"{names[1]}_half"
+            self.shapes |= {mean: shape, raw: shape}
+            self.steps.append(Step("split", (joint,), (mean, raw), {"layout": head.layout}))
+        settings = {
+            "parametrization": head.parametrization,
+            "eps": head.eps,
+            "minimum": head.logvar_min,
+            "maximum": head.logvar_max,
+        }
+        plain = head.parametrization == "logvar" and head.logvar_min is None and head.logvar_max is None
+        return mean, (raw if plain else self._step("logvar", (raw,), names[1], shape, settings))
+
+    def _stack(self, stack: Stack, name: str) -> str:
+        for layer in stack:
+            name = self._layer(layer, name)
+        return name
+
+    def _layer(self, layer: Layer, x: str) -> str:
+        shape = layer.output_shape(self.shapes[x])
+        match layer:
+            case Linear():
+                return self._step("linear", (x, *self._weight_bias(layer)), None, shape)
+            case Conv2d() | ConvTranspose2d():
+                return self._step(layer.kind, (x, *self._weight_bias(layer)), None, shape, _convolution(layer))
+            case BatchNorm():
+                return self._step("affine", (x, *self._batch_norm(layer)), None, shape)
+            case Affine():
+                return self._step("affine", (x, f"{layer.name}.scale", f"{layer.name}.shift"), None, shape)
+            case Activation():
+                settings = {"activation": layer.function, "alpha": layer.alpha}
+                return self._step("affine", (x, None, None), None, shape, settings)
+            case _:
+                return self._step("reshape", (x,), None, shape, {"shape": shape})
+
+    def _weight_bias(self, layer: Linear | Conv2d | ConvTranspose2d) -> tuple[str, str | None]:
+        return f"{layer.name}.weight", f"{layer.name}.bias" if layer.bias else None
+
+    def _batch_norm(self, layer: BatchNorm) -> tuple[str, str]:
+        """Inference batch norm as scale and shift: (x - mean) / sqrt(var + eps) * weight + bias."""
+        mean, var = (self.weights[f"{layer.name}.running_{key}"].double() for key in ("mean", "var"))
+        scale = (var + layer.eps).rsqrt()
+        if layer.affine:
+            scale = scale * self.weights[f"{layer.name}.weight"].double()
+        shift = -mean * scale
+        if layer.affine:
+            shift = shift + self.weights[f"{layer.name}.bias"].double()
+        names = f"{layer.name}.scale", f"{layer.name}.shift"
+        self.weights |= dict(zip(names, (scale, shift), strict=True))
+        return names
+
+    def _step(
+        self,
+        op: str,
+        inputs: tuple[str | None, ...],
+        output: str | None,
+        shape: Shape,
+        attributes: Mapping[str, object] | None = None,
+    ) -> str:
+        output = output or f"h{len(self.steps)}"
+        self.shapes[output] = shape
+        self.steps.append(Step(op, inputs, (output,), attributes or {}))
+        return output
+
+
+def _convolution(layer: Conv2d | ConvTranspose2d) -> dict[str, object]:
+    names = ["stride", "padding", "dilation", "groups"]
+    if isinstance(layer, ConvTranspose2d):
+        names.append("output_padding")
+    return {name: getattr(layer, name) for name in names}

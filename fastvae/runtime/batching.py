@@ -1,0 +1,35 @@
+"""Splitting rows into internal batches, and into the fixed padded tiles of batch-invariant mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Rows of a tile in batch-invariant mode. A matrix product's row bits change with its number of rows; at a
+# fixed number they do not depend on which rows those are. Multiples of 16 avoid ragged edges in BLAS kernels.
+TILE = 64
+MAX_ROWS = 4096
+# Buffers of one internal batch stay around the size of a last-level cache.
+BUFFER_BYTES = 32 * 2**20
+
+
+def blocks(rows: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Consecutive (low, high) ranges of at most ``size`` that cover ``start`` to ``rows``."""
+    for low in range(start, rows, size):
+        yield low, min(low + size, rows)
+
+
+def rows_that_fit(peak_bytes: int) -> int:
+    """How many rows of ``peak_bytes`` each make one internal batch: from 1 to MAX_ROWS."""
+    return max(1, min(MAX_ROWS, BUFFER_BYTES // max(1, peak_bytes)))
+
+
+def padded(x: Tensor, rows: int) -> Tensor:
+    """``x`` with zero rows appended up to ``rows``."""
+    if len(x) == rows:
+        return x
+    tile = torch.zeros(rows, *x.shape[1:], dtype=x.dtype, device=x.device)
+    tile[: len(x)] = x
+    return tile

@@ -1,0 +1,230 @@
+"""The engine: one model's verbs on tensors, one internal batch at a time.
+
+Everything above it (scoring, imputation, the public API) sees only these methods; how a plan is executed,
+in which precision, by which implementation and in which tiles is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import fastvae_kernels
+from fastvae import noise
+from fastvae.errors import InputError, UnsupportedError
+from fastvae.likelihoods import output_head
+from fastvae.model import Model
+from fastvae.plan import build_plan, plan_cost
+from fastvae.runtime.batching import TILE, blocks, padded, rows_that_fit
+from fastvae.runtime.executor import Draw, Executor
+
+PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+IMPLEMENTATIONS = ("auto", "reference", "triton")
+
+logger = logging.getLogger("fastvae")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a model; see :func:`fastvae.load` for the meaning of each."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    impl: str = "auto"
+    batch_size: int | None = None
+    batch_invariant: bool = False
+
+
+class Engine:
+    """A model ready to run: its plans are built on first use, one per verb, and shared between threads.
+
+    Raises:
+        InputError: an unknown device or batch size.
+        UnsupportedError: a precision or implementation that is unknown, or cannot run this model.
+    """
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self.model = model
+        self.spec = model.spec
+        self.device = _device(settings.device)
+        self.precision = _precision(settings.precision, model)
+        self.dtype = PRECISIONS[self.precision]
+        self.impl = _implementation(settings.impl, self.device)
+        self.batch_invariant = settings.batch_invariant
+        self.head = output_head(model)
+        self._batch_size = settings.batch_size
+        if settings.batch_size is not None:
+            noise.check_count("batch_size", settings.batch_size, least=1)
+        self._executors: dict[str, Executor] = {}
+        self._lock = threading.Lock()
+        if settings.impl != "auto":
+            self._executor("reconstruct")
+
+    @property
+    def output_dtype(self) -> torch.dtype:
+        """Dtype of what verbs return: float64 in float64, else float32."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def batch_rows(self, verb: str) -> int:
+        """Rows of one internal batch of ``verb``."""
+        if self._batch_size is not None:
+            return self._batch_size
+        cost = plan_cost(self._executor(verb).plan, element_bytes=self.dtype.itemsize)
+        return rows_that_fit(cost.peak_bytes)
+
+    def is_conditional(self, verb: str) -> bool:
+        """Whether the plan of ``verb`` reads a condition."""
+        return "condition" in self._executor(verb).plan.inputs
+
+    def generate(self, rows: int, *, seed: int, start: int, condition: Tensor | None = None) -> Tensor:
+        """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
+        return self._run("generate", rows, {"condition": condition}, seed=seed, start=start)[0]
+
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (rows, *latent_shape)."""
+        mean, logvar = self._run("encode", len(x), {"x": x, "condition": condition})
+        return mean, logvar
+
+    def embed(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Mean of q(z|x): (rows, *latent_shape)."""
+        return self._run("embed", len(x), {"x": x, "condition": condition})[0]
+
+    def reconstruct(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """E[x|z] at the mean of q(z|x): (rows, *input_shape)."""
+        return self._run("reconstruct", len(x), {"x": x, "condition": condition})[0]
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape)."""
+        return self._run("decode", len(z), {"z": z, "condition": condition})[0]
+
+    def parameters(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Parameters of p(x|z) for z of shape (rows, *latent_shape), as OutputHead reads them."""
+        return self._run("parameters", len(z), {"z": z, "condition": condition})
+
+    def nll(self, z: Tensor, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """-log p(x|z) in nats: (samples, rows).
+
+        ``z`` is (samples, rows, *latent_shape), ``x`` (rows, *input_shape).
+        """
+        return self._run_samples("score", z, {"x": x, "condition": condition})[0]
+
+    def squared_error(self, z: Tensor, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """Sum of squared differences between x and E[x|z]: (samples, rows), for shapes as in :meth:`nll`."""
+        return self._run_samples("squared_error", z, {"x": x, "condition": condition})[0]
+
+    def impute(self, z: Tensor, x: Tensor, *, mask: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p(x|z) over the entries where ``mask`` (rows, *input_shape) is True, and E[x|z] of all.
+
+        Shapes (samples, rows) and (samples, rows, *input_shape), for ``z`` and ``x`` as in :meth:`nll`.
+        """
+        nll, output = self._run_samples("impute", z, {"x": x, "mask": mask, "condition": condition})
+        return nll, output
+
+    def posterior_samples(
+        self, mean: Tensor, logvar: Tensor, *, seed: int, start: int, stream: int, samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """Draws from q and the KL divergence to the prior: z (samples, rows, *latent_shape), kl (rows,).
+
+        Row ``i`` of draw ``k`` uses the noise of index ``start + i`` in ``stream + k``.
+        """
+        shape = (samples, len(mean), *mean.shape[1:])
+        settings = {"seed": seed, "stream": stream, "samples": samples, "impl": self.impl}
+        mean, logvar = mean.flatten(1), logvar.flatten(1)
+        if not self.batch_invariant:
+            z, kl = fastvae_kernels.reparameterize(mean, logvar, start=start, **settings)
+            return z.reshape(shape), kl
+        parts = [
+            fastvae_kernels.reparameterize(
+                padded(mean[low:high], TILE), padded(logvar[low:high], TILE), start=start + low, **settings
+            )
+            for low, high in blocks(len(mean), TILE)
+        ]
+        if not parts:
+            return mean.new_empty(shape), mean.new_empty(0)
+        z = torch.cat([z for z, _ in parts], dim=1)[:, : len(mean)]
+        return z.reshape(shape), torch.cat([kl for _, kl in parts])[: len(mean)]
+
+    def prior_samples(self, rows: int, *, seed: int, start: int) -> Tensor:
+        """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
+        settings = {"seed": seed, "start": start, "stream": noise.PRIOR, "impl": self.impl}
+        z = fastvae_kernels.sample_normal(rows, self.spec.latent_dim, **settings, dtype=self.dtype, device=self.device)
+        return z.reshape(rows, *self.spec.latent_shape)
+
+    def _run_samples(self, verb: str, z: Tensor, inputs: Mapping[str, Tensor | None]) -> tuple[Tensor, ...]:
+        """A verb whose ``z`` has several samples per row of the other inputs: each output (samples, rows, ...)."""
+        samples, rows = z.shape[:2]
+        if self.batch_invariant:
+            results = [self._run(verb, rows, {**inputs, "z": latents}) for latents in z]
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        condition = inputs.get("condition")
+        if condition is not None:
+            condition = condition.expand(samples, *condition.shape).flatten(0, 1)
+        flat = {**inputs, "z": z.flatten(0, 1), "condition": condition}
+        results = self._run(verb, samples * rows, flat)
+        return tuple(result.reshape(samples, rows, *result.shape[1:]) for result in results)
+
+    def _run(
+        self, verb: str, rows: int, inputs: Mapping[str, Tensor | None], *, seed: int = 0, start: int = 0
+    ) -> tuple[Tensor, ...]:
+        """The verb's plan on all rows at once or, in batch-invariant mode, tile by tile."""
+        executor = self._executor(verb)
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None and name in executor.plan.inputs}
+        given = {
+            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()
+        }
+        with torch.no_grad():
+            if not self.batch_invariant:
+                return executor(given, Draw(rows, seed, start, self.device, self.dtype))
+            tiles = [
+                executor(
+                    {name: padded(tensor[low:high], TILE) for name, tensor in given.items()},
+                    Draw(TILE, seed, start + low, self.device, self.dtype),
+                )
+                for low, high in blocks(max(rows, 1), TILE)
+            ]
+            return tuple(torch.cat(parts)[:rows] for parts in zip(*tiles, strict=True))
+
+    def _executor(self, verb: str) -> Executor:
+        with self._lock:
+            if verb not in self._executors:
+                plan = build_plan(self.model, verb, dtype=self.dtype, device=self.device)
+                self._executors[verb] = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
+            return self._executors[verb]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {name!r} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _precision(name: str, model: Model) -> str:
+    if name == "auto":
+        return "float64" if model.spec.dtype == "float64" else "ieee"
+    if name not in PRECISIONS:
+        accepted = ", ".join(map(repr, ("auto", *PRECISIONS)))
+        raise UnsupportedError(f"precision: {name!r} is not supported; accepted: {accepted}")
+    return name
+
+
+def _implementation(name: str, device: torch.device) -> str:
+    if name not in IMPLEMENTATIONS:
+        accepted = ", ".join(map(repr, IMPLEMENTATIONS))
+        raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
+    if name == "auto":
+        chosen = "triton where an op has a kernel, else reference" if device.type == "cuda" else "reference"
+        logger.info("impl='auto' on %s: %s", device, chosen)
+    return name

@@ -1,0 +1,98 @@
+"""Run one plan, step by step, on a batch of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastvae_kernels
+from fastvae import noise
+from fastvae.errors import UnsupportedError
+from fastvae.plan import Plan, Step
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where a plan that draws its own prior noise starts: ``rows`` rows from index ``start`` of ``seed``."""
+
+    rows: int
+    seed: int
+    start: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Executor:
+    """A plan bound to an implementation of its ops.
+
+    Raises:
+        UnsupportedError: ``impl`` cannot run one of the plan's ops; the message names it.
+    """
+
+    def __init__(self, plan: Plan, *, impl: str, device: torch.device, dtype: torch.dtype) -> None:
+        self.plan = plan
+        self._impl = impl
+        self._last_reads = plan.last_reads()
+        for op in {step.op for step in plan.steps} - VIEWS.keys():
+            try:
+                fastvae_kernels.resolve_impl(op, impl, device, dtype)
+            except fastvae_kernels.UnavailableError as error:
+                raise UnsupportedError(f"impl: {error}") from error
+
+    def __call__(self, inputs: Mapping[str, Tensor], draw: Draw | None = None) -> tuple[Tensor, ...]:
+        """The plan's outputs for ``inputs``, each of shape (rows, *shape of a row).
+
+        Buffers are released after their last read, so that memory peaks where ``plan_cost`` says.
+        """
+        buffers = dict(inputs)
+        for index, step in enumerate(self.plan.steps):
+            operands = [self._operand(name, buffers) for name in step.inputs]
+            results = self._run(step, operands, draw)
+            buffers.update(zip(step.outputs, results, strict=True))
+            for name in [n for n in step.inputs if n is not None and self._last_reads.get(n) == index]:
+                buffers.pop(name, None)
+            del operands, results
+        return tuple(buffers[name] for name in self.plan.outputs)
+
+    def _operand(self, name: str | None, buffers: Mapping[str, Tensor]) -> Tensor | None:
+        if name is None:
+            return None
+        return buffers[name] if name in buffers else self.plan.weights[name]
+
+    def _run(self, step: Step, operands: list[Any], draw: Draw | None) -> tuple[Tensor, ...]:
+        if step.op in VIEWS:
+            return VIEWS[step.op](*operands, **step.attributes)
+        if step.op == "sample_normal":
+            if draw is None:
+                raise AssertionError("a plan that draws noise needs a Draw")
+            settings: dict[str, Any] = {"seed": draw.seed, "start": draw.start, "stream": noise.PRIOR}
+            settings |= {"device": draw.device, "dtype": draw.dtype, "impl": self._impl}
+            return (fastvae_kernels.sample_normal(draw.rows, **step.attributes, **settings),)
+        result = getattr(fastvae_kernels, step.op)(*operands, **step.attributes, impl=self._impl)
+        return (result,)
+
+
+def _reshape(x: Tensor, *, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return (x.reshape(len(x), *shape),)
+
+
+def _join(x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
+    """Append the condition to a flat row, or to an image as constant channels."""
+    if x.ndim > 2:
+        condition = condition[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    return (torch.cat([x, condition.to(x.dtype)], dim=1),)
+
+
+def _split(x: Tensor, *, layout: str) -> tuple[Tensor, ...]:
+    """Mean and scale halves of a joint head, as views."""
+    if layout == "interleaved":
+        return x[:, 0::2], x[:, 1::2]
+    half = x.shape[1] // 2
+    return x[:, :half], x[:, half:]
+
+
+VIEWS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"reshape": _reshape, "join": _join, "split": _split}
