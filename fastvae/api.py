@@ -1,0 +1,396 @@
+"""The public face: ``load()`` and ``VAE`` with its verbs.
+
+This file checks what callers hand in, walks over it in internal batches and gives results back in the same
+kind; the computing is done by the engine, scoring and imputation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastvae import noise
+from fastvae.arrays import Array, Conditions, check_missing, of_kind, to_kind
+from fastvae.embedded import embedded_path, models
+from fastvae.errors import InputError
+from fastvae.formats import native, read_checkpoint
+from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
+from fastvae.model import DEFAULT_MAX_MEMORY, Model
+from fastvae.posterior import Posterior
+from fastvae.runtime import Engine, Settings
+from fastvae.runtime.batching import blocks
+from fastvae.scoring import Metric, score_block
+from fastvae.spec import ModelSpec
+from fastvae.walk import Walker
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    spec: ModelSpec | str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    impl: str = "auto",
+    batch_size: int | None = None,
+    batch_invariant: bool = False,
+    cast: bool = False,
+    allow_nonfinite: bool = False,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+) -> VAE:
+    """Load a trained model and get it ready to run.
+
+    Args:
+        source: the name of an embedded model (see :func:`fastvae.models`), or a checkpoint's file or folder.
+            A name wins over a path of the same spelling; write ``./digits`` for the path.
+        format: ``native``, ``disentangling-vae`` or ``state-dict``; ``auto`` recognises it.
+        spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
+        precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
+            float64 weights. Sums accumulate in float32 or better.
+        impl: ``reference`` (plain PyTorch) or ``triton``, which never fall back; ``auto`` takes the fastest
+            there is for each op and logs it once.
+        batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
+            it beyond rounding, nor at all with ``batch_invariant``.
+        batch_invariant: make the bits of a row's result independent of the rows around it.
+        cast: convert weights of another float dtype than the spec declares instead of refusing them.
+        allow_nonfinite: load weights that hold NaN or Inf.
+        max_memory: refuse models whose weights and one row's activations need more bytes than this.
+
+    Raises:
+        InputError: no such file, embedded model, format or device.
+        WeightFormatError, WeightMismatchError, UnsafeFileError: the checkpoint is malformed, does not match its
+            spec, or is not safe to read. Nothing in it is ever executed.
+        UnsupportedError: a precision or implementation that cannot run this model.
+    """
+    settings = Settings(device, precision, impl, batch_size, batch_invariant)
+    path = embedded_path(os.fspath(source)) or Path(source)
+    if not path.exists() and path.parent == Path():
+        names = ", ".join(card.name for card in models())
+        raise InputError(f"source: {os.fspath(source)!r} is neither a file or folder nor an embedded model ({names})")
+    model = read_checkpoint(
+        path,
+        format=format,
+        spec=spec if spec is None or isinstance(spec, ModelSpec) else Path(spec),
+        cast=cast,
+        allow_nonfinite=allow_nonfinite,
+        max_memory=max_memory,
+    )
+    return VAE(model, settings)
+
+
+class VAE:
+    """A loaded model.
+
+    Verbs take NumPy arrays or torch tensors of floats and return the same kind: rows first, then
+    ``spec.input_shape`` for data, ``spec.latent_shape`` for latents. Image rows may come flattened, and then
+    go back flattened. Results are float32 (float64 in that precision). Any number of rows goes, also none;
+    beyond its result a verb holds one internal batch. A VAE may be used from several threads.
+
+    Where a model is conditional, ``condition`` is floats (rows, dim) or (dim,), or integer labels.
+    """
+
+    def __init__(self, model: Model, settings: Settings | None = None) -> None:
+        self._model = model
+        self._engine = Engine(model, settings or Settings())
+        self._walker = Walker(self._engine)
+
+    def __repr__(self) -> str:
+        spec, engine = self.spec, self._engine
+        name = f"{spec.name!r}, " if spec.name else ""
+        return f"VAE({name}input_shape={spec.input_shape}, latent_shape={spec.latent_shape}, device='{engine.device}')"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self._model.spec
+
+    @property
+    def card(self) -> dict[str, str]:
+        """Where the weights come from, as text by field; empty if the checkpoint says nothing."""
+        return dict(self._model.card)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._engine.device
+
+    @property
+    def precision(self) -> str:
+        """The precision it runs in."""
+        return self._engine.precision
+
+    def generate(
+        self,
+        n: int,
+        seed: int = 0,
+        start: int = 0,
+        output: Literal["mean", "sample"] = "mean",
+        condition: Any = None,
+        *,
+        kind: Literal["numpy", "torch"] = "numpy",
+    ) -> Array:
+        """Samples from the model: decode z ~ N(0, I).
+
+        Sample ``i`` is a function of ``seed`` and ``start + i`` alone: any part of a larger run can be generated
+        again by itself, on any machine (bit for bit in batch-invariant mode on one kind of device).
+
+        Args:
+            n: number of samples.
+            seed: unsigned 64-bit integer.
+            start: index of the first sample.
+            output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
+            condition: for conditional models, see the class.
+            kind: ``numpy``, or ``torch`` for a tensor on the model's device.
+
+        Returns:
+            (n, *input_shape).
+
+        Raises:
+            InputError: an argument out of range.
+        """
+        parts = self.stream(n, seed=seed, start=start, output=output, condition=condition, kind="torch")
+        result = self._walker.empty(n, *self.spec.input_shape)
+        filled = 0
+        for part in parts:
+            result[filled : filled + len(part)] = part
+            filled += len(part)
+        return of_kind(result, kind)
+
+    def stream(
+        self,
+        n: int,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        start: int = 0,
+        output: Literal["mean", "sample"] = "mean",
+        condition: Any = None,
+        kind: Literal["numpy", "torch"] = "numpy",
+    ) -> Iterator[Array]:
+        """The samples of :meth:`generate` as an iterator of batches, in memory that does not grow with ``n``.
+
+        Args:
+            batch_size: rows of a batch; the last may have fewer. None takes the internal batch.
+
+        Returns:
+            Iterator of (batch_size, *input_shape).
+
+        Raises:
+            InputError: an argument out of range; at the call, not at the first batch.
+        """
+        noise.check_count("n", n)
+        noise.check_seed(seed)
+        noise.check_count("start", start)
+        if batch_size is not None:
+            noise.check_count("batch_size", batch_size, least=1)
+        if output not in ("mean", "sample"):
+            raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
+        if kind not in ("numpy", "torch"):
+            raise InputError(f"kind: expected 'numpy' or 'torch', got {kind!r}")
+        conditions = self._walker.conditions(condition, n, "generate")
+        return (
+            of_kind(self._generated(low, high, seed, start, output, conditions), kind)
+            for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
+        )
+
+    def _generated(self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions) -> Tensor:
+        """Samples low to high of a run from ``start``."""
+        engine, spec = self._engine, self.spec
+        result = self._walker.empty(high - low, *spec.input_shape)
+        for first, last in blocks(high, engine.batch_rows("generate"), low):
+            condition = conditions.block(first, last)
+            where = {"seed": seed, "start": start + first}
+            if output == "mean":
+                part = engine.generate(last - first, **where, condition=condition)
+            else:
+                z = engine.prior_samples(last - first, **where)
+                part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
+            result[first - low : last - low] = part
+        return result
+
+    def encode(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Posterior:
+        """The approximate posterior q(z|x).
+
+        Args:
+            x: (rows, *input_shape).
+            invalid: what to do about rows with NaN or Inf: ``raise``; ``mask``, a NaN result; ``propagate``.
+
+        Returns:
+            A Posterior: ``mean``, ``logvar`` (rows, *latent_shape), ``sample()``, ``kl()``.
+
+        Raises:
+            InputError: ``x`` or ``condition`` of the wrong kind, shape, dtype or range.
+        """
+        rows = self._walker.rows("x", x, invalid=invalid)
+        shapes = [self.spec.latent_shape] * 2
+        mean, logvar = self._walker.map(rows, self._engine.encode, ["encode"], shapes, condition, invalid)
+        return Posterior(rows.like(mean), rows.like(logvar), self._engine)
+
+    def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
+        """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
+        rows = self._walker.rows("x", x, invalid=invalid)
+        return rows.like(
+            self._walker.map_one(rows, self._engine.embed, "embed", self.spec.latent_shape, condition, invalid)
+        )
+
+    def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
+        """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
+        rows = self._walker.rows("x", x, invalid=invalid)
+        shape = self.spec.input_shape
+        result = self._walker.map_one(rows, self._engine.reconstruct, "reconstruct", shape, condition, invalid)
+        return rows.like(rows.unflatten(result))
+
+    def decode(self, z: Array, *, condition: Any = None) -> Array:
+        """E[x|z], the mean of the likelihood: (rows, *input_shape).
+
+        Args:
+            z: latents, (rows, *latent_shape).
+
+        Raises:
+            InputError: ``z`` or ``condition`` of the wrong kind, shape, dtype; NaN or Inf.
+        """
+        rows = self._walker.latents("z", z)
+        return rows.like(self._walker.map_one(rows, self._engine.decode, "decode", self.spec.input_shape, condition))
+
+    def interpolate(
+        self, a: Array, b: Array, steps: int, *, space: Literal["input", "latent"] = "input", condition: Any = None
+    ) -> Array:
+        """Decode points evenly spaced on the line between two rows' latents.
+
+        Args:
+            a, b: rows of data (their posterior means are joined), or of latents with ``space="latent"``.
+            steps: points per pair of rows, both ends included; at least 2.
+
+        Returns:
+            (rows, steps, *input_shape).
+
+        Raises:
+            InputError: arguments of the wrong kind, shape, dtype or range, or as many rows not in both.
+        """
+        noise.check_count("steps", steps, least=2)
+        if space not in ("input", "latent"):
+            raise InputError(f"space: expected 'input' or 'latent', got {space!r}")
+        if space == "input":
+            a, b = self.embed(a, condition=condition), self.embed(b, condition=condition)
+        first, last = self._walker.latents("a", a), self._walker.latents("b", b)
+        if len(first) != len(last):
+            raise InputError(f"b: expected as many rows as a, {len(first)}, got {len(last)}")
+        conditions = self._walker.conditions(condition, len(first), "decode")
+        result = self._walker.empty(len(first), steps, *self.spec.input_shape)
+        weights = torch.linspace(0, 1, steps, dtype=self._engine.dtype, device=self.device)
+        weights = weights.reshape(1, steps, *[1] * len(self.spec.latent_shape))
+        for low, high in blocks(len(first), max(1, self._engine.batch_rows("decode") // steps)):
+            z = torch.lerp(first.block(low, high)[:, None], last.block(low, high)[:, None], weights)
+            vectors = conditions.block(low, high)
+            vectors = None if vectors is None else vectors.repeat_interleave(steps, 0)
+            result[low:high] = self._engine.decode(z.flatten(0, 1), vectors).reshape(result[low:high].shape)
+        return first.like(result)
+
+    def score(
+        self,
+        x: Array,
+        metric: Literal["reconstruction", "kl", "elbo", "iwae", "mse", "l2"] = "reconstruction",
+        samples: int | None = None,
+        seed: int = 0,
+        beta: float = 1.0,
+        *,
+        condition: Any = None,
+        start: int = 0,
+        invalid: str = "raise",
+    ) -> Array:
+        """How surprising each row is; higher is more anomalous.
+
+        ==============  ============================================================================
+        reconstruction  -log p(x|z) under the model's own likelihood, nats
+        kl              KL(q(z|x) || p(z)), nats
+        elbo            the negative evidence lower bound, reconstruction + beta * kl, nats
+        iwae            -log of the importance-weighted estimate of p(x) with ``samples`` draws, nats
+        mse, l2         mean squared difference to E[x|z]; Euclidean distance to it
+        ==============  ============================================================================
+
+        Args:
+            x: (rows, *input_shape).
+            samples: None scores at z = posterior mean, so that scores are deterministic; K averages over K draws
+                z ~ q(z|x) of ``seed``. ``iwae`` always samples, and None means one draw.
+            seed: unsigned 64-bit integer.
+            beta: weight of the KL in ``elbo``.
+            start: index of the first row's noise: a data set scored in pieces gives the same scores.
+            invalid: see :meth:`encode`.
+
+        Returns:
+            (rows,).
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range.
+        """
+        what = Metric(metric, 1 if samples is None and metric == "iwae" else samples, seed, beta)
+        noise.check_count("start", start)
+        rows = self._walker.rows("x", x, invalid=invalid)
+
+        def compute(block: Tensor, vectors: Tensor | None, low: int) -> tuple[Tensor]:
+            return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
+
+        return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
+
+    def impute(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        method: Literal["importance", "metropolis", "gibbs"] = "importance",
+        n_imputations: int = 1,
+        seed: int = 0,
+        *,
+        samples: int = 300,
+        condition: Any = None,
+        start: int = 0,
+    ) -> Array:
+        """Fill in missing entries; observed ones come back untouched.
+
+        Args:
+            x: (rows, *input_shape); NaN marks missing entries.
+            mask: boolean, in the shape of ``x``: True where an entry is missing whatever ``x`` holds there.
+            method: see :mod:`fastvae.imputation`.
+            n_imputations: 1 returns the estimated mean of the missing given the observed entries, the best guess
+                in squared error; m > 1 returns m draws (multiple imputation).
+            seed: unsigned 64-bit integer.
+            samples: importance samples of a round, or steps of a chain.
+            start: index of the first row's noise: a data set imputed in pieces gives the same values.
+
+        Returns:
+            The shape of ``x``, or (n_imputations, *shape of x).
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range; Inf, or NaN with a mask that
+                does not cover it.
+        """
+        what = Imputer(method, n_imputations, samples, seed)
+        noise.check_count("start", start)
+        source = check_missing(x, mask)
+        rows = self._walker.rows("x", source, missing=True)
+        conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
+        shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
+        result = source.expand(n_imputations, *source.shape).clone()
+        for low, high in blocks(len(rows), what.rows_per_block(self._engine)):
+            values = rows.block(low, high)
+            missing = values.isnan()
+            block = Block(values.nan_to_num(0.0), missing, start + low, conditions.block(low, high))
+            fill = marginal_mean(self._engine, block.condition) if shared is None else shared
+            imputed = rows.unflatten(impute_block(self._engine, block, what, fill), 2).to(result)
+            part = result[:, low:high]
+            torch.where(part.isnan(), imputed, part, out=part)
+        return to_kind(result[0] if n_imputations == 1 else result, x)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model in fastvae's own format: one ``.safetensors`` file that :func:`fastvae.load` reads.
+
+        Raises:
+            InputError: the name does not end in ``.safetensors``.
+            OutputError: the file cannot be written; nothing is left under its name.
+        """
+        native.write(self._model, path)

@@ -1,0 +1,209 @@
+"""What callers hand in, checked and read block by block; what they get back, in the same kind.
+
+NumPy in, NumPy out; a tensor in, a tensor out on the same device. Nothing here copies more than one
+internal batch at a time, apart from results.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvae.errors import InputError
+from fastvae.layers import Shape
+from fastvae.runtime.batching import blocks
+
+Array: TypeAlias = Any  # np.ndarray or torch.Tensor: whichever came in goes out
+Invalid: TypeAlias = Literal["raise", "propagate", "mask"]
+FLOATS = (np.float16, np.float32, np.float64)
+INVALID = ("raise", "propagate", "mask")
+CHECK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A caller's rows: ``source`` of shape (rows, *shape), or flattened rows if ``flat``."""
+
+    source: Any
+    shape: Shape
+    device: torch.device
+    dtype: torch.dtype
+    flat: bool
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def block(self, low: int, high: int) -> Tensor:
+        """Rows low to high as a (high - low, *shape) tensor of the engine's device and dtype."""
+        part = self.source[low:high]
+        if isinstance(part, np.ndarray):
+            # A copy: PyTorch can share neither read-only nor byte-swapped nor negatively strided memory.
+            wide = part.dtype == np.float64 and self.dtype == torch.float64
+            part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
+        return part.detach().to(device=self.device, dtype=self.dtype).reshape(high - low, *self.shape)
+
+    def like(self, result: Tensor) -> Array:
+        """``result`` in the kind the rows came in."""
+        return to_kind(result, self.source)
+
+    def unflatten(self, result: Tensor, axes: int = 1) -> Tensor:
+        """``result``, whose rows follow ``axes`` leading axes, with rows as flat as the caller's were."""
+        return result.flatten(axes) if self.flat else result
+
+
+def to_kind(result: Tensor, example: Any) -> Array:
+    """``result`` as a NumPy array if ``example`` is one, else as a tensor on ``example``'s device."""
+    return result.cpu().numpy() if isinstance(example, np.ndarray) else result.to(example.device)
+
+
+def of_kind(result: Tensor, kind: str) -> Array:
+    """``result`` as a NumPy array for ``numpy``, else as it is."""
+    return result.cpu().numpy() if kind == "numpy" else result
+
+
+def check_missing(x: Any, mask: Any) -> Tensor:
+    """A copy of the caller's rows, in their shape and dtype, with NaN wherever an entry is missing.
+
+    Raises:
+        InputError: ``x`` is no array of floats, or ``mask`` no boolean array of its shape.
+    """
+    _check_floats("x", x)
+    if mask is not None:
+        if not isinstance(mask, np.ndarray | Tensor) or str(mask.dtype) not in ("bool", "torch.bool"):
+            raise InputError(f"mask: expected a boolean array, got {getattr(mask, 'dtype', type(mask).__name__)}")
+        if tuple(mask.shape) != tuple(x.shape):
+            raise InputError(f"mask: expected the shape of x, {tuple(x.shape)}, got {tuple(mask.shape)}")
+    # A copy in native byte order: PyTorch shares neither read-only nor byte-swapped memory.
+    source = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(x.astype(x.dtype.newbyteorder("=")))
+    if mask is not None:
+        source[torch.as_tensor(mask, device=source.device)] = math.nan
+    return source
+
+
+def _check_floats(name: str, x: Any) -> None:
+    if not isinstance(x, np.ndarray | Tensor):
+        raise InputError(f"{name}: expected a NumPy array or a torch tensor, got {type(x).__name__}")
+    floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype in FLOATS
+    if not floating:
+        hint = "; divide pixels by 255 first" if str(x.dtype).endswith("uint8") else ""
+        raise InputError(f"{name}: expected floats, got {x.dtype}{hint}")
+
+
+def check_rows(
+    name: str,
+    x: Any,
+    shape: Shape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    unit_interval: bool = False,
+    invalid: str = "raise",
+    missing: bool = False,
+) -> Rows:
+    """The caller's argument ``name`` as rows of ``shape``.
+
+    Args:
+        x: a NumPy array or tensor (rows, *shape), or (rows, prod(shape)) flattened; float16 to float64.
+        unit_interval: values must lie in [0, 1].
+        invalid: what to do about rows with NaN or Inf: only ``raise`` looks for them here.
+        missing: NaN marks missing entries, so only Inf is refused.
+
+    Raises:
+        InputError: another type, dtype, rank or shape; NaN, Inf or values out of range.
+    """
+    if invalid not in INVALID:
+        raise InputError(f"invalid: expected one of {', '.join(map(repr, INVALID))}, got {invalid!r}")
+    _check_floats(name, x)
+    if isinstance(x, Tensor) and x.device.type not in ("cpu", device.type):
+        raise InputError(f"{name}: is on {x.device} but the model is on {device}; move one of them")
+    flat = x.ndim == 2 and len(shape) > 1 and x.shape[1] == math.prod(shape)
+    if (not flat and tuple(x.shape[1:]) != shape) or x.ndim == 0:
+        expected = ", ".join(map(str, ("rows", *shape)))
+        hint = "; add a row axis with x[None]" if tuple(x.shape) == shape else ""
+        raise InputError(f"{name}: expected shape ({expected}), got {tuple(x.shape)}{hint}")
+    rows = Rows(x, shape, device, dtype, flat)
+    _check_values(name, rows, unit_interval=unit_interval, invalid=invalid, missing=missing)
+    return rows
+
+
+def _check_values(name: str, rows: Rows, *, unit_interval: bool, invalid: str, missing: bool) -> None:
+    for low, high in blocks(len(rows), CHECK_ROWS):
+        block = rows.block(low, high)
+        if missing:
+            block = block.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+        least, most = (float(value) for value in torch.aminmax(block))
+        if not (math.isfinite(least) and math.isfinite(most)):
+            if invalid == "raise":
+                bad = low + int((~torch.isfinite(block)).flatten(1).any(1).nonzero()[0])
+                raise InputError(
+                    f"{name}: row {bad} holds NaN or Inf; pass invalid='mask' for a NaN result or 'propagate' to let "
+                    "it through"
+                    if not missing
+                    else f"{name}: row {bad} holds Inf; only NaN marks missing entries"
+                )
+            block = block[torch.isfinite(block)]
+            if not block.numel():
+                continue
+            least, most = (float(value) for value in torch.aminmax(block))
+        if unit_interval and not (least >= 0.0 and most <= 1.0):
+            hint = "; divide by the largest value a pixel can have, e.g. 255" if most > 1 else ""
+            raise InputError(f"{name}: this model's data lie in [0, 1], got values from {least:g} to {most:g}{hint}")
+
+
+def invalid_rows(block: Tensor) -> Tensor:
+    """Boolean (rows,): which rows hold NaN or Inf."""
+    return ~torch.isfinite(block).flatten(1).all(1)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """A checked condition: vectors (rows, dim), or one (1, dim) for all rows; None where the model takes none."""
+
+    vectors: Tensor | None
+
+    def block(self, low: int, high: int) -> Tensor | None:
+        """Conditions of rows low to high: (high - low, dim)."""
+        if self.vectors is None:
+            return None
+        if len(self.vectors) == 1:
+            return self.vectors.expand(high - low, -1)
+        return self.vectors[low:high]
+
+
+def check_condition(
+    condition: Any, rows: int, dim: int | None, *, device: torch.device, dtype: torch.dtype
+) -> Conditions:
+    """The argument ``condition`` for ``rows`` rows of a model whose condition has ``dim`` numbers (None: none).
+
+    Floats of shape (rows, dim) or (dim,), one vector for all; or integer class labels, (rows,) or one for
+    all, which become one-hot vectors.
+
+    Raises:
+        InputError: given to a model without condition, missing for one with, or of another shape or range.
+    """
+    if dim is None:
+        if condition is not None:
+            raise InputError("condition: this model is not conditional; leave condition out")
+        return Conditions(None)
+    if condition is None:
+        raise InputError(f"condition: this model needs one: floats (rows, {dim}) or class labels 0..{dim - 1}")
+    values = condition.detach().cpu() if isinstance(condition, Tensor) else torch.from_numpy(np.array(condition))
+    if values.dtype == torch.bool or values.is_complex():
+        raise InputError(f"condition: expected floats or integer labels, got {values.dtype}")
+    if not values.is_floating_point():
+        if values.ndim > 1 or (values.numel() and not (int(values.min()) >= 0 and int(values.max()) < dim)):
+            raise InputError(f"condition: labels must be one integer or (rows,) integers in 0..{dim - 1}")
+        values = torch.nn.functional.one_hot(values.reshape(-1).long(), dim)
+    elif values.ndim == 1:
+        values = values[None]
+    if values.ndim != 2 or values.shape[1] != dim or len(values) not in (1, rows):
+        found = tuple(np.shape(condition))
+        raise InputError(f"condition: expected ({rows}, {dim}), ({dim},) or integer labels, got shape {found}")
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("condition: holds NaN or Inf")
+    return Conditions(values.to(device=device, dtype=dtype))

@@ -1,0 +1,69 @@
+"""Checkpoints as people have them, each read into a Model; nothing downstream knows where one came from.
+
+A format is a module with ``matches(path)`` and ``read(path)``; loading never executes anything a file holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastvae.errors import InputError
+from fastvae.formats import disentangling_vae, native, state_dict
+from fastvae.model import DEFAULT_MAX_MEMORY, Model, check_model
+from fastvae.spec import ModelSpec
+
+READERS = {
+    "native": native,
+    "disentangling-vae": disentangling_vae,
+    "state-dict": state_dict,
+}
+FORMATS = tuple(READERS)
+
+
+def read_checkpoint(
+    path: Path,
+    *,
+    format: str = "auto",
+    spec: ModelSpec | Path | None = None,
+    cast: bool = False,
+    allow_nonfinite: bool = False,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+) -> Model:
+    """Read and check the checkpoint at ``path``.
+
+    Args:
+        path: a file or a folder.
+        format: one of FORMATS, or ``auto`` to recognise it.
+        spec: for plain weights, their spec or the path of one as JSON; implies the format ``state-dict``.
+        cast, allow_nonfinite, max_memory: see :func:`fastvae.model.check_model`.
+
+    Raises:
+        InputError: no such path, an unknown format, or nothing recognised.
+        WeightFormatError, WeightMismatchError, UnsafeFileError, UnsupportedError: see the format's reader.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    name = detect(path, spec) if format == "auto" else format
+    if name not in READERS:
+        raise InputError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}")
+    if spec is not None and name != "state-dict":
+        raise InputError(f"spec: only the format 'state-dict' takes a spec, not {name!r}")
+    model = state_dict.read(path, spec) if name == "state-dict" else READERS[name].read(path)
+    return check_model(model, source=str(path), cast=cast, allow_nonfinite=allow_nonfinite, max_memory=max_memory)
+
+
+def detect(path: Path, spec: ModelSpec | Path | None = None) -> str:
+    """The name of the format of ``path``.
+
+    Raises:
+        InputError: none matches; the message says what was looked for.
+    """
+    if spec is not None:
+        return "state-dict"
+    for name, reader in READERS.items():
+        if reader.matches(path):
+            return name
+    raise InputError(
+        f"{path}: not recognised; expected a fastvae .safetensors file, a folder with model.pt and specs.json "
+        "(disentangling-vae), or weights with a spec (a folder with spec.json, or spec=)"
+    )

@@ -1,0 +1,74 @@
+"""The approximate posterior q(z|x) that ``VAE.encode`` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvae import noise
+from fastvae.arrays import Array, to_kind
+from fastvae.runtime import Engine
+from fastvae.runtime.batching import blocks
+
+SAMPLING_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian per row.
+
+    ``mean`` and ``logvar`` have shape (rows, *latent_shape), float32 (float64 in that precision), in the kind
+    (NumPy, or a tensor on its device) that ``encode`` was given.
+    """
+
+    mean: Array
+    logvar: Array
+    _engine: Engine = field(repr=False, compare=False)
+
+    def sample(self, seed: int = 0, samples: int = 1, *, start: int = 0) -> Array:
+        """Draws z ~ q(z|x): mean + exp(logvar / 2) * noise.
+
+        The noise of row ``i`` is that of index ``start + i``: a data set encoded in pieces draws the same.
+
+        Args:
+            seed: unsigned 64-bit integer.
+            samples: draws per row.
+            start: index of the first row.
+
+        Returns:
+            (rows, *latent_shape), or (samples, rows, *latent_shape) if ``samples`` is not 1.
+
+        Raises:
+            InputError: ``seed``, ``samples`` or ``start`` out of range.
+        """
+        noise.check_seed(seed)
+        noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES)
+        noise.check_count("start", start)
+        mean, logvar = self._tensors()
+        z = torch.empty(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+        for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):
+            part = mean[low:high], logvar[low:high]
+            settings = {"seed": seed, "start": start + low, "stream": noise.POSTERIOR, "samples": samples}
+            z[:, low:high] = self._engine.posterior_samples(*part, **settings)[0]
+        return to_kind(z[0] if samples == 1 else z, self.mean)
+
+    def kl(self) -> Array:
+        """KL(q(z|x) || N(0, I)) in nats, shape (rows,)."""
+        mean, logvar = self._tensors()
+        kl = torch.empty(len(mean), dtype=mean.dtype, device=mean.device)
+        for low, high in blocks(len(mean), SAMPLING_ROWS):
+            part = mean[low:high], logvar[low:high]
+            settings = {"seed": 0, "start": 0, "stream": noise.POSTERIOR, "samples": 0}
+            kl[low:high] = self._engine.posterior_samples(*part, **settings)[1]
+        return to_kind(kl, self.mean)
+
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance on the engine's device."""
+        mean, logvar = (
+            torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+            for values in (self.mean, self.logvar)
+        )
+        return mean.to(self._engine.device), logvar.to(self._engine.device)

@@ -1,0 +1,113 @@
+"""Scores per row: how surprising the model finds it. Higher is more anomalous, always.
+
+``reconstruction`` is -log p(x|z), the model's own likelihood; ``kl`` is KL(q(z|x) || p(z)); ``elbo`` their sum, the
+negative evidence lower bound (Kingma & Welling 2014, with beta of Higgins et al. 2017); ``iwae`` the tighter
+importance-weighted bound (Burda et al. 2016); ``mse`` and ``l2`` are distances to the reconstruction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastvae import noise
+from fastvae.errors import InputError
+from fastvae.runtime import Engine
+
+VERBS = {
+    "reconstruction": ("encode", "score"),
+    "kl": ("encode",),
+    "elbo": ("encode", "score"),
+    "iwae": ("encode", "score"),
+    "mse": ("encode", "squared_error"),
+    "l2": ("encode", "squared_error"),
+}
+METRICS = tuple(VERBS)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What to compute: ``samples`` is None for z = mean, else the number of draws z ~ q(z|x) of ``seed``."""
+
+    name: str
+    samples: int | None
+    seed: int
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in METRICS:
+            raise InputError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {self.name!r}")
+        noise.check_seed(self.seed)
+        if self.samples is not None:
+            noise.check_count("samples", self.samples, least=1, most=noise.MAX_SAMPLES)
+        if not 0 <= self.beta < math.inf:
+            raise InputError(f"beta: expected a finite number >= 0, got {self.beta!r}")
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """The verbs whose plans it runs."""
+        return VERBS[self.name]
+
+
+def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condition: Tensor | None = None) -> Tensor:
+    """Scores of one internal batch: (rows,) in nats, or in data units for ``mse`` (squared) and ``l2``.
+
+    Row ``i`` of ``x`` uses the noise of index ``start + i``.
+    """
+    mean, logvar = engine.encode(x, condition)
+    if metric.name == "iwae":
+        return -_importance_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
+    if metric.name == "kl":
+        return _draw(engine, mean, logvar, metric, start=start, first=0, samples=0)[1]
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    kl, count = total, metric.samples or 1
+    for first, samples in _chunks(engine, metric, len(x)):
+        if metric.samples is None:
+            z, kl = mean[None], _draw(engine, mean, logvar, metric, start=start, first=0, samples=0)[1]
+        else:
+            z, kl = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
+        error = engine.nll if "score" in metric.verbs else engine.squared_error
+        for value in error(z, x, condition=condition).double():
+            total = total + (value.sqrt() if metric.name == "l2" else value)
+    result = total / count
+    if metric.name == "mse":
+        return result / x[:1].numel() if len(x) else result
+    return result + metric.beta * kl if metric.name == "elbo" else result
+
+
+def _importance_bound(
+    engine: Engine, x: Tensor, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, condition: Tensor | None
+) -> Tensor:
+    """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), by a running log-sum-exp over chunks of samples."""
+    bound = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    for first, samples in _chunks(engine, metric, len(x)):
+        z, _ = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
+        weights = log_prior_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double()
+        for weight in weights:  # one by one: the order, and so the bits, do not depend on the chunks
+            bound = torch.logaddexp(bound, weight)
+    return bound - math.log(metric.samples or 1)
+
+
+def log_prior_ratio(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """log p(z) - log q(z|x) in float64 for z (samples, rows, *latent_shape): (samples, rows)."""
+    z, mean, logvar = z.double(), mean.double(), logvar.double()
+    squares = (z - mean).square() * torch.exp(-logvar) + logvar - z.square()
+    return 0.5 * squares.flatten(2).sum(2)
+
+
+def _draw(
+    engine: Engine, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, first: int, samples: int
+) -> tuple[Tensor, Tensor]:
+    stream = noise.POSTERIOR + first
+    z, kl = engine.posterior_samples(mean, logvar, seed=metric.seed, start=start, stream=stream, samples=samples)
+    return z, kl.double()
+
+
+def _chunks(engine: Engine, metric: Metric, rows: int) -> list[tuple[int, int]]:
+    """(first, count) of the chunks of samples that fit one internal batch of ``rows`` rows."""
+    total = metric.samples or 1
+    size = max(1, engine.batch_rows(metric.verbs[-1]) // max(rows, 1))
+    return [(first, min(size, total - first)) for first in range(0, total, size)]

@@ -1,0 +1,103 @@
+"""Walking over a caller's rows in internal batches, with the model's conditions and the policy for bad rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvae.arrays import Conditions, Rows, check_condition, check_rows, invalid_rows
+from fastvae.layers import Shape
+from fastvae.runtime import Engine
+from fastvae.runtime.batching import blocks
+
+
+class Walker:
+    """Checks and walks the arguments of one engine's verbs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def rows(self, name: str, x: Any, *, invalid: str = "raise", missing: bool = False) -> Rows:
+        """The data argument ``name``, checked; see :func:`fastvae.arrays.check_rows`."""
+        engine = self._engine
+        return check_rows(
+            name,
+            x,
+            engine.spec.input_shape,
+            device=engine.device,
+            dtype=engine.dtype,
+            unit_interval=engine.head.unit_interval,
+            invalid=invalid,
+            missing=missing,
+        )
+
+    def latents(self, name: str, z: Any) -> Rows:
+        """The latent argument ``name``, checked."""
+        return check_rows(name, z, self._engine.spec.latent_shape, device=self._engine.device, dtype=self._engine.dtype)
+
+    def conditions(self, condition: Any, rows: int, *verbs: str) -> Conditions:
+        """The argument ``condition``, which may only be left out if none of the ``verbs``' plans reads it."""
+        engine, spec = self._engine, self._engine.spec.condition
+        if condition is None and not any(engine.is_conditional(verb) for verb in verbs):
+            return Conditions(None)
+        dim = None if spec is None else spec.dim
+        return check_condition(condition, rows, dim, device=engine.device, dtype=engine.dtype)
+
+    def empty(self, *shape: int) -> Tensor:
+        """A result to fill, on the engine's device."""
+        return torch.empty(shape, dtype=self._engine.output_dtype, device=self._engine.device)
+
+    def walk(
+        self,
+        rows: Rows,
+        compute: Callable[[Tensor, Tensor | None, int], Sequence[Tensor]],
+        verbs: Sequence[str],
+        shapes: Sequence[Shape],
+        condition: Any = None,
+        invalid: str = "raise",
+    ) -> list[Tensor]:
+        """``compute(block, condition, index of the block's first row)`` over all rows, into results of ``shapes``.
+
+        ``verbs`` are those whose plans it runs: they decide the size of a block and whether a condition is needed.
+        With ``invalid="mask"`` rows that hold NaN or Inf are computed as zeros and come back NaN.
+        """
+        conditions = self.conditions(condition, len(rows), *verbs)
+        results = [self.empty(len(rows), *shape) for shape in shapes]
+        for low, high in blocks(len(rows), min(map(self._engine.batch_rows, verbs))):
+            block = rows.block(low, high)
+            bad = invalid_rows(block) if invalid == "mask" else None
+            if bad is not None:
+                block = block.masked_fill(bad.reshape(-1, *[1] * (block.ndim - 1)), 0)
+            for result, part in zip(results, compute(block, conditions.block(low, high), low), strict=True):
+                result[low:high] = part
+                if bad is not None:
+                    result[low:high][bad] = math.nan
+        return results
+
+    def map(
+        self,
+        rows: Rows,
+        compute: Callable[[Tensor, Tensor | None], Sequence[Tensor]],
+        verbs: Sequence[str],
+        shapes: Sequence[Shape],
+        condition: Any = None,
+        invalid: str = "raise",
+    ) -> list[Tensor]:
+        """:meth:`walk` for a computation that does not depend on where a row stands."""
+        return self.walk(rows, lambda block, vectors, _: compute(block, vectors), verbs, shapes, condition, invalid)
+
+    def map_one(
+        self,
+        rows: Rows,
+        compute: Callable[[Tensor, Tensor | None], Tensor],
+        verb: str,
+        shape: Shape,
+        condition: Any = None,
+        invalid: str = "raise",
+    ) -> Tensor:
+        """:meth:`map` for a computation with one result."""
+        return self.map(rows, lambda block, vectors: (compute(block, vectors),), [verb], [shape], condition, invalid)[0]
