@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastvae import noise
-from fastvae.arrays import Array, Conditions, check_missing, of_kind, to_kind
+from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
 from fastvae.embedded import embedded_path, models
 from fastvae.errors import InputError
 from fastvae.formats import native, read_checkpoint
@@ -154,6 +154,7 @@ class VAE:
         Raises:
             InputError: an argument out of range.
         """
+        check_kind(kind)
         parts = self.stream(n, seed=seed, start=start, output=output, condition=condition, kind="torch")
         result = self._walker.empty(n, *self.spec.input_shape)
         filled = 0
@@ -191,8 +192,7 @@ class VAE:
             noise.check_count("batch_size", batch_size, least=1)
         if output not in ("mean", "sample"):
             raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
-        if kind not in ("numpy", "torch"):
-            raise InputError(f"kind: expected 'numpy' or 'torch', got {kind!r}")
+        check_kind(kind)
         conditions = self._walker.conditions(condition, n, "generate")
         return (
             of_kind(self._generated(low, high, seed, start, output, conditions), kind)

@@ -20,7 +20,6 @@ from fastvae.runtime.batching import blocks
 
 Array: TypeAlias = Any  # np.ndarray or torch.Tensor: whichever came in goes out
 Invalid: TypeAlias = Literal["raise", "propagate", "mask"]
-FLOATS = (np.float16, np.float32, np.float64)
 INVALID = ("raise", "propagate", "mask")
 CHECK_ROWS = 4096
 
@@ -40,12 +39,13 @@ class Rows:
 
     def block(self, low: int, high: int) -> Tensor:
         """Rows low to high as a (high - low, *shape) tensor of the engine's device and dtype."""
-        part = self.source[low:high]
+        part: Any = self.source[low:high]
         if isinstance(part, np.ndarray):
             # A copy: PyTorch can share neither read-only nor byte-swapped nor negatively strided memory.
             wide = part.dtype == np.float64 and self.dtype == torch.float64
             part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
-        return part.detach().to(device=self.device, dtype=self.dtype).reshape(high - low, *self.shape)
+        block: Tensor = part.detach().to(device=self.device, dtype=self.dtype)
+        return block.reshape(high - low, *self.shape)
 
     def like(self, result: Tensor) -> Array:
         """``result`` in the kind the rows came in."""
@@ -59,6 +59,13 @@ class Rows:
 def to_kind(result: Tensor, example: Any) -> Array:
     """``result`` as a NumPy array if ``example`` is one, else as a tensor on ``example``'s device."""
     return result.cpu().numpy() if isinstance(example, np.ndarray) else result.to(example.device)
+
+
+def check_kind(kind: str) -> str:
+    """``kind``, if it is ``numpy`` or ``torch``; InputError otherwise."""
+    if kind not in ("numpy", "torch"):
+        raise InputError(f"kind: expected 'numpy' or 'torch', got {kind!r}")
+    return kind
 
 
 def of_kind(result: Tensor, kind: str) -> Array:
@@ -88,7 +95,7 @@ def check_missing(x: Any, mask: Any) -> Tensor:
 def _check_floats(name: str, x: Any) -> None:
     if not isinstance(x, np.ndarray | Tensor):
         raise InputError(f"{name}: expected a NumPy array or a torch tensor, got {type(x).__name__}")
-    floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype in FLOATS
+    floating = x.is_floating_point() if isinstance(x, Tensor) else (x.dtype.kind == "f" and x.dtype.itemsize <= 8)
     if not floating:
         hint = "; divide pixels by 255 first" if str(x.dtype).endswith("uint8") else ""
         raise InputError(f"{name}: expected floats, got {x.dtype}{hint}")
@@ -192,7 +199,10 @@ def check_condition(
         return Conditions(None)
     if condition is None:
         raise InputError(f"condition: this model needs one: floats (rows, {dim}) or class labels 0..{dim - 1}")
-    values = condition.detach().cpu() if isinstance(condition, Tensor) else torch.from_numpy(np.array(condition))
+    try:
+        values = condition.detach().cpu() if isinstance(condition, Tensor) else torch.from_numpy(np.array(condition))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"condition: expected floats or integer labels, got {condition!r:.80}") from error
     if values.dtype == torch.bool or values.is_complex():
         raise InputError(f"condition: expected floats or integer labels, got {values.dtype}")
     if not values.is_floating_point():

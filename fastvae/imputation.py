@@ -180,8 +180,10 @@ def _sample(engine: Engine, block: Block, imputer: Imputer, parameters: tuple[Te
 
 
 def _uniform(engine: Engine, imputer: Imputer, block: Block, size: int, stream: int) -> Tensor:
-    settings = {"seed": imputer.seed, "start": block.start, "stream": stream, "device": engine.device}
-    return fastvae_kernels.sample_uniform(len(block.x), size, **settings).double()
+    uniform = fastvae_kernels.sample_uniform(
+        len(block.x), size, seed=imputer.seed, start=block.start, stream=stream, device=engine.device
+    )
+    return uniform.double()
 
 
 def _as_rows(values: Tensor, like: Tensor) -> Tensor:

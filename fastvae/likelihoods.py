@@ -66,6 +66,5 @@ def constant_logvar(model: Model) -> Tensor | None:
     if isinstance(likelihood, PerDimensionGaussian):
         # The op expects a row axis.
         raw = model.weights[likelihood.name].double().unsqueeze(0)
-        settings = {"parametrization": likelihood.parametrization, "eps": likelihood.eps}
-        return fastvae_kernels.logvar(raw, **settings).squeeze(0)
+        return fastvae_kernels.logvar(raw, parametrization=likelihood.parametrization, eps=likelihood.eps).squeeze(0)
     return None

@@ -51,8 +51,9 @@ class Posterior:
         z = torch.empty(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
         for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):
             part = mean[low:high], logvar[low:high]
-            settings = {"seed": seed, "start": start + low, "stream": noise.POSTERIOR, "samples": samples}
-            z[:, low:high] = self._engine.posterior_samples(*part, **settings)[0]
+            z[:, low:high] = self._engine.posterior_samples(
+                *part, seed=seed, start=start + low, stream=noise.POSTERIOR, samples=samples
+            )[0]
         return to_kind(z[0] if samples == 1 else z, self.mean)
 
     def kl(self) -> Array:
@@ -61,8 +62,7 @@ class Posterior:
         kl = torch.empty(len(mean), dtype=mean.dtype, device=mean.device)
         for low, high in blocks(len(mean), SAMPLING_ROWS):
             part = mean[low:high], logvar[low:high]
-            settings = {"seed": 0, "start": 0, "stream": noise.POSTERIOR, "samples": 0}
-            kl[low:high] = self._engine.posterior_samples(*part, **settings)[1]
+            kl[low:high] = self._engine.posterior_samples(*part, seed=0, start=0, stream=noise.POSTERIOR, samples=0)[1]
         return to_kind(kl, self.mean)
 
     def _tensors(self) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import cast, fold_affine, fuse_activation, prune
+from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, prune
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
 
@@ -33,9 +33,14 @@ VERBS = ("encode", "embed", "decode", "parameters", "generate", "reconstruct", "
 
 
 def build_plan(
-    model: Model, verb: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    model: Model,
+    verb: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    batch_invariant: bool = False,
 ) -> Plan:
-    """The optimised plan of one verb.
+    """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -59,6 +64,8 @@ def build_plan(
     plan = _Builder(model).build(verb)
     for improve in (prune, fold_affine, fuse_activation):
         plan = improve(plan)
+    if batch_invariant:
+        plan = align_linear(plan)
     return cast(plan, dtype=dtype, device=device)
 
 

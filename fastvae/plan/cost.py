@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fastvae.plan.plan import Plan, Step
 
-# Views: no arithmetic, no memory of their own (join and split are counted as the copies they may be).
-FREE = ("reshape",)
+# Views: no arithmetic, no memory of their own (join, split and pad are counted as the copies they may be).
+FREE = ("reshape", "narrow")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def _flops(plan: Plan, step: Step) -> int:
     if step.op == "conv_transpose2d":
         weight = plan.weights[str(step.inputs[1])]
         return 2 * math.prod(plan.shapes[str(step.inputs[0])]) * math.prod(weight.shape[1:])
-    return max(outputs, *(math.prod(plan.shapes[name]) for name in step.inputs if name in plan.shapes), 0)
+    inputs = [math.prod(plan.shapes[name]) for name in step.inputs if name is not None and name in plan.shapes]
+    return max(outputs, *inputs, 0)
 
 
 def _peak(plan: Plan, sizes: dict[str, int]) -> int:

@@ -16,7 +16,7 @@ from fastvae.layers import Shape
 class Step:
     """One op: ``outputs = op(*inputs, **attributes)``.
 
-    ``op`` names an op of ``fastvae_kernels``, or one of the executor's views (reshape, join, split).
+    ``op`` names an op of ``fastvae_kernels``, or one of the executor's views (reshape, join, split, pad, narrow).
     ``inputs`` name buffers or weights of the plan; None where an optional operand is absent.
     """
 

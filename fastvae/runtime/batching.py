@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Rows of a tile in batch-invariant mode. A matrix product's row bits change with its number of rows; at a
-# fixed number they do not depend on which rows those are. Multiples of 16 avoid ragged edges in BLAS kernels.
+# Rows of a tile in batch-invariant mode: a matrix product's row bits change with its number of rows.
 TILE = 64
 MAX_ROWS = 4096
 # Buffers of one internal batch stay around the size of a last-level cache.
@@ -27,9 +26,7 @@ def rows_that_fit(peak_bytes: int) -> int:
 
 
 def padded(x: Tensor, rows: int) -> Tensor:
-    """``x`` with zero rows appended up to ``rows``."""
-    if len(x) == rows:
-        return x
+    """A copy of ``x``, aligned in memory whatever ``x`` is, with zero rows appended up to ``rows``."""
     tile = torch.zeros(rows, *x.shape[1:], dtype=x.dtype, device=x.device)
     tile[: len(x)] = x
     return tile

@@ -133,26 +133,35 @@ class Engine:
         Row ``i`` of draw ``k`` uses the noise of index ``start + i`` in ``stream + k``.
         """
         shape = (samples, len(mean), *mean.shape[1:])
-        settings = {"seed": seed, "stream": stream, "samples": samples, "impl": self.impl}
         mean, logvar = mean.flatten(1), logvar.flatten(1)
+
+        def draw(mean: Tensor, logvar: Tensor, start: int) -> tuple[Tensor, Tensor]:
+            return fastvae_kernels.reparameterize(
+                mean, logvar, seed=seed, start=start, stream=stream, samples=samples, impl=self.impl
+            )
+
         if not self.batch_invariant:
-            z, kl = fastvae_kernels.reparameterize(mean, logvar, start=start, **settings)
+            z, kl = draw(mean, logvar, start)
             return z.reshape(shape), kl
         parts = [
-            fastvae_kernels.reparameterize(
-                padded(mean[low:high], TILE), padded(logvar[low:high], TILE), start=start + low, **settings
-            )
-            for low, high in blocks(len(mean), TILE)
+            draw(padded(mean[low:high], TILE), padded(logvar[low:high], TILE), start + low)
+            for low, high in blocks(max(len(mean), 1), TILE)
         ]
-        if not parts:
-            return mean.new_empty(shape), mean.new_empty(0)
         z = torch.cat([z for z, _ in parts], dim=1)[:, : len(mean)]
         return z.reshape(shape), torch.cat([kl for _, kl in parts])[: len(mean)]
 
     def prior_samples(self, rows: int, *, seed: int, start: int) -> Tensor:
         """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
-        settings = {"seed": seed, "start": start, "stream": noise.PRIOR, "impl": self.impl}
-        z = fastvae_kernels.sample_normal(rows, self.spec.latent_dim, **settings, dtype=self.dtype, device=self.device)
+        z = fastvae_kernels.sample_normal(
+            rows,
+            self.spec.latent_dim,
+            seed=seed,
+            start=start,
+            stream=noise.PRIOR,
+            dtype=self.dtype,
+            device=self.device,
+            impl=self.impl,
+        )
         return z.reshape(rows, *self.spec.latent_shape)
 
     def _run_samples(self, verb: str, z: Tensor, inputs: Mapping[str, Tensor | None]) -> tuple[Tensor, ...]:
@@ -165,8 +174,8 @@ class Engine:
         if condition is not None:
             condition = condition.expand(samples, *condition.shape).flatten(0, 1)
         flat = {**inputs, "z": z.flatten(0, 1), "condition": condition}
-        results = self._run(verb, samples * rows, flat)
-        return tuple(result.reshape(samples, rows, *result.shape[1:]) for result in results)
+        outputs = self._run(verb, samples * rows, flat)
+        return tuple(output.reshape(samples, rows, *output.shape[1:]) for output in outputs)
 
     def _run(
         self, verb: str, rows: int, inputs: Mapping[str, Tensor | None], *, seed: int = 0, start: int = 0
@@ -192,7 +201,9 @@ class Engine:
     def _executor(self, verb: str) -> Executor:
         with self._lock:
             if verb not in self._executors:
-                plan = build_plan(self.model, verb, dtype=self.dtype, device=self.device)
+                plan = build_plan(
+                    self.model, verb, dtype=self.dtype, device=self.device, batch_invariant=self.batch_invariant
+                )
                 self._executors[verb] = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
             return self._executors[verb]
 

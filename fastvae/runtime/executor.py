@@ -95,4 +95,20 @@ def _split(x: Tensor, *, layout: str) -> tuple[Tensor, ...]:
     return x[:, :half], x[:, half:]
 
 
-VIEWS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"reshape": _reshape, "join": _join, "split": _split}
+def _pad(x: Tensor, *, columns: int) -> tuple[Tensor, ...]:
+    """Append zero columns to flat rows."""
+    return (torch.nn.functional.pad(x, (0, columns)),)
+
+
+def _narrow(x: Tensor, *, columns: int) -> tuple[Tensor, ...]:
+    """The first columns of flat rows, as a view."""
+    return (x[:, :columns],)
+
+
+VIEWS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "reshape": _reshape,
+    "join": _join,
+    "split": _split,
+    "pad": _pad,
+    "narrow": _narrow,
+}

@@ -1,0 +1,179 @@
+"""What callers can get wrong: each mistake raises an InputError that names the argument and what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastvae
+from fastvae.errors import FastVAEError, InputError, UnsupportedError
+from tests.fastvae.support import SPECS, data_for, mlp_spec, vae
+
+FLAT = vae(mlp_spec())
+IMAGES = vae(SPECS["conv"])
+CONDITIONAL = vae(SPECS["mlp_conditional"])
+X = data_for(mlp_spec(), 4).astype(np.float32)
+PIXELS = data_for(SPECS["conv"], 2).astype(np.float32)
+
+ROWWISE = pytest.mark.parametrize("verb", ["encode", "embed", "reconstruct", "score", "impute"])
+
+
+@ROWWISE
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (FLAT, X[0], r"x: expected shape \(rows, 6\), got \(6,\); add a row axis with x\[None\]"),
+        (FLAT, X[:, :5], r"x: expected shape \(rows, 6\), got \(4, 5\)"),
+        (FLAT, np.zeros((), np.float32), r"x: expected shape \(rows, 6\), got \(\)"),
+        (FLAT, X.astype(np.int64), "x: expected floats, got int64"),
+        (FLAT, X > 0, "x: expected floats, got bool"),
+        (FLAT, X.astype(object), "x: expected floats, got object"),
+        (FLAT, X.astype(complex), "x: expected floats, got complex128"),
+        (FLAT, X.tolist(), "x: expected a NumPy array or a torch tensor, got list"),
+        (FLAT, np.full((3, 6), np.inf, np.float32), "x: row 0 holds"),
+        (IMAGES, (PIXELS * 255).astype(np.uint8), "x: expected floats, got uint8; divide pixels by 255"),
+        (IMAGES, PIXELS * 255, r"x: this model's data lie in \[0, 1\], got values from .* divide by"),
+        (IMAGES, PIXELS - 0.5, r"x: this model's data lie in \[0, 1\]"),
+        (IMAGES, PIXELS[:, :1], r"x: expected shape \(rows, 2, 8, 8\), got \(2, 1, 8, 8\)"),
+    ],
+)
+def test_wrong_data(verb: str, model: Any, x: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(model, verb)(x)
+    assert issubclass(InputError, ValueError)
+    assert issubclass(InputError, FastVAEError)
+
+
+@pytest.mark.parametrize("verb", ["embed", "reconstruct", "score"])
+def test_bad_rows_by_policy(verb: str) -> None:
+    bad = X.copy()
+    bad[1, 2], bad[3, 0] = np.nan, np.inf
+    call = getattr(FLAT, verb)
+    with pytest.raises(InputError, match="x: row 1 holds NaN or Inf; pass invalid='mask'"):
+        call(bad)
+    with pytest.raises(InputError, match="invalid: expected one of 'raise'"):
+        call(bad, invalid="ignore")
+    good = call(X)
+    for policy in ("mask", "propagate"):
+        found = call(bad, invalid=policy)
+        np.testing.assert_array_equal(found[[0, 2]], good[[0, 2]])
+        assert not np.isfinite(found[[1, 3]]).any() or policy == "propagate"
+    assert np.isnan(call(bad, invalid="mask")[[1, 3]]).all()
+
+
+def test_arrays_of_any_layout_are_taken() -> None:
+    expected = FLAT.embed(X)
+    read_only = X.copy()
+    read_only.setflags(write=False)
+    for same in (np.asfortranarray(X), X[::-1][::-1], np.repeat(X, 2, 1)[:, ::2], X.astype(">f4"), read_only):
+        np.testing.assert_array_equal(FLAT.embed(same), expected)
+    np.testing.assert_allclose(FLAT.embed(X.astype(np.float64)), expected, rtol=1e-6)
+    assert FLAT.embed(X.astype(np.float16)).dtype == np.float32
+    strided = torch.from_numpy(np.repeat(X, 2, 0))[::2]
+    assert torch.equal(FLAT.embed(strided), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (None, r"condition: this model needs one: floats \(rows, 3\) or class labels 0..2"),
+        (3, "condition: labels must be one integer"),
+        (np.array([0, -1, 0, 0]), "condition: labels must be one integer"),
+        (np.array([0, 1]), r"condition: expected \(4, 3\)"),
+        (np.zeros((4, 2)), r"condition: expected \(4, 3\)"),
+        (np.full(3, np.nan), "condition: holds NaN or Inf"),
+        (np.zeros((4, 3), dtype=bool), "condition: expected floats or integer labels, got torch.bool"),
+        ("cat", "condition: expected floats or integer labels"),
+    ],
+)
+def test_wrong_conditions(condition: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CONDITIONAL.embed(X, condition=condition)
+
+
+def test_condition_for_a_model_without() -> None:
+    for call in (lambda: FLAT.embed(X, condition=1), lambda: FLAT.generate(1, condition=1)):
+        with pytest.raises(InputError, match="not conditional"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": -1}, "n: expected an integer from 0"),
+        ({"n": 2.5}, "n: expected an integer"),
+        ({"n": 1, "seed": "a"}, "seed: expected an integer"),
+        ({"n": 1, "start": -1}, "start: expected an integer"),
+        ({"n": 1, "output": "median"}, "output: expected 'mean' or 'sample'"),
+        ({"n": 1, "kind": "jax"}, "kind: expected 'numpy' or 'torch'"),
+    ],
+)
+def test_wrong_generation(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FLAT.generate(**arguments)
+    with pytest.raises(InputError, match=message):
+        FLAT.stream(**arguments)
+
+
+def test_wrong_batch_sizes() -> None:
+    with pytest.raises(InputError, match="batch_size: expected an integer from 1"):
+        FLAT.stream(4, batch_size=0)
+    with pytest.raises(InputError, match="batch_size: expected an integer from 1"):
+        fastvae.load("digits", batch_size=0)
+
+
+def test_wrong_latents_and_interpolations() -> None:
+    with pytest.raises(InputError, match=r"z: expected shape \(rows, 3\), got \(4, 6\)"):
+        FLAT.decode(X)
+    with pytest.raises(InputError, match="z: row 0 holds NaN"):
+        FLAT.decode(np.full((1, 3), np.nan, np.float32))
+    with pytest.raises(InputError, match="steps: expected an integer from 2"):
+        FLAT.interpolate(X, X, 1)
+    with pytest.raises(InputError, match="space: expected 'input' or 'latent'"):
+        FLAT.interpolate(X, X, 3, space="pixel")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="b: expected as many rows as a, 4, got 2"):
+        FLAT.interpolate(X, X[:2], 3)
+
+
+def test_wrong_posterior_samples() -> None:
+    q = FLAT.encode(X)
+    for arguments in ({"seed": -1}, {"samples": 0}, {"start": -1}):
+        with pytest.raises(InputError, match=f"{next(iter(arguments))}: expected an integer"):
+            q.sample(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"device": "tpu"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
+        ({"device": "meta"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
+        ({"device": "cuda:99"}, InputError, "device: 'cuda:99' is not there"),
+        ({"precision": "fp8"}, UnsupportedError, "precision: 'fp8' is not supported; accepted: 'auto', 'ieee'"),
+        ({"impl": "onnxruntime"}, UnsupportedError, "impl: 'onnxruntime' is not supported; accepted: 'auto'"),
+        ({"impl": "triton"}, UnsupportedError, "impl.*triton"),
+        ({"format": "keras"}, InputError, "format: expected 'auto' or one of native"),
+        ({"spec": "spec.json", "format": "native"}, InputError, "only the format 'state-dict' takes a spec"),
+    ],
+)
+def test_wrong_settings(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fastvae.load("digits", **arguments)
+
+
+def test_wrong_names_and_paths(tmp_path: Any) -> None:
+    with pytest.raises(InputError, match="'digit' is neither a file or folder nor an embedded model .*digits"):
+        fastvae.load("digit")
+    with pytest.raises(InputError, match="no such file or folder"):
+        fastvae.load(tmp_path / "nowhere" / "model.safetensors")
+    with pytest.raises(InputError, match="not recognised"):
+        fastvae.load(tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_tensor_is_not_for_a_cpu_model() -> None:
+    model = vae(mlp_spec(), device="cpu")
+    with pytest.raises(InputError, match="move one of them"):
+        model.embed(torch.from_numpy(X).cuda())

@@ -1,0 +1,127 @@
+"""The shape of the house: imports run one way, optional packages stay unimported, every public thing is tested."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastvae
+import fastvae_kernels
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = (
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "ray",
+    "pandas",
+    "pyarrow",
+    "PIL",
+    "typer",
+    "rich",
+    "matplotlib",
+    "scipy",
+)
+
+# Each room of fastvae and the level it is on; a module may only import from its own room or a lower level.
+LEVELS = {
+    "errors": 0,
+    "layers": 1,
+    "spec": 2,
+    "spec_json": 3,
+    "model": 3,
+    "atomic": 1,
+    "noise": 1,
+    "likelihoods": 4,
+    "formats": 4,
+    "plan": 5,
+    "runtime": 6,
+    "arrays": 7,
+    "scoring": 7,
+    "embedded": 7,
+    "imputation": 8,
+    "posterior": 8,
+    "walk": 8,
+    "api": 9,
+    "__init__": 10,
+    "files": 2,
+    "cli": 11,
+    "__main__": 12,
+}
+
+
+def room(path: Path) -> str:
+    relative = path.relative_to(ROOT / "fastvae")
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules a file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "fastvae").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "fastvae" or len(parts) < 2 or parts[1] not in LEVELS:
+            continue
+        allowed = parts[1] == own or LEVELS[parts[1]] < LEVELS[own]
+        assert allowed, f"{path.relative_to(ROOT)} (level {LEVELS[own]}) imports {name} (level {LEVELS[parts[1]]})"
+
+
+def test_every_room_has_a_level() -> None:
+    rooms = {room(path) for path in (ROOT / "fastvae").rglob("*.py")}
+    assert rooms == LEVELS.keys()
+
+
+def test_kernels_never_import_the_engine_nor_each_other() -> None:
+    package = ROOT / "kernels" / "fastvae_kernels"
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        assert not any(name.split(".")[0] == "fastvae" for name in imports(path)), path
+        inside = path.relative_to(package).parts[0]
+        for own, other in (("reference", "triton"), ("triton", "reference")):
+            if inside == own:
+                assert f"from ..{other}" not in text, path
+                assert f"from .. import {other}" not in text, path
+
+
+def test_kernels_is_a_source_root() -> None:
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_importing_and_running_imports_nothing_optional() -> None:
+    code = (
+        "import sys, fastvae; fastvae.load('digits').generate(1); "
+        f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
+    )
+    path = f"{ROOT}:{ROOT / 'kernels'}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_covered_by_a_test() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    verbs = [name for name in vars(fastvae.VAE) if not name.startswith("_")]
+    for name in [*fastvae.__all__, *fastvae_kernels.__all__, *verbs]:
+        assert name in tests, name
+
+
+def test_both_packages_are_typed() -> None:
+    for package in (fastvae, fastvae_kernels):
+        assert (Path(str(package.__file__)).parent / "py.typed").exists()
