@@ -1,0 +1,173 @@
+"""A ModelSpec as a trainable ``nn.Module``, so that an architecture is written once.
+
+The module's state dict has exactly the names and shapes ``spec.tensors()`` asks for: exporting a trained
+model is ``Model(spec, module.state_dict())``, with nothing to rename or convert.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastvae.layers import (
+    Activation,
+    Affine,
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Layer,
+    Linear,
+    Reshape,
+    Shape,
+    Stack,
+)
+from fastvae.spec import Bernoulli, ModelSpec, PerDimensionGaussian
+
+
+class AffineModule(nn.Module):
+    """``y = x * scale + shift`` with constants of the data's shape; they are not trained."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(shape))
+        self.register_buffer("shift", torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class BatchNormModule(nn.Module):
+    """Batch normalisation of flat rows and of images alike, without PyTorch's counter of batches."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, layer: BatchNorm) -> None:
+        super().__init__()
+        self.eps = layer.eps
+        self.register_buffer("running_mean", torch.zeros(layer.num_features))
+        self.register_buffer("running_var", torch.ones(layer.num_features))
+        self.weight = nn.Parameter(torch.ones(layer.num_features)) if layer.affine else None
+        self.bias = nn.Parameter(torch.zeros(layer.num_features)) if layer.affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = (self.running_mean, self.running_var)
+        return F.batch_norm(x, *statistics, self.weight, self.bias, training=self.training, eps=self.eps)
+
+
+class SpecModule(nn.Module):
+    """A VAE with the layers of ``spec`` and PyTorch's default initial weights.
+
+    Raises:
+        NotImplementedError: ``spec`` has a part no demo model needs (a condition, joint heads, ...).
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        if spec.condition is not None or spec.posterior.layout != "separate":
+            raise NotImplementedError("only unconditional models with separate posterior heads can be trained")
+        if not isinstance(spec.likelihood, Bernoulli | PerDimensionGaussian):
+            raise NotImplementedError(f"a likelihood {spec.likelihood.kind!r} cannot be trained")
+        functions = {layer.function for stack in spec.stacks() for layer in stack if isinstance(layer, Activation)}
+        if functions - {"relu"}:
+            raise NotImplementedError(f"only relu can be trained, got {', '.join(sorted(functions))}")
+        self.spec = spec
+        for stack in spec.stacks():
+            _add_layers(self, stack)
+        if isinstance(spec.likelihood, PerDimensionGaussian):
+            parent, _, leaf = spec.likelihood.name.rpartition(".")
+            _submodule(self, parent).register_parameter(leaf, nn.Parameter(torch.zeros(spec.input_shape)))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, each ``[n, *latent_shape]``, of rows ``[n, *input_shape]``."""
+        features = self.run(self.spec.encoder, x)
+        return self.run(self.spec.posterior.mean, features), self.run(self.spec.posterior.scale, features)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likelihood's parameters ``[n, *input_shape]`` (logits or means) for ``[n, *latent_shape]``."""
+        return self.run(self.spec.decoder, z)
+
+    def run(self, stack: Stack, x: Tensor) -> Tensor:
+        """``x`` after the layers of ``stack``."""
+        for layer in stack:
+            if isinstance(layer, Activation):
+                x = torch.relu(x)
+            elif isinstance(layer, Flatten):
+                x = x.flatten(1)
+            elif isinstance(layer, Reshape):
+                x = x.reshape(-1, *layer.shape)
+            else:
+                x = self.get_submodule(layer.name)(x)
+        return x
+
+    def log_likelihood(self, x: Tensor, features: Tensor) -> Tensor:
+        """``log p(x | z)`` in nats, ``[n]``, of rows whose ``decode(z)`` is ``features``."""
+        if isinstance(self.spec.likelihood, Bernoulli):
+            terms = -F.binary_cross_entropy_with_logits(features, x, reduction="none")
+        else:
+            assert isinstance(self.spec.likelihood, PerDimensionGaussian)
+            logvar = self.get_parameter(self.spec.likelihood.name)
+            terms = -0.5 * (math.log(2 * math.pi) + logvar + (x - features).square() * torch.exp(-logvar))
+        return terms.flatten(1).sum(1)
+
+
+def kl_to_prior(mean: Tensor, logvar: Tensor) -> Tensor:
+    """``KL(N(mean, exp(logvar)) || N(0, I))`` in nats, ``[n]``, for ``[n, *latent_shape]``."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+def _add_layers(root: nn.Module, stack: Stack) -> None:
+    for layer in stack:
+        if isinstance(layer, Activation | Flatten | Reshape):
+            continue
+        parent, _, leaf = layer.name.rpartition(".")
+        _submodule(root, parent).add_module(leaf, _trainable(layer))
+
+
+def _submodule(root: nn.Module, path: str) -> nn.Module:
+    """The container at the dotted ``path``, made where missing."""
+    for part in filter(None, path.split(".")):
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root
+
+
+def _trainable(layer: Layer) -> nn.Module:
+    if isinstance(layer, Linear):
+        return nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
+    if isinstance(layer, Affine):
+        return AffineModule(layer.shape)
+    if isinstance(layer, BatchNorm):
+        return BatchNormModule(layer)
+    if isinstance(layer, Conv2d):
+        return nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.bias,
+        )
+    if isinstance(layer, ConvTranspose2d):
+        return nn.ConvTranspose2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.output_padding,
+            layer.groups,
+            layer.bias,
+            layer.dilation,
+        )
+    raise NotImplementedError(f"a layer {layer.kind!r} cannot be trained")
