@@ -28,9 +28,7 @@ def with_holes(x: Any, missing: Any) -> Any:
 def test_conditional_mean_of_a_linear_gaussian_model(method: Any) -> None:
     """Both are exact in the limit; the tolerance is 6 standard errors estimated from independent seeds."""
     model = MODEL.vae(widen=1.5)
-    runs = np.stack(
-        [model.impute(with_holes(X, MISSING), method=method, samples=250, seed=seed) for seed in range(5)]
-    )
+    runs = np.stack([model.impute(with_holes(X, MISSING), method=method, samples=250, seed=seed) for seed in range(5)])
     expected = MODEL.conditional_mean(X, MISSING)
     error = runs.std(0, ddof=1) / np.sqrt(len(runs))
     assert np.all(np.abs(runs.mean(0) - expected)[MISSING] < 6 * error[MISSING] + 0.02)

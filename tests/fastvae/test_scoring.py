@@ -65,9 +65,7 @@ def test_predicted_variances_enter_the_density() -> None:
     x = data_for(model.spec, 6)
     import torch
 
-    mean, logvar = (
-        p.numpy() for p in model._engine.parameters(torch.from_numpy(model.embed(x)))
-    )
+    mean, logvar = (p.numpy() for p in model._engine.parameters(torch.from_numpy(model.embed(x))))
     expected = -norm.logpdf(x, mean, np.exp(logvar / 2)).sum(1)
     np.testing.assert_allclose(model.score(x), expected, rtol=1e-12)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,7 @@ def test_verbs_agree_with_each_other(name: str) -> None:
     np.testing.assert_allclose(model.score(x, "mse", condition=c), squares.mean(1), rtol=1e-12)
     np.testing.assert_allclose(model.score(x, "l2", condition=c), np.sqrt(squares.sum(1)), rtol=1e-12)
     ends = model.interpolate(x[:3], x[3:6], 5, condition=None if c is None else c[:3])
-    np.testing.assert_allclose(
-        ends[:, 0], model.decode(q.mean[:3], condition=None if c is None else c[:3]), rtol=1e-12
-    )
+    np.testing.assert_allclose(ends[:, 0], model.decode(q.mean[:3], condition=None if c is None else c[:3]), rtol=1e-12)
     if c is None:
         np.testing.assert_allclose(ends[:, -1], model.decode(q.mean[3:6]), rtol=1e-12)
         same = model.interpolate(q.mean[:3], q.mean[3:6], 5, space="latent")
@@ -104,17 +103,18 @@ def test_likelihood_samples_have_the_moments_of_the_likelihood() -> None:
         assert np.all(np.abs(draws.var(0) - variance) < 5 * variance * np.sqrt(2 / n) + 5 / n), name
 
 
-@given(cuts=st.lists(st.integers(0, 300), max_size=4), batch_size=st.integers(1, 400), output=st.sampled_from(["mean", "sample"]))
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=4),
+    batch_size=st.integers(1, 400),
+    output=st.sampled_from(["mean", "sample"]),
+)
 @settings(max_examples=10)
 def test_generate_equals_its_pieces_bit_for_bit(cuts: list[int], batch_size: int, output: Any) -> None:
     for name in ("mlp_bernoulli_interleaved", "conv"):
         whole = vae(SPECS[name], batch_invariant=True).generate(300, seed=7, start=2**33, output=output)
         pieces = vae(SPECS[name], batch_invariant=True, batch_size=batch_size)
         edges = [0, *sorted(cuts), 300]
-        parts = [
-            pieces.generate(high - low, seed=7, start=2**33 + low, output=output)
-            for low, high in zip(edges, edges[1:], strict=False)
-        ]
+        parts = [pieces.generate(high - low, seed=7, start=2**33 + low, output=output) for low, high in pairwise(edges)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 

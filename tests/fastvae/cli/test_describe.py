@@ -1,0 +1,86 @@
+"""``inspect``, ``convert`` and ``models``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import Result
+
+import fastvae
+from fastvae.formats import native
+from fastvae.spec_json import spec_to_json
+
+Call = Callable[..., Result]
+
+
+def test_inspect(call: Call) -> None:
+    output = call("inspect", "digits").output
+    for text in (
+        "native",
+        "[1, 8, 8]",
+        "bernoulli",
+        "36,320",
+        "145,280",
+        "linear encoder.hidden1",
+        "8,320",
+        "CC BY 4.0",
+    ):
+        assert text in output
+
+
+def test_inspect_json(call: Call, models: Path) -> None:
+    facts = json.loads(call("inspect", models / "labels.safetensors", "--json").output)
+    assert facts["format"] == "native"
+    assert facts["input_shape"] == [6]
+    assert facts["condition"] == "3 numbers, joined to the encoder and the decoder"
+    assert facts["parameters"] == 9 * 5 + 5 + 2 * (5 * 2 + 2) + 5 * 6 + 6
+    assert facts["weight_bytes"] == 4 * facts["parameters"]
+    assert facts["encode_flops_per_row"] >= 2 * (9 * 5 + 2 * 5 * 2)
+    assert facts["spec"]["latent_shape"] == [2]
+
+
+def test_convert_plain_weights(tmp_path: Path, call: Call, models: Path) -> None:
+    source = native.read(models / "table.safetensors")
+    save_file(load_file(models / "table.safetensors"), tmp_path / "weights.safetensors")
+    (tmp_path / "spec.json").write_text(spec_to_json(source.spec))
+    out = tmp_path / "o.safetensors"
+    options = ["--spec", tmp_path / "spec.json", "--out", out]
+    output = call("convert", tmp_path / "weights.safetensors", *options).output
+    assert output == f"{out}: from state-dict, input [6], latent [2], 77 parameters, {out.stat().st_size:,} bytes\n"
+    rows = np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)
+    before, after = fastvae.load(models / "table.safetensors"), fastvae.load(out)
+    np.testing.assert_array_equal(before.reconstruct(rows), after.reconstruct(rows))
+    np.testing.assert_array_equal(before.generate(5), after.generate(5))
+
+
+def test_convert_casts_only_when_asked(tmp_path: Path, call: Call, models: Path) -> None:
+    source = native.read(models / "table.safetensors")
+    halves = {name: weight.half() for name, weight in source.weights.items()}
+    save_file(halves, tmp_path / "weights.safetensors")
+    (tmp_path / "spec.json").write_text(spec_to_json(source.spec))
+    options = ["--spec", tmp_path / "spec.json", "--out", tmp_path / "o.safetensors"]
+    assert "float16" in call("convert", tmp_path / "weights.safetensors", *options, status=2).output
+    call("convert", tmp_path / "weights.safetensors", *options, "--cast")
+    assert native.read(tmp_path / "o.safetensors").spec == source.spec
+
+
+def test_convert_refuses(tmp_path: Path, call: Call) -> None:
+    output = call("convert", "digits", "--out", tmp_path / "o.pt", status=2).output
+    assert "expected a name ending in .safetensors" in output
+
+
+def test_models(call: Call) -> None:
+    output = call("models").output
+    assert "digits" in output
+    assert "36,320" in output
+    documents = json.loads(call("models", "--json").output)
+    assert [document["name"] for document in documents] == [card.name for card in fastvae.models()]
+    assert all(Path(document["path"]).is_file() and document["card"] for document in documents)
+
+
+@pytest.mark.parametrize("name", [card.name for card in fastvae.models()])
+def test_every_embedded_model_can_be_inspected(call: Call, name: str) -> None:
+    assert name in call("inspect", name).output

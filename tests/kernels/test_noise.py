@@ -1,0 +1,224 @@
+"""The noise contract: known answers, invariance to how it is asked for, and that it is noise."""
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import fastvae_kernels
+from fastvae_kernels import implementations, sample_normal, sample_uniform
+from fastvae_kernels.common import normals, philox_words
+from fastvae_kernels.reference import philox4x32
+from fastvae_kernels.reference import sample_normal as reference_sample
+from fastvae_kernels.testing import NORMAL_EPSILONS, oracle_normals, philox
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+IMPLS = implementations("sample_normal")
+KNOWN = [  # Random123's kat_vectors, philox4x32 10
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@triton.jit
+def words_kernel(out, row, quad, seed, stream):
+    w0, w1, w2, w3 = philox_words(row, quad, seed, stream)
+    tl.store(out, w0.to(tl.int64))
+    tl.store(out + 1, w1.to(tl.int64))
+    tl.store(out + 2, w2.to(tl.int64))
+    tl.store(out + 3, w3.to(tl.int64))
+
+
+def triton_philox(counter: tuple[int, ...], key: tuple[int, ...]) -> list[int]:
+    def signed(low: int, high: int) -> int:
+        value = low | high << 32
+        return value - 2**64 if value >= 2**63 else value
+
+    out = torch.empty(4, dtype=torch.int64, device=DEVICE)
+    words_kernel[(1,)](out, signed(*counter[:2]), counter[2], signed(*key), counter[3])
+    return out.tolist()
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_philox_known_answers(
+    counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert philox(counter, key) == expected
+    assert philox4x32(torch.tensor(counter), key).tolist() == list(expected)
+    assert triton_philox(counter, key) == list(expected)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=6, max_size=6))
+def test_philox_implementations_agree(words: list[int]) -> None:
+    c0, c1, c2, c3, k0, k1 = words
+    expected = list(philox((c0, c1, c2, c3), (k0, k1)))
+    assert philox4x32(torch.tensor([c0, c1, c2, c3]), (k0, k1)).tolist() == expected
+    assert triton_philox((c0, c1, c2, c3), (k0, k1)) == expected
+
+
+def test_philox_reference_leaves_its_argument_alone() -> None:
+    counter = torch.arange(12).view(3, 4)
+    philox4x32(counter, (1, 2))
+    assert torch.equal(counter, torch.arange(12).view(3, 4))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dim", [1, 3, 4, 10])
+def test_any_split_gives_the_same_bits(impl: str, dtype: torch.dtype, dim: int) -> None:
+    if impl == "triton" and dtype == torch.float64:
+        pytest.skip("no such kernel")
+    where = {"seed": 2**63 + 1, "dtype": dtype, "device": DEVICE, "impl": impl}
+    start = 2**32 - 5
+    whole = sample_normal(23, dim, start=start, stream=3, samples=3, **where)
+    for cut in (1, 6, 22):
+        parts = [sample_normal(cut, dim, start=start, stream=3, samples=3, **where)]
+        parts.append(sample_normal(23 - cut, dim, start=start + cut, stream=3, samples=3, **where))
+        assert torch.equal(torch.cat(parts, dim=1), whole)
+    for k in range(3):
+        assert torch.equal(sample_normal(23, dim, start=start, stream=3 + k, **where), whole[k])
+    narrower = sample_normal(23, max(dim - 1, 1), start=start, stream=3, **where)
+    assert torch.equal(narrower, whole[0, :, : max(dim - 1, 1)])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_reference_chunk_size_does_not_show(chunk: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"seed": 5, "start": 2**40, "samples": 2, "dtype": dtype, "impl": "reference"}
+    expected = sample_normal(7, 13, **where)
+    monkeypatch.setitem(reference_sample.__globals__, "_CHUNK", chunk)
+    assert torch.equal(sample_normal(7, 13, **where), expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("start", [0, 2**31 - 2, 2**32 - 2, 2**40, 2**63 - 4])
+def test_rows_beyond_32_bits(impl: str, start: int) -> None:
+    actual = sample_normal(3, 5, seed=9, start=start, device=DEVICE, impl=impl)
+    exact = oracle_normals(3, 5, seed=9, start=start).to(DEVICE)
+    assert ((actual.double() - exact).abs() <= NORMAL_EPSILONS * 2.0**-23 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_narrow_dtypes_are_the_float32_numbers_rounded(impl: str) -> None:
+    where = {"seed": 4, "device": DEVICE, "impl": impl}
+    wide = sample_normal(9, 7, **where)
+    assert torch.equal(sample_normal(9, 7, dtype=torch.float16, **where), wide.to(torch.float16))
+    half = sample_normal(9, 7, dtype=torch.bfloat16, **where)
+    assert ((half.float() - wide).abs() <= wide.abs() * 2.0**-7).all()
+
+
+@triton.jit
+def transform_kernel(out, seed, LANES: tl.constexpr):
+    row = tl.arange(0, LANES).to(tl.int64)
+    values = tl.reshape(normals(row, row * 0, seed, 0), (LANES * 4,))
+    tl.store(out + tl.arange(0, LANES * 4), values)
+
+
+def test_normals_stay_within_the_stated_epsilons_over_many() -> None:
+    """A quarter of a million at once, where the small-angle and near-one cases turn up."""
+    lanes = 65536
+    out = torch.empty(4 * lanes, device=DEVICE)
+    transform_kernel[(1,)](out, 3, LANES=lanes)
+    exact = sample_normal(lanes, 4, seed=3, dtype=torch.float64, impl="reference").flatten().to(DEVICE)
+    error = ((out.double() - exact).abs() / exact.abs()).max().item()
+    assert error <= NORMAL_EPSILONS * 2.0**-23
+
+
+@pytest.mark.parametrize("words", [(0, 0), (2**32 - 1, 2**29), (2**32 - 1, 0), (0, 2**30), (0, 2**31)])
+def test_transform_of_extreme_words(words: tuple[int, int]) -> None:
+    """The radius of the largest and smallest uniforms, and angles at the quadrants' seams."""
+    cosine, sine = reference_sample.__globals__["_pair"](*(torch.tensor([w]) for w in words))
+    u = np.float32(np.float32(words[0]) * np.float32(2.0**-32) + np.float32(2.0**-33))
+    radius, angle = np.sqrt(-2 * np.log(np.float64(u))), 2 * np.pi * words[1] / 2**32
+    np.testing.assert_allclose(cosine.item(), radius * np.cos(angle), rtol=1e-15, atol=1e-14)
+    np.testing.assert_allclose(sine.item(), radius * np.sin(angle), rtol=1e-15, atol=1e-14)
+
+
+def test_angle_keeps_relative_accuracy_at_its_zeros() -> None:
+    for zero, part in ((0, 1), (2**30, 0), (2**31, 1), (3 * 2**30, 0)):
+        pair = reference_sample.__globals__["_pair"](torch.tensor([0]), torch.tensor([zero + 1]))
+        radius = np.sqrt(66 * np.log(2.0))
+        np.testing.assert_allclose(abs(pair[part].item()), radius * 2 * np.pi * 2.0**-32, rtol=1e-14)
+
+
+class TestStatistics:
+    """Deterministic draws, so these fail or pass for good; thresholds are five standard deviations."""
+
+    N = 200_000
+
+    def draws(self, **where: int) -> np.ndarray:
+        return sample_normal(self.N // 4, 4, seed=1, dtype=torch.float64, impl="reference", **where).numpy()
+
+    def test_moments(self) -> None:
+        z = self.draws().ravel()
+        for power, (expected, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
+            assert abs((z**power).mean() - expected) < 5 * np.sqrt(variance / self.N)
+
+    def test_kolmogorov_smirnov(self) -> None:
+        assert stats.kstest(self.draws().ravel(), "norm").pvalue > 1e-4
+        u = sample_uniform(self.N // 4, 4, seed=1, dtype=torch.float64).numpy().ravel()
+        assert stats.kstest(u, "uniform").pvalue > 1e-4
+        assert u.min() > 0
+        assert u.max() < 1
+
+    def test_dimensions_of_a_block_are_uncorrelated(self) -> None:
+        z = self.draws()
+        for transformed in (z, z**2):
+            correlation = np.corrcoef(transformed.T) - np.eye(4)
+            assert abs(correlation).max() < 5 / np.sqrt(self.N // 4)
+
+    @pytest.mark.parametrize("other", [{"start": 1}, {"stream": 1}, {"start": 2**32}], ids=str)
+    def test_rows_and_streams_are_uncorrelated(self, other: dict[str, int]) -> None:
+        correlation = np.corrcoef(self.draws().ravel(), self.draws(**other).ravel())[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(self.N)
+
+    def test_seeds_are_uncorrelated(self) -> None:
+        high = sample_normal(self.N // 4, 4, seed=1 + 2**32, impl="reference").numpy().ravel()
+        assert abs(np.corrcoef(self.draws().ravel(), high)[0, 1]) < 5 / np.sqrt(self.N)
+
+    def test_tails_reach_as_far_as_32_bits_allow(self) -> None:
+        z = sample_normal(500_000, 4, seed=2, impl="reference").abs()
+        assert 4.5 < z.max() < np.sqrt(66 * np.log(2.0))
+        beyond = (z > 3).double().mean().item()
+        assert abs(beyond - 2 * stats.norm.sf(3)) < 5 * np.sqrt(2 * stats.norm.sf(3) / 2_000_000)
+
+
+def test_no_counter_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every (row, block, sample) of a call meets Philox once, in chunks that do not divide it."""
+    module = reference_sample.__globals__
+    seen: list[tuple[int, ...]] = []
+    original = module["rounds"]
+
+    def record(*words: torch.Tensor) -> object:
+        seen.extend(zip(*(word.tolist() for word in words[:4]), strict=True))
+        return original(*words)
+
+    monkeypatch.setitem(module, "rounds", record)
+    monkeypatch.setitem(module, "_CHUNK", 7)
+    sample_normal(5, 9, seed=0, start=2**32 - 2, stream=6, samples=3, impl="reference")
+    expected = {
+        (i & 0xFFFFFFFF, i >> 32, quad, 6 + k)
+        for i in range(2**32 - 2, 2**32 + 3)
+        for quad in range(3)
+        for k in range(3)
+    }
+    assert len(seen) == len(expected)
+    assert set(seen) == expected
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("n", "dim", "samples"), [(0, 3, None), (3, 0, None), (3, 2, 0), (0, 0, 0)])
+def test_empty(impl: str, n: int, dim: int, samples: int | None) -> None:
+    shape = (n, dim) if samples is None else (samples, n, dim)
+    for op in ("sample_normal", "sample_uniform"):
+        draw = getattr(fastvae_kernels, op)
+        assert draw(n, dim, seed=0, samples=samples, device=DEVICE, impl=impl).shape == shape
