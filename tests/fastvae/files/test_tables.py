@@ -57,6 +57,7 @@ def test_csv_header_or_not(tmp_path: Path) -> None:
         ("a,b\n1,True\n", "column 'b' does not hold numbers"),
         ("a,a\n1,2\n", "column 'a' appears more than once"),
         ("a,b\n1,2\n1,2,3\n", "expected a CSV table"),
+        ("a,b\n1,2,3\n4,5,6\n", "expected a CSV table"),
         ("", "expected a CSV table"),
         (f"a\n{2**60}\n", r"integers beyond 2\*\*53"),
     ],

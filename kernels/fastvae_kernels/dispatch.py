@@ -1,0 +1,66 @@
+"""Which implementation of an op runs. A named one never falls back; "auto" takes the fastest that can run."""
+
+import importlib.util
+import os
+
+import torch
+
+from .errors import UnavailableError
+
+__all__ = ["implementations", "resolve_impl"]
+
+_IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
+    "sample_normal": ("reference", "triton"),
+    "sample_uniform": ("reference", "triton"),
+    "reparameterize": ("reference", "triton"),
+    "linear": ("reference",),
+    "conv2d": ("reference",),
+    "conv_transpose2d": ("reference",),
+    "affine": ("reference",),
+    "logvar": ("reference",),
+    "bernoulli_nll": ("reference",),
+    "gaussian_nll": ("reference",),
+    "squared_error": ("reference",),
+}
+
+
+def implementations(op: str) -> tuple[str, ...]:
+    """The implementations that exist of `op`, runnable here or not.
+
+    Raises ValueError if there is no such op.
+    """
+    if op not in _IMPLEMENTATIONS:
+        raise ValueError(f"op must be one of {', '.join(_IMPLEMENTATIONS)}; found {op!r}")
+    return _IMPLEMENTATIONS[op]
+
+
+def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | None:
+    """Why a Triton kernel cannot run on these, or None if it can."""
+    if dtype == torch.float64:
+        return "it takes torch.float32, torch.bfloat16 or torch.float16; found torch.float64"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        return f"it takes CUDA tensors, or CPU ones under TRITON_INTERPRET=1; found device {str(device)!r}"
+    return None
+
+
+def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
+    """The name of the implementation that `impl` means for `op` on tensors of this device and dtype.
+
+    "auto" is "triton" on a CUDA device where `op` has such a kernel that takes `dtype`, else "reference".
+    Raises UnavailableError for an unknown name and for a named implementation that cannot run, ValueError
+    for an unknown op.
+    """
+    accepted = implementations(op)
+    device = torch.device(device)
+    if impl == "auto":
+        can = device.type == "cuda" and "triton" in accepted and _why_not_triton(device, dtype) is None
+        return "triton" if can else "reference"
+    if impl not in accepted:
+        names = ", ".join(repr(name) for name in ("auto", *accepted))
+        raise UnavailableError(f"impl of {op} must be one of {names}; found {impl!r}")
+    if impl == "triton" and (reason := _why_not_triton(device, dtype)):
+        raise UnavailableError(f"impl 'triton' of {op} cannot run: {reason}; impl 'reference' can")
+    return impl

@@ -1,0 +1,27 @@
+"""Which memory format an op's output has: shared by the shape rules and every implementation, so they agree."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["empty_output", "output_format", "own_output"]
+
+
+def output_format(x: Tensor) -> torch.memory_format:
+    """`channels_last` for a 4-d tensor laid out so (and not also contiguous), else `contiguous_format`."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def empty_output(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised output of `shape` on `x`'s device, in `x`'s memory format."""
+    memory_format = output_format(x)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
+
+
+def own_output(y: Tensor, x: Tensor) -> Tensor:
+    """`y` in `x`'s dtype and memory format, copied if that leaves it sharing memory with `x`."""
+    y = y.to(x.dtype).contiguous(memory_format=output_format(x))
+    if y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+        return y.clone(memory_format=torch.preserve_format)
+    return y

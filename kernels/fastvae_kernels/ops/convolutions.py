@@ -1,0 +1,196 @@
+"""The convolution ops: `conv2d` and `conv_transpose2d`, each with a fused bias and activation."""
+
+from torch import Tensor
+
+from .. import reference
+from ..checks import check_activation, check_floating, check_int, check_shape, check_weights, pair
+from ..dispatch import resolve_impl
+from ..layout import empty_output
+from .registration import register
+
+__all__ = ["conv2d", "conv_transpose2d"]
+
+Pair = int | tuple[int, int]
+
+
+def _check_groups(name: str, channels: int, groups: int) -> None:
+    check_int("groups", groups, 1)
+    if channels % groups:
+        raise ValueError(f"groups must divide {name}, {channels}; found {groups}")
+
+
+def _check_output_size(h: int, w: int, x: Tensor, weight: Tensor) -> None:
+    if h < 1 or w < 1:
+        shapes = f"x {tuple(x.shape)} and weight {tuple(weight.shape)}"
+        raise ValueError(f"x must be large enough for its weight; found {shapes}, an output of {h} x {w}")
+
+
+def _conv_size(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[int, int]:
+    h, w = (
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    return h, w
+
+
+@register("conv2d")
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+    impl: str,
+) -> Tensor:
+    resolve_impl("conv2d", impl, x.device, x.dtype)
+    return reference.conv2d(x, weight, bias, stride, padding, dilation, groups, activation, alpha)
+
+
+@_conv2d.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+    impl: str,
+) -> Tensor:
+    size = _conv_size(x, weight, stride, padding, dilation)
+    return empty_output(x, (x.shape[0], weight.shape[0], *size))
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    activation: str = "identity",
+    alpha: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """act(conv(x, weight) + bias), accumulated in float32 (float64 for float64), never in TF32.
+
+    x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; all of one floating dtype. Returns
+    [n, o, h', w'] with h' = (h + 2 padding - dilation (kh - 1) - 1) // stride + 1, channels_last if x is.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    check_activation(activation, alpha)
+    check_floating("x", x, 4)
+    check_floating("weight", weight, 4)
+    window = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    _check_groups("x's channels", x.shape[1], groups)
+    _check_groups("weight's outputs", weight.shape[0], groups)
+    check_shape("weight", weight, (weight.shape[0], x.shape[1] // groups, *weight.shape[2:]))
+    check_weights(x, weight, bias, weight.shape[0])
+    _check_output_size(*_conv_size(x, weight, *window), x, weight)
+    out: Tensor = _conv2d(x, weight, bias, *window, groups, activation, alpha, impl)
+    return out
+
+
+def _transposed_size(
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+) -> tuple[int, int]:
+    h, w = (
+        (x.shape[2 + i] - 1) * stride[i]
+        - 2 * padding[i]
+        + dilation[i] * (weight.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
+        for i in (0, 1)
+    )
+    return h, w
+
+
+@register("conv_transpose2d")
+def _conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+    impl: str,
+) -> Tensor:
+    resolve_impl("conv_transpose2d", impl, x.device, x.dtype)
+    return reference.conv_transpose2d(
+        x, weight, bias, stride, padding, output_padding, dilation, groups, activation, alpha
+    )
+
+
+@_conv_transpose2d.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+    impl: str,
+) -> Tensor:
+    size = _transposed_size(x, weight, stride, padding, output_padding, dilation)
+    return empty_output(x, (x.shape[0], weight.shape[1] * groups, *size))
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    output_padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    activation: str = "identity",
+    alpha: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """act(convᵀ(x, weight) + bias), accumulated in float32 (float64 for float64), never in TF32.
+
+    x: [n, c, h, w]; weight: [c, o / groups, kh, kw]; bias: [o] or None; all of one floating dtype. Returns
+    [n, o, h', w'] with h' = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1,
+    channels_last if x is. output_padding must be smaller than stride or dilation.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    check_activation(activation, alpha)
+    check_floating("x", x, 4)
+    check_floating("weight", weight, 4)
+    strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    extra = pair("output_padding", output_padding, 0)
+    window = strides, pair("padding", padding, 0), extra, dilations
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        raise ValueError(f"output_padding must be smaller than stride or dilation; found {output_padding}")
+    _check_groups("x's channels", x.shape[1], groups)
+    check_shape("weight", weight, (x.shape[1], *weight.shape[1:]))
+    check_weights(x, weight, bias, weight.shape[1] * groups)
+    _check_output_size(*_transposed_size(x, weight, *window), x, weight)
+    out: Tensor = _conv_transpose2d(x, weight, bias, *window, groups, activation, alpha, impl)
+    return out

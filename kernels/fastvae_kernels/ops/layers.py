@@ -1,0 +1,136 @@
+"""The dense and pointwise layer ops: `linear`, `affine`, and `logvar` for what a head emits."""
+
+import math
+
+from torch import Tensor
+
+from .. import reference
+from ..checks import check_activation, check_floating, check_like, check_shape, check_weights
+from ..dispatch import resolve_impl
+from ..layout import empty_output
+from .registration import register
+
+__all__ = ["affine", "linear", "logvar"]
+
+_PARAMETRIZATIONS = ("logvar", "softplus_std", "variance")
+
+
+@register("linear")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, alpha: float | None, impl: str) -> Tensor:
+    resolve_impl("linear", impl, x.device, x.dtype)
+    return reference.linear(x, weight, bias, activation, alpha)
+
+
+@_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, alpha: float | None, impl: str) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "identity",
+    alpha: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """act(x @ weight.T + bias), accumulated in float32 (float64 for float64).
+
+    x: [n, in]; weight: [out, in]; bias: [out] or None; all of one floating dtype, which the result [n, out]
+    has too. `alpha` is leaky_relu's negative slope (0.01) or elu's alpha (1.0), None for other activations.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    check_activation(activation, alpha)
+    check_floating("x", x, 2)
+    check_floating("weight", weight, 2)
+    check_shape("weight", weight, (weight.shape[0], x.shape[1]))
+    check_weights(x, weight, bias, weight.shape[0])
+    out: Tensor = _linear(x, weight, bias, activation, alpha, impl)
+    return out
+
+
+@register("affine")
+def _affine(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str, alpha: float | None, impl: str
+) -> Tensor:
+    resolve_impl("affine", impl, x.device, x.dtype)
+    return reference.affine(x, scale, shift, activation, alpha)
+
+
+@_affine.register_fake
+def _(x: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str, alpha: float | None, impl: str) -> Tensor:
+    return empty_output(x, x.shape)
+
+
+def affine(
+    x: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    activation: str = "identity",
+    alpha: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """act(x * scale + shift), computed in float32 (float64 for float64).
+
+    x: [n, c, ...] floating. scale, shift: [c], along axis 1, or of x.shape[1:], of any floating dtype, or
+    None. Returns a new tensor of x's shape and dtype, channels_last if x is. `alpha` is leaky_relu's negative
+    slope (0.01) or elu's alpha (1.0), None for other activations.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    check_activation(activation, alpha)
+    check_floating("x", x)
+    if x.dim() < 2:
+        raise ValueError(f"x must have at least 2 axes; found shape {tuple(x.shape)}")
+    for name, parameter in (("scale", scale), ("shift", shift)):
+        if parameter is not None:
+            check_like(name, parameter, "x", x, dtype=False)
+            check_shape(name, parameter, (x.shape[1],), x.shape[1:])
+    out: Tensor = _affine(x, scale, shift, activation, alpha, impl)
+    return out
+
+
+@register("logvar")
+def _logvar(
+    raw: Tensor, parametrization: str, eps: float, minimum: float | None, maximum: float | None, impl: str
+) -> Tensor:
+    resolve_impl("logvar", impl, raw.device, raw.dtype)
+    return reference.logvar(raw, parametrization, eps, minimum, maximum)
+
+
+@_logvar.register_fake
+def _(raw: Tensor, parametrization: str, eps: float, minimum: float | None, maximum: float | None, impl: str) -> Tensor:
+    return empty_output(raw, raw.shape)
+
+
+def logvar(
+    raw: Tensor,
+    *,
+    parametrization: str,
+    eps: float = 0.0,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """The log-variance that a head's output `raw` stands for, clamped to [minimum, maximum] where given.
+
+    parametrization: "logvar" takes raw as it is; "softplus_std" is 2 log(softplus(raw) + eps), which for very
+    negative raw and eps 0 goes to 2 raw, not to -inf; "variance" is log(raw + eps), at least the logarithm
+    of the smallest normal number of the precision computed in. raw: any shape, floating; the result has its
+    shape and dtype.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    if parametrization not in _PARAMETRIZATIONS:
+        accepted = ", ".join(_PARAMETRIZATIONS)
+        raise ValueError(f"parametrization must be one of {accepted}; found {parametrization!r}")
+    check_floating("raw", raw)
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be a finite number of at least 0; found {eps}")
+    if minimum is not None and maximum is not None and not minimum <= maximum:
+        raise ValueError(f"minimum must be at most maximum; found {minimum} and {maximum}")
+    out: Tensor = _logvar(raw, parametrization, eps, minimum, maximum, impl)
+    return out

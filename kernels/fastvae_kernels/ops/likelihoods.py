@@ -1,0 +1,113 @@
+"""The scoring ops: how unlikely data are under a likelihood's parameters, one number a row."""
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..checks import check_floating, check_like, check_shape
+from ..dispatch import resolve_impl
+from .registration import register
+
+__all__ = ["bernoulli_nll", "gaussian_nll", "squared_error"]
+
+
+def _row_sums(parameter: Tensor) -> Tensor:
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    return parameter.new_empty(parameter.shape[0], dtype=dtype)
+
+
+def _check_data(name: str, parameter: Tensor, x: Tensor, mask: Tensor | None) -> None:
+    """`parameter` holds a whole number of samples for each row of `x`; `mask` is bool of x's shape."""
+    check_floating(name, parameter)
+    check_like("x", x, name, parameter, dtype=False)
+    if parameter.dim() == 0 or parameter.dim() != x.dim() or parameter.shape[1:] != x.shape[1:]:
+        wanted = f"(samples * n, ...) for x of shape (n, ...) = {tuple(x.shape)}"
+        raise ValueError(f"{name} must have shape {wanted}; found {tuple(parameter.shape)}")
+    rows, n = parameter.shape[0], x.shape[0]
+    if rows % n if n else rows:
+        raise ValueError(f"{name} must have a multiple of x's {n} rows; found {rows}")
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a torch.bool tensor; found {found}")
+    check_shape("mask", mask, x.shape)
+    if mask.device != x.device:
+        raise ValueError(f"mask must be on x's device, {x.device}; found {mask.device}")
+
+
+@register("bernoulli_nll")
+def _bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
+    resolve_impl("bernoulli_nll", impl, logits.device, logits.dtype)
+    return reference.bernoulli_nll(logits, x, mask)
+
+
+@_bernoulli_nll.register_fake
+def _(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
+    return _row_sums(logits)
+
+
+def bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None = None, *, impl: str = "auto") -> Tensor:
+    """-log p(x) under independent Bernoullis with these logits: Σ softplus(l) - x l over all axes but 0.
+
+    logits: [s*n, ...]; x: [n, ...] floating, in [0, 1] where it counts; mask: bool of x's shape, True where
+    an entry counts, or None. Row r of logits is scored against x[r % n]. Returns [s*n] in nats, float32
+    (float64 for float64 logits). An entry masked out contributes exactly 0, even where x is NaN.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    _check_data("logits", logits, x, mask)
+    out: Tensor = _bernoulli_nll(logits, x, mask, impl)
+    return out
+
+
+@register("gaussian_nll")
+def _gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
+    resolve_impl("gaussian_nll", impl, mean.device, mean.dtype)
+    return reference.gaussian_nll(mean, logvar, x, mask)
+
+
+@_gaussian_nll.register_fake
+def _(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
+    return _row_sums(mean)
+
+
+def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None = None, *, impl: str = "auto") -> Tensor:
+    """-log p(x) under independent normals: Σ ½ (log 2π + logvar + (x - mean)² exp(-logvar)).
+
+    mean: [s*n, ...]; logvar: of mean's shape, of shape mean.shape[1:], or a scalar tensor; x: [n, ...];
+    mask: bool of x's shape, True where an entry counts, or None. Row r of mean is scored against x[r % n].
+    Returns [s*n] in nats, float32 (float64 for a float64 mean). Never NaN for finite inputs. An entry masked
+    out contributes exactly 0, even where x is NaN.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    _check_data("mean", mean, x, mask)
+    check_like("logvar", logvar, "mean", mean, dtype=False)
+    check_shape("logvar", logvar, mean.shape, mean.shape[1:], ())
+    out: Tensor = _gaussian_nll(mean, logvar, x, mask, impl)
+    return out
+
+
+@register("squared_error")
+def _squared_error(output: Tensor, x: Tensor, impl: str) -> Tensor:
+    resolve_impl("squared_error", impl, output.device, output.dtype)
+    return reference.squared_error(output, x)
+
+
+@_squared_error.register_fake
+def _(output: Tensor, x: Tensor, impl: str) -> Tensor:
+    return _row_sums(output)
+
+
+def squared_error(output: Tensor, x: Tensor, *, impl: str = "auto") -> Tensor:
+    """Σ (x - output)² over all axes but 0: the squared distance of data to a reconstruction.
+
+    output: [s*n, ...]; x: [n, ...] floating. Row r of output is compared with x[r % n]. Returns [s*n], float32
+    (float64 for float64 output).
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    _check_data("output", output, x, None)
+    out: Tensor = _squared_error(output, x, impl)
+    return out

@@ -1,0 +1,29 @@
+"""Defines `conv2d`: a 2-d cross-correlation with bias and activation."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layout import own_output
+from .activation import activate_
+from .precision import accumulation_dtype, ieee_float32
+
+__all__ = ["conv2d"]
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+) -> Tensor:
+    """act(conv(x, weight) + bias); x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w']."""
+    acc = accumulation_dtype(x.dtype)
+    bias = None if bias is None else bias.to(acc)
+    with ieee_float32(x):
+        y = F.conv2d(x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
+    return own_output(activate_(y, activation, alpha), x)

@@ -1,0 +1,20 @@
+"""What every likelihood shares: pairing samples with data rows, and the masked sum that ends it."""
+
+from torch import Tensor
+
+__all__ = ["split_samples", "sum_rows"]
+
+
+def split_samples(parameter: Tensor, n: int) -> Tensor:
+    """parameter [s*n, ...] as [s, n, ...], so that it broadcasts against data [n, ...]."""
+    return parameter.reshape(parameter.shape[0] // n, n, *parameter.shape[1:])
+
+
+def sum_rows(nll: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum a non-empty nll [s, n, ...], which the caller owns, over its trailing axes -> [s*n].
+
+    Entries where mask [n, ...] is False are replaced by 0, whatever they hold.
+    """
+    if mask is not None:
+        nll.masked_fill_(~mask, 0)
+    return nll.reshape(nll.shape[0] * nll.shape[1], -1).sum(1)

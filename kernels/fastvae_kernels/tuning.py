@@ -1,0 +1,67 @@
+"""Launch configurations: frozen data, looked up by op and device name in configs/*.json.
+
+The defaults come from tools/aot.py, not from timings: four float32 numbers a thread, the most that keeps stores
+128 bits wide. With eight, `reparameterize` of odd rows spills on sm_80 and sm_90. AMD's wavefronts have 64
+threads, so there the same four need a tile twice as large.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["ReparameterizeConfig", "SampleConfig", "config_for", "shipped_configs"]
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How `sample_normal` and `sample_uniform` launch.
+
+    block_quads: counters, of four numbers each, a program draws. store_bits: the width of the widest store
+    of float32 rows whose length is a multiple of 4, which tools/aot.py holds the compiled kernel to.
+    """
+
+    block_quads: int
+    num_warps: int
+    store_bits: int
+
+
+@dataclass(frozen=True)
+class ReparameterizeConfig:
+    """How `reparameterize` launches.
+
+    block_elements: entries of mean a program holds at a time. max_block_dims: the most of them in one row.
+    samples_per_program: how many samples share one read of mean and logvar. store_bits: as in SampleConfig.
+    """
+
+    block_elements: int
+    max_block_dims: int
+    samples_per_program: int
+    num_warps: int
+    store_bits: int
+
+
+Config = SampleConfig | ReparameterizeConfig
+_TYPES: dict[str, type[Config]] = {
+    "sample_normal": SampleConfig,
+    "reparameterize": ReparameterizeConfig,
+}
+
+
+@cache
+def shipped_configs(op: str) -> dict[str, Config]:
+    """Every shipped configuration of `op` by device name; for all others "hip" on ROCm, else "default"."""
+    path = Path(__file__).parent / "configs" / f"{op}.json"
+    table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return {device: _TYPES[op](**values) for device, values in table.items()}
+
+
+def config_for(op: str, device: torch.device) -> Config:
+    """The configuration of `op` measured on this device, or the default."""
+    configs = shipped_configs(op)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    fallback = configs["default"] if torch.version.hip is None else configs.get("hip", configs["default"])
+    return configs.get(name, fallback)
