@@ -1,0 +1,170 @@
+"""``inspect``, ``convert`` and ``models``: what a checkpoint is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer import Option
+
+import fastvae
+from fastvae.cli.options import ModelOptions, OutOptions, command
+from fastvae.cli.work import note
+from fastvae.formats import detect, native, read_checkpoint
+from fastvae.model import Model
+from fastvae.plan import build_plan, plan_cost
+from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
+from fastvae.spec_json import spec_to_json
+
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+
+
+@command("fastvae inspect digits")
+def inspect(model: ModelOptions, as_json: Json = False) -> None:
+    """What a model is: its format, shapes, layers, size, cost of a row, and card."""
+    found, loaded = _read(model)
+    facts = _facts(found, loaded)
+    if as_json:
+        spec = json.loads(spec_to_json(loaded.spec))
+        print(json.dumps(facts | {"card": dict(loaded.card), "spec": spec}, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    table = Table(show_header=False, title=escape(model.model))
+    for name, value in facts.items():
+        text = f"{value:,}" if isinstance(value, int) else "none" if value is None else str(value)
+        table.add_row(name.replace("_", " "), escape(text))
+    console.print(table)
+    console.print(_layer_table(loaded.spec))
+    if loaded.card:
+        card = Table(show_header=False, title="card")
+        for name, text in sorted(loaded.card.items()):
+            card.add_row(escape(name.replace("_", " ")), escape(text))
+        console.print(card)
+
+
+@command("fastvae convert my_checkpoint/ --out model.safetensors")
+def convert(model: ModelOptions, out: OutOptions) -> None:
+    """Write a checkpoint of any format that fastvae reads in its own: one .safetensors file."""
+    out.check(".safetensors")
+    found, loaded = _read(model)
+    native.write(loaded, out.out)
+    spec = loaded.spec
+    note(
+        f"{out.out}: from {found}, input {list(spec.input_shape)}, latent {list(spec.latent_shape)}, "
+        f"{_parameters(spec):,} parameters, {out.out.stat().st_size:,} bytes"
+    )
+
+
+@command("fastvae models")
+def models(as_json: Json = False) -> None:
+    """The embedded models: small real ones that need no download."""
+    cards = fastvae.models()
+    if as_json:
+        documents = [{"name": card.name, "path": str(card.path), "card": card.card} for card in cards]
+        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        return
+    table = Table("name", "input", "latent", "parameters", "about")
+    for card in cards:
+        spec = native.read(card.path).spec
+        about = "\n".join(card.card[key] for key in ("title", "data", "held_out_elbo", "licence") if key in card.card)
+        table.add_row(
+            card.name,
+            _shape(spec.input_shape),
+            _shape(spec.latent_shape),
+            f"{_parameters(spec):,}",
+            escape(about),
+            end_section=True,
+        )
+    Console().print(table)
+
+
+def _read(options: ModelOptions) -> tuple[str, Model]:
+    """The format of a checkpoint, and what is in it."""
+    path = options.path()
+    found = detect(path, options.spec) if options.format == "auto" else options.format
+    loaded = read_checkpoint(
+        path, format=found, spec=options.spec, cast=options.cast, allow_nonfinite=options.allow_nonfinite
+    )
+    return found, loaded
+
+
+def _facts(found: str, model: Model) -> dict[str, Any]:
+    spec = model.spec
+    costs = {verb: plan_cost(build_plan(model, verb)) for verb in ("encode", "decode")}
+    return {
+        "format": found,
+        "name": spec.name or None,
+        "input_shape": list(spec.input_shape),
+        "latent_shape": list(spec.latent_shape),
+        "posterior": f"{spec.posterior.layout} Gaussian head, {spec.posterior.parametrization}",
+        "likelihood": spec.likelihood.kind,
+        "condition": _condition(spec),
+        "dtype": spec.dtype,
+        "parameters": _parameters(spec),
+        "weight_bytes": _parameters(spec) * DTYPE_BYTES[spec.dtype],
+        "encode_flops_per_row": costs["encode"].flops,
+        "decode_flops_per_row": costs["decode"].flops,
+    }
+
+
+def _condition(spec: ModelSpec) -> str | None:
+    if spec.condition is None:
+        return None
+    joined = [name for name in ("encoder", "decoder") if getattr(spec.condition, name)]
+    return f"{spec.condition.dim} numbers, joined to the {' and the '.join(joined)}"
+
+
+def _parameters(spec: ModelSpec) -> int:
+    return sum(math.prod(shape) for shape in spec.tensors().values())
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _layer_table(spec: ModelSpec) -> Table:
+    """Every layer with what it makes of a row, and its parameters."""
+    table = Table("stack", "layer", "output", "parameters", title="layers")
+    table.columns[3].justify = "right"
+    posterior = spec.posterior
+    features = _add_stack(table, "encoder", spec.encoder, spec.encoder_input_shape)
+    names = ("mean", "scale") if posterior.layout == "separate" else ("joint",)
+    for name in names:
+        _add_stack(table, f"posterior {name}", getattr(posterior, name), features)
+    features = _add_stack(table, "decoder", spec.decoder, spec.decoder_input_shape)
+    if isinstance(spec.likelihood, PredictedGaussian):
+        head = spec.likelihood.head
+        for name in ("mean", "scale") if head.layout == "separate" else ("joint",):
+            _add_stack(table, f"likelihood {name}", getattr(head, name), features)
+    return table
+
+
+def _add_stack(table: Table, name: str, stack: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Add a row for each layer of ``stack``, and return the shape it makes of ``shape``."""
+    for layer in stack:
+        shape = layer.output_shape(shape)
+        count = sum(math.prod(size) for size in layer.tensors().values())
+        table.add_row(name, escape(_describe(layer)), _shape(shape), f"{count:,}" if count else "")
+        name = ""
+    table.add_section()
+    return shape
+
+
+def _describe(layer: Any) -> str:
+    """A layer in a few words: its kind, and what of it is not the default."""
+    values: list[str] = []
+    for field in dataclasses.fields(layer):
+        value = getattr(layer, field.name)
+        if field.name in ("function", "name"):
+            values.insert(0, str(value))
+        elif value != field.default and "channels" not in field.name and "features" not in field.name:
+            values.append(f"{field.name} {value}")
+    return " ".join([layer.kind, *values])
+
+
+COMMANDS = (inspect, convert, models)

@@ -1,0 +1,120 @@
+"""Walking over a file's rows block by block: conditions, checks, and a progress bar."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastvae.errors import InputError
+from fastvae.files import ReadOptions, Source, open_source
+from fastvae.spec import ModelSpec
+
+Rows = NDArray[Any]
+BLOCK_BYTES = 32 * 2**20
+MAX_BLOCK_ROWS = 4096
+MIN_BLOCK_ROWS = 16
+PATIENCE = 1.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows, the index of the first, and their condition."""
+
+    low: int
+    values: Rows
+    condition: Any
+
+    @property
+    def high(self) -> int:
+        """The index after the last row."""
+        return self.low + len(self.values)
+
+
+def walk(source: Source, title: str, condition: Any = None, *, invalid: str = "raise") -> Iterator[Block]:
+    """The rows of ``source`` in blocks, at least one, with a progress bar.
+
+    Raises:
+        InputError: a row holds NaN or Inf and ``invalid`` is ``raise``; the message counts rows as the file does.
+    """
+    width = math.prod(source.shape[1:])
+    size = max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, BLOCK_BYTES // (4 * width)))
+    with progress(title, len(source)) as advance:
+        for low in range(0, max(1, len(source)), size):
+            values = source.block(low, min(low + size, len(source)))
+            if invalid == "raise":
+                bad = ~np.isfinite(values.reshape(len(values), width)).all(1)
+                if bad.any():
+                    raise InputError(
+                        f"{source.path}: row {low + int(bad.argmax())} (the first is 0) holds NaN or Inf; "
+                        "pass --invalid mask for a NaN result, or fill it with fastvae impute"
+                    )
+            yield Block(low, values, condition_rows(condition, low, low + len(values)))
+            advance(len(values))
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives ``advance(rows)``, which draws a bar once work has taken PATIENCE seconds, if stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(title, total=total)
+    begun, shown = time.monotonic(), False
+
+    def advance(rows: int) -> None:
+        nonlocal shown
+        bar.advance(task, rows)
+        if not shown and console.is_terminal and time.monotonic() - begun > PATIENCE:
+            shown = True
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()
+
+
+def note(message: str) -> None:
+    """Tell the user something that is no result: a line on stderr."""
+    print(message, file=sys.stderr)
+
+
+def read_condition(text: str | None, spec: ModelSpec, rows: int) -> Any:
+    """What ``--condition`` asks for: None, a label, or an array of ``rows`` labels or vectors.
+
+    Raises:
+        InputError: a file that cannot be read, or one with another number of rows.
+    """
+    if text is None:
+        return None
+    if text.removeprefix("-").isdigit():
+        return int(text)
+    source = open_source(Path(text), ReadOptions(integers=True))
+    values = source.block(0, len(source))
+    if len(values) != rows:
+        raise InputError(f"--condition: {text} has {len(values)} rows, expected one per sample, {rows}")
+    dtypes = source.dtypes or (values.dtype,)
+    integers = all(dtype.kind in "iu" for dtype in dtypes)
+    dim = 0 if spec.condition is None else spec.condition.dim
+    if values.size == rows and dim > 1:
+        if not integers:
+            raise InputError(f"--condition: {text} must hold integer labels or {dim} numbers a row, found {dtypes[0]}")
+        return values.reshape(rows).astype(np.int64)
+    return values.astype(np.float32).reshape(rows, -1) if rows else values.astype(np.float32)
+
+
+def condition_rows(condition: Any, low: int, high: int) -> Any:
+    """The condition of rows low to high."""
+    return condition[low:high] if isinstance(condition, np.ndarray) else condition

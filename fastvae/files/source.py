@@ -1,0 +1,146 @@
+"""Where rows come from: one view of every kind of data file, read block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastvae.errors import InputError
+from fastvae.files._common import Values
+from fastvae.files._images import ImageFolder
+from fastvae.files._numpy import read_npy, read_npz
+from fastvae.files._tables import Table, read_csv, read_parquet
+
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read.
+
+    Args:
+        key: which array of an ``.npz``; None takes the first.
+        id_columns: columns of a table that are no data.
+        header: whether the first line of a CSV file names its columns.
+        scale: what to divide values by; required for arrays of integers.
+        resize: scale images to the model's size.
+        image_shape: a row of an image folder: (channels, height, width).
+        integers: take arrays of integers and booleans as they are.
+    """
+
+    key: str | None = None
+    id_columns: tuple[str, ...] = ()
+    header: bool = True
+    scale: float | None = None
+    resize: bool = False
+    image_shape: tuple[int, ...] = ()
+    integers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale != 0):
+            raise InputError(f"--scale: expected a finite number other than 0, got {self.scale}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of data: ``shape`` is (rows, *shape of a row).
+
+    ``read(low, high)`` gives rows as they are in the file, :meth:`block` divides them by ``scale``. ``columns`` and
+    ``dtypes`` are those of a table, else empty; ``ids`` are values to pass through, by name; ``order`` is that of
+    both in the file.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    read: Callable[[int, int], Values] = field(repr=False)
+    scale: float | None = None
+    columns: tuple[str, ...] = ()
+    dtypes: tuple[np.dtype[Any], ...] = ()
+    ids: Mapping[str, Values] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def block(self, low: int, high: int) -> Values:
+        """Rows low to high, scaled."""
+        values = self.read(low, high)
+        if self.scale is None:
+            return values
+        narrow = np.can_cast(values.dtype, np.float32)
+        return np.true_divide(values, self.scale, dtype=np.float32 if narrow else np.float64)
+
+
+def open_source(path: Path, options: ReadOptions | None = None) -> Source:
+    """The rows in a file (``.npy``, ``.npz``, ``.csv``, ``.parquet``) or in a folder of images.
+
+    Raises:
+        InputError: no such file, another kind of file, or one whose content is not what its kind promises; an option
+            that this kind does not take.
+        UnsupportedError: the package that reads it is not installed.
+    """
+    options = options or ReadOptions()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        _check_options(path, options, resize=options.resize)
+        folder = ImageFolder(path, options.image_shape, resize=options.resize)
+        names = np.array([image.name for image in folder.paths], dtype=object)
+        return Source(path, (len(names), *options.image_shape), folder.block, ids={"file": names})
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: expected {', '.join(SUFFIXES)} or a folder of images")
+    if suffix in (".csv", ".parquet"):
+        _check_options(path, options, id_columns=options.id_columns, header=options.header, scale=options.scale)
+        return _of_table(path, options)
+    if suffix == ".npz":
+        _check_options(path, options, key=options.key, scale=options.scale)
+        return _of_array(path, read_npz(path, options.key), options)
+    _check_options(path, options, scale=options.scale)
+    return _of_array(path, read_npy(path), options)
+
+
+def _check_options(path: Path, options: ReadOptions, **taken: Any) -> None:
+    """Refuse options that do nothing for this kind of file."""
+    plain = ReadOptions(image_shape=options.image_shape, integers=options.integers, **taken)
+    if plain == options:
+        return
+    names = {"key": "--key", "id_columns": "--id-column", "header": "--no-header", "scale": "--scale"}
+    names |= {"resize": "--resize"}
+    extra = [flag for name, flag in names.items() if getattr(plain, name) != getattr(options, name)]
+    raise InputError(f"{path}: {', '.join(extra)} means nothing for this kind of file")
+
+
+def _of_table(path: Path, options: ReadOptions) -> Source:
+    table: Table
+    if path.suffix.lower() == ".csv":
+        table = read_csv(path, options.id_columns, header=options.header)
+    else:
+        table = read_parquet(path, options.id_columns)
+    rows = table.rows
+    return Source(
+        path,
+        rows.shape,
+        lambda low, high: rows[low:high],
+        options.scale,
+        table.columns,
+        table.dtypes,
+        table.ids,
+        table.order,
+    )
+
+
+def _of_array(path: Path, array: Values, options: ReadOptions) -> Source:
+    if array.ndim == 0:
+        raise InputError(f"{path}: expected rows, found a single number")
+    if array.dtype.kind != "f" and options.scale is None and not options.integers:
+        raise InputError(
+            f"{path}: expected floats, found {array.dtype}; pass --scale 255 to divide pixels by 255, or --scale 1 to "
+            "take the numbers as they are"
+        )
+    return Source(path, array.shape, lambda low, high: array[low:high], options.scale)
