@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastvae
-from fastvae.embedded import embedded_path
+from fastvae.embedded import resolve
 from fastvae.formats import native
 from fastvae.layers import Activation, Linear
 from fastvae.model import Model
@@ -60,10 +60,7 @@ def model(name: str) -> Model:
     """The model a case names: the MLP, or an embedded one."""
     if name == "mlp":
         return mlp()
-    path = embedded_path(name)
-    if path is None:
-        raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {name!r}")
-    return native.read(path)
+    return native.read(resolve(name))
 
 
 def cases(models: tuple[str, ...] = MODELS, rows: tuple[int, ...] = ROWS) -> list[Case]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
-from fastvae.embedded import embedded_path, models
+from fastvae.embedded import resolve
 from fastvae.errors import InputError
 from fastvae.formats import native, read_checkpoint
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
@@ -69,12 +69,8 @@ def load(
         UnsupportedError: a precision or implementation that cannot run this model.
     """
     settings = Settings(device, precision, impl, batch_size, batch_invariant)
-    path = embedded_path(os.fspath(source)) or Path(source)
-    if not path.exists() and path.parent == Path():
-        names = ", ".join(card.name for card in models())
-        raise InputError(f"source: {os.fspath(source)!r} is neither a file or folder nor an embedded model ({names})")
     model = read_checkpoint(
-        path,
+        resolve(source),
         format=format,
         spec=spec if spec is None or isinstance(spec, ModelSpec) else Path(spec),
         cast=cast,
@@ -354,7 +350,7 @@ class VAE:
 
         Args:
             x: (rows, *input_shape); NaN marks missing entries.
-            mask: boolean, in the shape of ``x``: True where an entry is missing whatever ``x`` holds there.
+            mask: boolean, in the shape of ``x``: True where an entry is missing as well, whatever ``x`` holds there.
             method: see :mod:`fastvae.imputation`.
             n_imputations: 1 returns the estimated mean of the missing given the observed entries, the best guess
                 in squared error; m > 1 returns m draws (multiple imputation).
@@ -366,8 +362,7 @@ class VAE:
             The shape of ``x``, or (n_imputations, *shape of x).
 
         Raises:
-            InputError: an argument of the wrong kind, shape, dtype or range; Inf, or NaN with a mask that
-                does not cover it.
+            InputError: an argument of the wrong kind, shape, dtype or range; Inf.
         """
         what = Imputer(method, n_imputations, samples, seed)
         noise.check_count("start", start)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastvae.errors import InputError
 from fastvae.formats import native
 
 FOLDER = Path(__file__).parent / "demo"
@@ -29,6 +31,15 @@ def models() -> list[ModelCard]:
     return [ModelCard(path.stem, path, dict(native.read(path).card)) for path in paths]
 
 
-def embedded_path(name: str) -> Path | None:
-    """The file of the embedded model ``name``, or None if there is none of that name."""
-    return next((path for path in FOLDER.glob("*.safetensors") if path.stem == name), None)
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The file or folder that ``source`` means: an embedded model by its name, else a path.
+
+    Raises:
+        InputError: neither is there.
+    """
+    embedded = {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+    path = embedded.get(os.fspath(source), Path(source))
+    if not path.exists():
+        names = ", ".join(embedded)
+        raise InputError(f"{os.fspath(source)!r} is neither a file or folder nor an embedded model ({names})")
+    return path

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 from typer import Argument, Option
 
 import fastvae
-from fastvae.embedded import embedded_path
+from fastvae.embedded import resolve
 from fastvae.errors import InputError
 from fastvae.files import ReadOptions, Source, check_target, open_source
 
@@ -90,11 +90,7 @@ class ModelOptions:
         Raises:
             InputError: there is none of that name.
         """
-        path = embedded_path(self.model) or Path(self.model)
-        if not path.exists():
-            names = ", ".join(card.name for card in fastvae.models())
-            raise InputError(f"model: {self.model!r} is neither a file or folder nor an embedded model ({names})")
-        return path
+        return resolve(self.model)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Rows of a tile in batch-invariant mode: a matrix product's row bits change with its number of rows.
-TILE = 64
+TILE = 128
 MAX_ROWS = 4096
 # Buffers of one internal batch stay around the size of a last-level cache.
 BUFFER_BYTES = 32 * 2**20

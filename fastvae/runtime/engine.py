@@ -19,8 +19,8 @@ from fastvae import noise
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import build_plan, plan_cost
-from fastvae.runtime.batching import TILE, blocks, padded, rows_that_fit
+from fastvae.plan import build_plan
+from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,10 +72,7 @@ class Engine:
 
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
-        if self._batch_size is not None:
-            return self._batch_size
-        cost = plan_cost(self._executor(verb).plan, element_bytes=self.dtype.itemsize)
-        return rows_that_fit(cost.peak_bytes)
+        return self._batch_size or self._executor(verb).rows_that_fit
 
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
@@ -83,7 +80,10 @@ class Engine:
 
     def generate(self, rows: int, *, seed: int, start: int, condition: Tensor | None = None) -> Tensor:
         """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
-        return self._run("generate", rows, {"condition": condition}, seed=seed, start=start)[0]
+        if self.batch_invariant:  # noise is the same for any number of rows, so only the decoder runs in tiles
+            return self.decode(self.prior_samples(rows, seed=seed, start=start), condition)
+        draw = Draw(rows, seed, start, self.device, self.dtype)
+        return self._run("generate", rows, {"condition": condition}, draw)[0]
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (rows, *latent_shape)."""
@@ -178,7 +178,7 @@ class Engine:
         return tuple(output.reshape(samples, rows, *output.shape[1:]) for output in outputs)
 
     def _run(
-        self, verb: str, rows: int, inputs: Mapping[str, Tensor | None], *, seed: int = 0, start: int = 0
+        self, verb: str, rows: int, inputs: Mapping[str, Tensor | None], draw: Draw | None = None
     ) -> tuple[Tensor, ...]:
         """The verb's plan on all rows at once or, in batch-invariant mode, tile by tile."""
         executor = self._executor(verb)
@@ -188,12 +188,9 @@ class Engine:
         }
         with torch.no_grad():
             if not self.batch_invariant:
-                return executor(given, Draw(rows, seed, start, self.device, self.dtype))
+                return executor(given, draw)
             tiles = [
-                executor(
-                    {name: padded(tensor[low:high], TILE) for name, tensor in given.items()},
-                    Draw(TILE, seed, start + low, self.device, self.dtype),
-                )
+                executor({name: padded(tensor[low:high], TILE) for name, tensor in given.items()})
                 for low, high in blocks(max(rows, 1), TILE)
             ]
             return tuple(torch.cat(parts)[:rows] for parts in zip(*tiles, strict=True))

@@ -12,7 +12,8 @@ from torch import Tensor
 import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import UnsupportedError
-from fastvae.plan import Plan, Step
+from fastvae.plan import Plan, Step, plan_cost
+from fastvae.runtime.batching import rows_that_fit
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Draw:
 class Executor:
     """A plan bound to an implementation of its ops.
 
+    ``rows_that_fit`` is how many rows of it make a batch that stays in the caches.
+
     Raises:
         UnsupportedError: ``impl`` cannot run one of the plan's ops; the message names it.
     """
@@ -37,6 +40,7 @@ class Executor:
         self.plan = plan
         self._impl = impl
         self._last_reads = plan.last_reads()
+        self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
         for op in {step.op for step in plan.steps} - VIEWS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)

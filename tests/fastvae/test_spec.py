@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from fastvae.errors import WeightFormatError
 from fastvae.layers import Activation, Affine, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape
 from fastvae.spec import Bernoulli, Condition, FixedGaussian, GaussianHead, ModelSpec
 from fastvae.spec_json import spec_from_json, spec_to_json
+from fastvae_kernels import ACTIVATIONS
 from tests.fastvae.support import SPECS, mlp_spec
 
 
@@ -150,3 +152,7 @@ def test_latent_dim_counts_latents(shape: tuple[int, ...], latent: tuple[int, ..
 def test_fixed_gaussian_needs_a_finite_variance() -> None:
     with pytest.raises(WeightFormatError, match="positive and finite"):
         FixedGaussian(float("inf"))
+
+
+def test_layers_know_the_activations_the_kernels_have() -> None:
+    assert get_args(get_type_hints(Activation)["function"]) == ACTIVATIONS

@@ -248,8 +248,17 @@ def test_results_can_enter_a_graph_and_inputs_may_require_grad() -> None:
     x = torch.from_numpy(data_for(spec, 3)).float().requires_grad_()
     z = model.embed(x)
     assert not z.requires_grad
+    assert isinstance(model.encode(x), fastvae.Posterior)
     (z * torch.ones(3, requires_grad=True)).sum().backward()
 
 
 def test_repr_names_the_model() -> None:
     assert repr(fastvae.load("digits")).startswith("VAE('digits', input_shape=(1, 8, 8)")
+
+
+def test_a_vae_says_what_it_is() -> None:
+    model = vae(mlp_spec(), precision="float64", device="cpu")
+    assert isinstance(model, VAE)
+    assert (model.precision, model.device) == ("float64", torch.device("cpu"))
+    assert model.card == {}
+    assert isinstance(model.spec, fastvae.ModelSpec)

@@ -39,7 +39,7 @@ def test_help_and_version(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("generate nothing -o o.npy", "model: 'nothing' is neither a file or folder nor an embedded model"),
+        ("generate nothing -o o.npy", "'nothing' is neither a file or folder nor an embedded model"),
         ("generate digits -o o.txt", "expected a name ending in .npy, .npz, .csv, .parquet, .png"),
         ("generate digits -o exists.npy", "exists.npy exists; pass --force to replace it"),
         ("generate digits -o nowhere/o.npy", "no such folder nowhere"),
@@ -163,7 +163,7 @@ def test_a_process_that_fails(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 2
     assert stdout == ""
-    assert stderr.startswith("fastvae: error: model: 'nothing' is neither")
+    assert stderr.startswith("fastvae: error: 'nothing' is neither")
     assert stderr.count("\n") == 1
 
 
