@@ -17,7 +17,7 @@ from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 from fastvae_kernels import sample_normal, sample_uniform
 
 VERBS = ("generate", "encode", "decode", "reconstruct", "score", "interpolate")
-ROWS = (1, 256, 4096)
+ROWS = (1, 256, 2048)
 STEPS = 8
 
 

@@ -102,10 +102,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
+    parser.add_argument("--threads", type=int, default=1, help="threads; 1 is steadiest on a shared machine")
     parser.add_argument("--pairs", type=int, default=200, help="rounds of each case at most")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each case, beyond five rounds")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each case, beyond five rounds")
     parser.add_argument("--out", type=Path, default=OUT / "cpu.jsonl", help="JSON lines to append to")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     selected = cases(tuple(options.models), tuple(options.rows))
     run(selected, options.out, pairs=options.pairs, seconds=options.seconds)
     return 0

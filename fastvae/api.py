@@ -150,14 +150,8 @@ class VAE:
         Raises:
             InputError: an argument out of range.
         """
-        check_kind(kind)
-        parts = self.stream(n, seed=seed, start=start, output=output, condition=condition, kind="torch")
-        result = self._walker.empty(n, *self.spec.input_shape)
-        filled = 0
-        for part in parts:
-            result[filled : filled + len(part)] = part
-            filled += len(part)
-        return of_kind(result, kind)
+        conditions = self._check_generation(n, seed, start, output, condition, kind)
+        return of_kind(self._generated(0, n, seed, start, output, conditions), kind)
 
     def stream(
         self,
@@ -181,19 +175,22 @@ class VAE:
         Raises:
             InputError: an argument out of range; at the call, not at the first batch.
         """
-        noise.check_count("n", n)
-        noise.check_seed(seed)
-        noise.check_count("start", start)
+        conditions = self._check_generation(n, seed, start, output, condition, kind)
         if batch_size is not None:
             noise.check_count("batch_size", batch_size, least=1)
-        if output not in ("mean", "sample"):
-            raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
-        check_kind(kind)
-        conditions = self._walker.conditions(condition, n, "generate")
         return (
             of_kind(self._generated(low, high, seed, start, output, conditions), kind)
             for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
         )
+
+    def _check_generation(self, n: int, seed: int, start: int, output: str, condition: Any, kind: str) -> Conditions:
+        noise.check_count("n", n)
+        noise.check_seed(seed)
+        noise.check_count("start", start)
+        if output not in ("mean", "sample"):
+            raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
+        check_kind(kind)
+        return self._walker.conditions(condition, n, "generate")
 
     def _generated(self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions) -> Tensor:
         """Samples low to high of a run from ``start``."""

@@ -4,7 +4,9 @@ All three methods draw z given the observed entries of a row and ask the decoder
 
 * ``importance``: self-normalised importance sampling with q(z | filled row) as proposal, the row refilled and
   proposed from again for a few rounds (MIWAE's estimator; Mattei & Frellsen 2019).
-* ``gibbs``: pseudo-Gibbs, z ~ q(z | filled row) and then x_missing ~ p(x | z) (Rezende et al. 2014).
+* ``gibbs``: pseudo-Gibbs, z ~ q(z | filled row) and then x_missing ~ p(x | z) (Rezende et al. 2014). An encoder
+  that meets a row unlike any it was trained on may throw z ever further out, so z is kept to the ball that holds
+  all but 1e-9 of the prior.
 * ``metropolis``: the same proposals, accepted by Metropolis-Hastings, so that the chain is exact
   (Metropolis-within-Gibbs; Mattei & Frellsen 2018).
 """
@@ -143,7 +145,7 @@ def _importance_round(
 def _chain(engine: Engine, block: Block, imputer: Imputer, filled: Tensor) -> list[Tensor]:
     """Pseudo-Gibbs or Metropolis-within-Gibbs; the first half of the steps is burn-in."""
     burn_in, kept = imputer.samples // 2, imputer.samples - imputer.samples // 2
-    exact_from = imputer.samples // 4 if imputer.method == "metropolis" else imputer.samples
+    exact_from = 1 if imputer.method == "metropolis" else imputer.samples
     wanted = {burn_in + (j + 1) * kept // imputer.n_imputations - 1 for j in range(imputer.n_imputations)}
     total = torch.zeros(filled.shape, dtype=torch.float64, device=filled.device)
     draws: list[Tensor] = []
@@ -166,13 +168,25 @@ def _step(engine: Engine, block: Block, imputer: Imputer, filled: Tensor, step: 
     stream = noise.IMPUTE_POSTERIOR + step
     proposed, _ = engine.posterior_samples(mean, logvar, seed=imputer.seed, start=block.start, stream=stream, samples=1)
     if current is None:
-        return proposed[0]
+        return _within_prior(proposed[0])
     both = torch.cat([proposed, current[None]])
     nll = engine.nll(both, filled, condition=block.condition).double()
     weights = log_prior_ratio(both, mean, logvar) - nll
     uniform = _uniform(engine, imputer, block, 1, noise.IMPUTE_CHOICE + step)[:, 0]
     accepted = torch.log(uniform) < weights[0] - weights[1]
     return torch.where(_as_rows(accepted, current), proposed[0], current)
+
+
+def _within_prior(z: Tensor) -> Tensor:
+    """z (rows, *latent_shape), shortened where it is longer than all but about 1e-9 of the prior's draws.
+
+    The squared length has a chi-squared distribution; Wilson and Hilferty (1931) give its quantile, here at six
+    standard deviations.
+    """
+    dim = z[0].numel() if len(z) else 1
+    longest = math.sqrt(dim * (1 - 2 / (9 * dim) + 6 * math.sqrt(2 / (9 * dim))) ** 3)
+    length = z.flatten(1).norm(dim=1)
+    return z * _as_rows((longest / length).clamp(max=1), z)
 
 
 def _sample(engine: Engine, block: Block, imputer: Imputer, parameters: tuple[Tensor, ...], stream: int) -> Tensor:

@@ -130,3 +130,15 @@ def test_infinity_is_no_missing_value() -> None:
     broken[3, 1] = np.inf
     with pytest.raises(InputError, match="row 3 holds Inf; only NaN marks missing"):
         MODEL.vae().impute(broken)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_far_from_the_training_data_stay_finite(method: Any) -> None:
+    """Pseudo-Gibbs without a bound on z diverged to NaN on held-out rows of this very data set."""
+    data = load_data("breast_cancer")
+    missing = np.random.default_rng(3).random(data.held_out.shape) < 0.5
+    holes = with_holes(data.held_out, missing).astype(np.float32)
+    filled = fastvae.load("breast_cancer").impute(holes, method=method, samples=100)
+    deviations = np.abs((filled - data.train.mean(0)) / data.train.std(0))
+    assert np.isfinite(filled).all()
+    assert deviations[missing].max() < 2 * np.abs((data.held_out - data.train.mean(0)) / data.train.std(0)).max()
