@@ -85,8 +85,9 @@ class VAE:
 
     Verbs take NumPy arrays or torch tensors of floats and return the same kind: rows first, then
     ``spec.input_shape`` for data, ``spec.latent_shape`` for latents. Image rows may come flattened, and then
-    go back flattened. Results are float32 (float64 in that precision). Any number of rows goes, also none;
-    beyond its result a verb holds one internal batch. A VAE may be used from several threads.
+    go back flattened from ``reconstruct`` and ``impute``. Results are float32 (float64 in that precision), but
+    ``impute`` keeps the dtype of its rows. Any number of rows goes, also none; beyond its result a verb holds one
+    internal batch (``impute`` of several imputations also a copy of the rows). A VAE may be used from several threads.
 
     Where a model is conditional, ``condition`` is floats (rows, dim) or (dim,), or integer labels.
     """
@@ -150,7 +151,8 @@ class VAE:
         Raises:
             InputError: an argument out of range.
         """
-        conditions = self._check_generation(n, seed, start, output, condition, kind)
+        n, seed, start = self._check_generation(n, seed, start, output, kind)
+        conditions = self._walker.conditions(condition, n, "generate")
         return of_kind(self._generated(0, n, seed, start, output, conditions), kind)
 
     def stream(
@@ -175,22 +177,20 @@ class VAE:
         Raises:
             InputError: an argument out of range; at the call, not at the first batch.
         """
-        conditions = self._check_generation(n, seed, start, output, condition, kind)
+        n, seed, start = self._check_generation(n, seed, start, output, kind)
+        conditions = self._walker.conditions(condition, n, "generate")
         if batch_size is not None:
-            noise.check_count("batch_size", batch_size, least=1)
+            batch_size = noise.check_count("batch_size", batch_size, least=1)
         return (
             of_kind(self._generated(low, high, seed, start, output, conditions), kind)
             for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
         )
 
-    def _check_generation(self, n: int, seed: int, start: int, output: str, condition: Any, kind: str) -> Conditions:
-        noise.check_count("n", n)
-        noise.check_seed(seed)
-        noise.check_count("start", start)
+    def _check_generation(self, n: int, seed: int, start: int, output: str, kind: str) -> tuple[int, int, int]:
         if output not in ("mean", "sample"):
             raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
         check_kind(kind)
-        return self._walker.conditions(condition, n, "generate")
+        return noise.check_count("n", n), noise.check_seed(seed), noise.check_count("start", start)
 
     def _generated(self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions) -> Tensor:
         """Samples low to high of a run from ``start``."""
@@ -266,7 +266,7 @@ class VAE:
         Raises:
             InputError: arguments of the wrong kind, shape, dtype or range, or as many rows not in both.
         """
-        noise.check_count("steps", steps, least=2)
+        steps = noise.check_count("steps", steps, least=2)
         if space not in ("input", "latent"):
             raise InputError(f"space: expected 'input' or 'latent', got {space!r}")
         if space == "input":
@@ -276,13 +276,18 @@ class VAE:
             raise InputError(f"b: expected as many rows as a, {len(first)}, got {len(last)}")
         conditions = self._walker.conditions(condition, len(first), "decode")
         result = self._walker.empty(len(first), steps, *self.spec.input_shape)
+        points = result.flatten(0, 1)
         weights = torch.linspace(0, 1, steps, dtype=self._engine.dtype, device=self.device)
-        weights = weights.reshape(1, steps, *[1] * len(self.spec.latent_shape))
-        for low, high in blocks(len(first), max(1, self._engine.batch_rows("decode") // steps)):
-            z = torch.lerp(first.block(low, high)[:, None], last.block(low, high)[:, None], weights)
-            vectors = conditions.block(low, high)
-            vectors = None if vectors is None else vectors.repeat_interleave(steps, 0)
-            result[low:high] = self._engine.decode(z.flatten(0, 1), vectors).reshape(result[low:high].shape)
+        for low, high in blocks(len(points), self._engine.batch_rows("decode")):
+            # Points low to high lie between the rows first_row to last_row - 1.
+            first_row, last_row = low // steps, (high - 1) // steps + 1
+            point = torch.arange(low, high, device=self.device)
+            row = point // steps - first_row
+            weight = weights[point % steps].reshape(-1, *[1] * len(self.spec.latent_shape))
+            a_block, b_block = first.block(first_row, last_row)[row], last.block(first_row, last_row)[row]
+            vectors = conditions.block(first_row, last_row)
+            vectors = None if vectors is None else vectors[row]
+            points[low:high] = self._engine.decode(torch.lerp(a_block, b_block, weight), vectors)
         return first.like(result)
 
     def score(
@@ -323,7 +328,7 @@ class VAE:
             InputError: an argument of the wrong kind, shape, dtype or range.
         """
         what = Metric(metric, 1 if samples is None and metric == "iwae" else samples, seed, beta)
-        noise.check_count("start", start)
+        start = noise.check_count("start", start)
         rows = self._walker.rows("x", x, invalid=invalid)
 
         def compute(block: Tensor, vectors: Tensor | None, low: int) -> tuple[Tensor]:
@@ -362,12 +367,13 @@ class VAE:
             InputError: an argument of the wrong kind, shape, dtype or range; Inf.
         """
         what = Imputer(method, n_imputations, samples, seed)
-        noise.check_count("start", start)
+        start = noise.check_count("start", start)
         source = check_missing(x, mask)
         rows = self._walker.rows("x", source, missing=True)
         conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
         shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
-        result = source.expand(n_imputations, *source.shape).clone()
+        # One imputation is written into the copy itself: a block has been read before it is filled.
+        result = source[None] if what.n_imputations == 1 else source.expand(what.n_imputations, *source.shape).clone()
         for low, high in blocks(len(rows), what.rows_per_block(self._engine)):
             values = rows.block(low, high)
             missing = values.isnan()
@@ -376,7 +382,7 @@ class VAE:
             imputed = rows.unflatten(impute_block(self._engine, block, what, fill), 2).to(result)
             part = result[:, low:high]
             torch.where(part.isnan(), imputed, part, out=part)
-        return to_kind(result[0] if n_imputations == 1 else result, x)
+        return to_kind(result[0] if what.n_imputations == 1 else result, x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model in fastvae's own format: one ``.safetensors`` file that :func:`fastvae.load` reads.

@@ -43,7 +43,8 @@ class Rows:
         if isinstance(part, np.ndarray):
             # A copy: PyTorch can share neither read-only nor byte-swapped nor negatively strided memory.
             wide = part.dtype == np.float64 and self.dtype == torch.float64
-            part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
+            with np.errstate(over="ignore"):
+                part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
         block: Tensor = part.detach().to(device=self.device, dtype=self.dtype)
         return block.reshape(high - low, *self.shape)
 
@@ -88,13 +89,18 @@ def check_missing(x: Any, mask: Any) -> Tensor:
     # A copy in native byte order: PyTorch shares neither read-only nor byte-swapped memory.
     source = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(x.astype(x.dtype.newbyteorder("=")))
     if mask is not None:
-        source[torch.as_tensor(mask, device=source.device)] = math.nan
+        hidden = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+        source[hidden.to(source.device)] = math.nan
     return source
 
 
 def _check_floats(name: str, x: Any) -> None:
     if not isinstance(x, np.ndarray | Tensor):
         raise InputError(f"{name}: expected a NumPy array or a torch tensor, got {type(x).__name__}")
+    if isinstance(x, np.ma.MaskedArray):
+        raise InputError(f"{name}: expected a plain array, got a masked one; impute takes x.filled(nan), or mask=")
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise InputError(f"{name}: expected a dense tensor, got layout {x.layout}; call to_dense()")
     floating = x.is_floating_point() if isinstance(x, Tensor) else (x.dtype.kind == "f" and x.dtype.itemsize <= 8)
     if not floating:
         hint = "; divide pixels by 255 first" if str(x.dtype).endswith("uint8") else ""
@@ -111,6 +117,7 @@ def check_rows(
     unit_interval: bool = False,
     invalid: str = "raise",
     missing: bool = False,
+    advice: str = "; pass invalid='mask' for a NaN result or 'propagate' to let it through",
 ) -> Rows:
     """The caller's argument ``name`` as rows of ``shape``.
 
@@ -119,6 +126,7 @@ def check_rows(
         unit_interval: values must lie in [0, 1].
         invalid: what to do about rows with NaN or Inf: only ``raise`` looks for them here.
         missing: NaN marks missing entries, so only Inf is refused.
+        advice: what a message about NaN and Inf ends with.
 
     Raises:
         InputError: another type, dtype, rank or shape; NaN, Inf or values out of range.
@@ -134,11 +142,13 @@ def check_rows(
         hint = "; add a row axis with x[None]" if tuple(x.shape) == shape else ""
         raise InputError(f"{name}: expected shape ({expected}), got {tuple(x.shape)}{hint}")
     rows = Rows(x, shape, device, dtype, flat)
-    _check_values(name, rows, unit_interval=unit_interval, invalid=invalid, missing=missing)
+    if missing:
+        advice = "; only NaN marks missing entries"
+    _check_values(name, rows, unit_interval=unit_interval, invalid=invalid, missing=missing, advice=advice)
     return rows
 
 
-def _check_values(name: str, rows: Rows, *, unit_interval: bool, invalid: str, missing: bool) -> None:
+def _check_values(name: str, rows: Rows, *, unit_interval: bool, invalid: str, missing: bool, advice: str) -> None:
     for low, high in blocks(len(rows), CHECK_ROWS):
         block = rows.block(low, high)
         if missing:
@@ -147,12 +157,8 @@ def _check_values(name: str, rows: Rows, *, unit_interval: bool, invalid: str, m
         if not (math.isfinite(least) and math.isfinite(most)):
             if invalid == "raise":
                 bad = low + int((~torch.isfinite(block)).flatten(1).any(1).nonzero()[0])
-                raise InputError(
-                    f"{name}: row {bad} holds NaN or Inf; pass invalid='mask' for a NaN result or 'propagate' to let "
-                    "it through"
-                    if not missing
-                    else f"{name}: row {bad} holds Inf; only NaN marks missing entries"
-                )
+                what = "Inf" if missing else "NaN or Inf"
+                raise InputError(f"{name}: row {bad} holds {what}, or a value beyond {rows.dtype}{advice}")
             block = block[torch.isfinite(block)]
             if not block.numel():
                 continue
@@ -200,11 +206,19 @@ def check_condition(
     if condition is None:
         raise InputError(f"condition: this model needs one: floats (rows, {dim}) or class labels 0..{dim - 1}")
     try:
-        values = condition.detach().cpu() if isinstance(condition, Tensor) else torch.from_numpy(np.array(condition))
-    except (TypeError, ValueError) as error:
+        if isinstance(condition, Tensor):
+            dense = condition.detach().cpu()
+            condition = (dense.double() if dense.is_floating_point() else dense).numpy()
+        array = np.array(condition)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"condition: expected floats or integer labels, got {condition!r:.80}") from error
-    if values.dtype == torch.bool or values.is_complex():
-        raise InputError(f"condition: expected floats or integer labels, got {values.dtype}")
+    if array.size == 0 and array.ndim == 1 and rows == 0:
+        array = np.empty((0, dim))
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"condition: expected floats or integer labels, got {array.dtype}")
+    if array.dtype.kind != "f" and array.size and not (array.min() >= 0 and array.max() < dim):
+        raise InputError(f"condition: labels must be one integer or (rows,) integers in 0..{dim - 1}")
+    values = torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
     if not values.is_floating_point():
         if values.ndim > 1 or (values.numel() and not (int(values.min()) >= 0 and int(values.max()) < dim)):
             raise InputError(f"condition: labels must be one integer or (rows,) integers in 0..{dim - 1}")
@@ -212,8 +226,8 @@ def check_condition(
     elif values.ndim == 1:
         values = values[None]
     if values.ndim != 2 or values.shape[1] != dim or len(values) not in (1, rows):
-        found = tuple(np.shape(condition))
-        raise InputError(f"condition: expected ({rows}, {dim}), ({dim},) or integer labels, got shape {found}")
+        raise InputError(f"condition: expected ({rows}, {dim}), ({dim},) or integer labels, got shape {array.shape}")
+    values = values.to(device=device, dtype=dtype)
     if not bool(torch.isfinite(values).all()):
-        raise InputError("condition: holds NaN or Inf")
-    return Conditions(values.to(device=device, dtype=dtype))
+        raise InputError(f"condition: holds NaN or Inf, or a value beyond {dtype}")
+    return Conditions(values)

@@ -38,8 +38,14 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         InputError: neither is there.
     """
     embedded = {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+    names = ", ".join(embedded)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"source: expected a path or the name of an embedded model ({names}), got {source!r:.80}")
     path = embedded.get(os.fspath(source), Path(source))
-    if not path.exists():
-        names = ", ".join(embedded)
-        raise InputError(f"{os.fspath(source)!r} is neither a file or folder nor an embedded model ({names})")
+    try:
+        found = path.exists()
+    except (OSError, ValueError):  # too long a name, a NUL in it
+        found = False
+    if not found:
+        raise InputError(f"{os.fspath(source)!r:.200} is neither a file or folder nor an embedded model ({names})")
     return path

@@ -46,9 +46,13 @@ class Imputer:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {self.method!r}")
-        noise.check_count("n_imputations", self.n_imputations, least=1, most=noise.MAX_SAMPLES)
-        noise.check_count("samples", self.samples, least=2, most=noise.MAX_SAMPLES // ROUNDS)
-        noise.check_seed(self.seed)
+        checked = {
+            "n_imputations": noise.check_count("n_imputations", self.n_imputations, least=1, most=noise.MAX_SAMPLES),
+            "samples": noise.check_count("samples", self.samples, least=2, most=noise.MAX_SAMPLES // ROUNDS),
+            "seed": noise.check_seed(self.seed),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.method != "importance" and self.n_imputations > self.samples // 2:
             raise InputError(
                 f"n_imputations: a chain of {self.samples} steps gives at most {self.samples // 2} draws, got "
@@ -58,7 +62,7 @@ class Imputer:
     def rows_per_block(self, engine: Engine) -> int:
         """Rows to impute at once; importance sampling goes through their samples in chunks."""
         rows = engine.batch_rows("score")
-        return max(1, rows // 16) if self.method == "importance" else rows
+        return max(1, rows // (16 if self.method == "importance" else 1) // self.n_imputations)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Block:
 
 def marginal_mean(engine: Engine, condition: Tensor | None) -> Tensor:
     """E[x] under the model, from fixed prior samples: (1, *input_shape), or (rows, *input_shape) by condition."""
-    z = engine.prior_samples(FILL_SAMPLES, seed=0, start=0)
+    z = engine.prior_samples(FILL_SAMPLES, seed=0, start=0, stream=noise.FILL)
     if condition is None:
         return engine.decode(z).mean(0, keepdim=True)
     rows = [engine.decode(z, vector.expand(FILL_SAMPLES, -1)).mean(0) for vector in condition]
@@ -130,7 +134,8 @@ def _importance_round(
         weights = log_prior_ratio(z, mean, logvar) - nll.double()
         for k in range(count):
             total = torch.logaddexp(log_total, weights[k])
-            keep, add = torch.exp(log_total - total), torch.exp(weights[k] - total)
+            finite = total.clamp(min=torch.finfo(total.dtype).min)  # all weights 0 so far: nothing to keep or add
+            keep, add = torch.exp(log_total - finite), torch.exp(weights[k] - finite)
             estimate = estimate * _as_rows(keep, filled) + outputs[k] * _as_rows(add, filled)
             log_total = total
             if draws:
@@ -139,7 +144,7 @@ def _importance_round(
                 better = gumbel > best
                 best = torch.where(better, gumbel, best)
                 chosen[better] = z[k][:, None].expand_as(chosen)[better]
-    return estimate, chosen
+    return torch.where(_as_rows(log_total.isinf(), filled), filled, estimate), chosen
 
 
 def _chain(engine: Engine, block: Block, imputer: Imputer, filled: Tensor) -> list[Tensor]:

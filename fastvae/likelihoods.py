@@ -40,10 +40,12 @@ class OutputHead:
         mean = self.mean(parameters)
         rows, size = mean.shape[0], mean[:1].numel() if len(mean) else 0
         draw = fastvae_kernels.sample_uniform if self.unit_interval else fastvae_kernels.sample_normal
-        noise = draw(rows, size, seed=seed, start=start, stream=stream, device=mean.device).to(mean.dtype)
-        noise = noise.reshape(mean.shape)
-        if self.unit_interval:
-            return (noise < mean).to(mean.dtype)
+        noise = draw(rows, size, seed=seed, start=start, stream=stream, device=mean.device).reshape(mean.shape)
+        if self.unit_interval:  # compared in float32: a narrower uniform may round to 1
+            return (noise < torch.sigmoid(parameters[0].to(torch.promote_types(mean.dtype, noise.dtype)))).to(
+                mean.dtype
+            )
+        noise = noise.to(mean.dtype)
         logvar = parameters[1] if len(parameters) > 1 else self.logvar
         if logvar is None:
             raise AssertionError("a Gaussian head has a constant log-variance or predicts one")

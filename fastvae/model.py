@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastvae.errors import WeightMismatchError
-from fastvae.spec import DTYPE_BYTES, ModelSpec
+from fastvae.layers import BatchNorm, stack_shape
+from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
 
 DEFAULT_MAX_MEMORY = 16 * 2**30
 
@@ -76,6 +77,11 @@ def check_model(
                 f"{source}: tensor {name!r} holds NaN or Inf; pass allow_nonfinite=True to load it all the same"
             )
         weights[name] = weight.to(dtype)
+    for norm in [layer for stack in spec.stacks() for layer in stack if isinstance(layer, BatchNorm)]:
+        if bool((weights[f"{norm.name}.running_var"].double() + norm.eps <= 0).any()):
+            raise WeightMismatchError(
+                f"{source}: tensor '{norm.name}.running_var' holds variances that are not positive"
+            )
     return Model(spec, weights, model.card)
 
 
@@ -86,9 +92,14 @@ def check_memory(spec: ModelSpec, *, source: str, max_memory: int) -> None:
         WeightMismatchError: it does; nothing has been allocated.
     """
     weights = sum(math.prod(shape) for shape in spec.tensors().values())
-    shapes = [(spec.encoder_input_shape, spec.encoder), (spec.decoder_input_shape, spec.decoder)]
+    encoded = stack_shape(spec.encoder, spec.encoder_input_shape)
+    decoded = stack_shape(spec.decoder, spec.decoder_input_shape)
+    ways = [(spec.encoder_input_shape, spec.encoder), (spec.decoder_input_shape, spec.decoder)]
+    ways += [(encoded, stack) for stack in spec.posterior.stacks()]
+    if isinstance(spec.likelihood, PredictedGaussian):
+        ways += [(decoded, stack) for stack in spec.likelihood.head.stacks()]
     widest = 0
-    for shape, stack in shapes:
+    for shape, stack in ways:
         widest = max(widest, math.prod(shape))
         for layer in stack:
             shape = layer.output_shape(shape)

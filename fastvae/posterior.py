@@ -16,7 +16,7 @@ from fastvae.runtime.batching import blocks
 SAMPLING_ROWS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """A diagonal Gaussian per row.
 
@@ -26,7 +26,7 @@ class Posterior:
 
     mean: Array
     logvar: Array
-    _engine: Engine = field(repr=False, compare=False)
+    _engine: Engine = field(repr=False)
 
     def sample(self, seed: int = 0, samples: int = 1, *, start: int = 0) -> Array:
         """Draws z ~ q(z|x): mean + exp(logvar / 2) * noise.
@@ -44,9 +44,8 @@ class Posterior:
         Raises:
             InputError: ``seed``, ``samples`` or ``start`` out of range.
         """
-        noise.check_seed(seed)
-        noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES)
-        noise.check_count("start", start)
+        seed, start = noise.check_seed(seed), noise.check_count("start", start)
+        samples = noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES)
         mean, logvar = self._tensors()
         z = torch.empty(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
         for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):

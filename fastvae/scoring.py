@@ -40,10 +40,11 @@ class Metric:
     def __post_init__(self) -> None:
         if self.name not in METRICS:
             raise InputError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {self.name!r}")
-        noise.check_seed(self.seed)
+        object.__setattr__(self, "seed", noise.check_seed(self.seed))
         if self.samples is not None:
-            noise.check_count("samples", self.samples, least=1, most=noise.MAX_SAMPLES)
-        if not 0 <= self.beta < math.inf:
+            samples = noise.check_count("samples", self.samples, least=1, most=noise.MAX_SAMPLES)
+            object.__setattr__(self, "samples", samples)
+        if not (isinstance(self.beta, int | float) and 0 <= self.beta < math.inf):
             raise InputError(f"beta: expected a finite number >= 0, got {self.beta!r}")
 
     @property
@@ -94,7 +95,9 @@ def _importance_bound(
 def log_prior_ratio(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     """log p(z) - log q(z|x) in float64 for z (samples, rows, *latent_shape): (samples, rows)."""
     z, mean, logvar = z.double(), mean.double(), logvar.double()
-    squares = (z - mean).square() * torch.exp(-logvar) + logvar - z.square()
+    # Bounded, so that a standard deviation beyond float64's range gives a huge number and not 0 * inf.
+    deviations = (z - mean) * torch.exp(-0.5 * logvar).clamp(max=1e150)
+    squares = deviations.square().clamp(max=1e300) + logvar - z.square()
     return 0.5 * squares.flatten(2).sum(2)
 
 

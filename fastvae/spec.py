@@ -52,6 +52,10 @@ class GaussianHead:
             + ("stacks mean and scale, not joint" if separate else "one stack, joint, not mean and scale"),
         )
         check(self.eps >= 0, f"gaussian_head: eps must not be negative, got {self.eps}")
+        check(
+            self.logvar_min is None or self.logvar_max is None or self.logvar_min <= self.logvar_max,
+            f"gaussian_head: logvar_min {self.logvar_min} exceeds logvar_max {self.logvar_max}",
+        )
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the mean (and of the log-variance) for features of ``shape``."""
@@ -102,6 +106,9 @@ class PerDimensionGaussian:
     name: str = "likelihood.logvar"
     parametrization: Parametrization = "logvar"
     eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.eps >= 0, f"gaussian_per_dimension: eps must not be negative, got {self.eps}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastvae.arrays import Conditions, Rows, check_condition, check_rows, invalid_rows
+from fastvae.errors import InputError
 from fastvae.layers import Shape
 from fastvae.runtime import Engine
 from fastvae.runtime.batching import blocks
@@ -37,7 +38,8 @@ class Walker:
 
     def latents(self, name: str, z: Any) -> Rows:
         """The latent argument ``name``, checked."""
-        return check_rows(name, z, self._engine.spec.latent_shape, device=self._engine.device, dtype=self._engine.dtype)
+        shape, device = self._engine.spec.latent_shape, self._engine.device
+        return check_rows(name, z, shape, device=device, dtype=self._engine.dtype, advice="")
 
     def conditions(self, condition: Any, rows: int, *verbs: str) -> Conditions:
         """The argument ``condition``, which may only be left out if none of the ``verbs``' plans reads it."""
@@ -49,7 +51,10 @@ class Walker:
 
     def empty(self, *shape: int) -> Tensor:
         """A result to fill, on the engine's device."""
-        return torch.empty(shape, dtype=self._engine.output_dtype, device=self._engine.device)
+        try:
+            return torch.empty(shape, dtype=self._engine.output_dtype, device=self._engine.device)
+        except RuntimeError as error:
+            raise InputError(f"a result of shape {shape} does not fit in memory; use stream, or fewer rows") from error
 
     def walk(
         self,

@@ -44,7 +44,7 @@ def read_checkpoint(
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     name = detect(path, spec) if format == "auto" else format
-    if name not in READERS:
+    if not isinstance(name, str) or name not in READERS:
         raise InputError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}")
     if spec is not None and name != "state-dict":
         raise InputError(f"spec: only the format 'state-dict' takes a spec, not {name!r}")

@@ -58,8 +58,9 @@ def write(model: Model, path: str | os.PathLike[str]) -> None:
         InputError: the name does not end in ``.safetensors``.
         OutputError: the file cannot be written; nothing is left under its name.
     """
-    if Path(path).suffix != ".safetensors":
-        raise InputError(f"path: expected a name ending in .safetensors, got {os.fspath(path)!r}")
+    named = isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path)
+    if not named or Path(path).suffix != ".safetensors":
+        raise InputError(f"path: expected a name ending in .safetensors, got {path!r:.200}")
     document = {"card": dict(model.card), "spec": json.loads(spec_to_json(model.spec))}
     tensors = {name: weight.detach().cpu().contiguous().clone() for name, weight in model.weights.items()}
     data = save(tensors, {KEY: json.dumps(document, sort_keys=True)})

@@ -2,6 +2,8 @@
 
 The builder translates layer by layer, one step each, and leaves every improvement to the passes. Buffers
 are named for what they hold (``x``, ``mean``, ``logvar``, ``z``, ``output``, ...); those between layers are numbered.
+The model's weights are called ``w:`` and their name, derived ones ``d:`` and what they are for, so that no name a
+checkpoint uses can ever be taken for another.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class _Builder:
         self.model, self.spec = model, model.spec
         self.steps: list[Step] = []
         self.shapes: dict[str, Shape] = {}
-        self.weights: dict[str, Tensor] = dict(model.weights)
+        self.weights: dict[str, Tensor] = {f"w:{name}": weight for name, weight in model.weights.items()}
 
     def build(self, verb: str) -> Plan:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
@@ -144,8 +146,8 @@ class _Builder:
         if isinstance(self.spec.likelihood, Bernoulli):
             return self._step("bernoulli_nll", (*parameters, x, mask), "nll", ())
         if (logvar := constant_logvar(self.model)) is not None:
-            self.weights["likelihood.constant"] = logvar
-            parameters = (*parameters, "likelihood.constant")
+            self.weights["d:likelihood"] = logvar
+            parameters = (*parameters, "d:likelihood")
         return self._step("gaussian_nll", (*parameters, x, mask), "nll", ())
 
     def _decoder(self, z: str) -> tuple[str, ...]:
@@ -196,7 +198,7 @@ class _Builder:
             case BatchNorm():
                 return self._step("affine", (x, *self._batch_norm(layer)), None, shape)
             case Affine():
-                return self._step("affine", (x, f"{layer.name}.scale", f"{layer.name}.shift"), None, shape)
+                return self._step("affine", (x, f"w:{layer.name}.scale", f"w:{layer.name}.shift"), None, shape)
             case Activation():
                 settings = {"activation": layer.function, "alpha": layer.alpha}
                 return self._step("affine", (x, None, None), None, shape, settings)
@@ -204,18 +206,18 @@ class _Builder:
                 return self._step("reshape", (x,), None, shape, {"shape": shape})
 
     def _weight_bias(self, layer: Linear | Conv2d | ConvTranspose2d) -> tuple[str, str | None]:
-        return f"{layer.name}.weight", f"{layer.name}.bias" if layer.bias else None
+        return f"w:{layer.name}.weight", f"w:{layer.name}.bias" if layer.bias else None
 
     def _batch_norm(self, layer: BatchNorm) -> tuple[str, str]:
         """Inference batch norm as scale and shift: (x - mean) / sqrt(var + eps) * weight + bias."""
-        mean, var = (self.weights[f"{layer.name}.running_{key}"].double() for key in ("mean", "var"))
+        mean, var = (self.weights[f"w:{layer.name}.running_{key}"].double() for key in ("mean", "var"))
         scale = (var + layer.eps).rsqrt()
         if layer.affine:
-            scale = scale * self.weights[f"{layer.name}.weight"].double()
+            scale = scale * self.weights[f"w:{layer.name}.weight"].double()
         shift = -mean * scale
         if layer.affine:
-            shift = shift + self.weights[f"{layer.name}.bias"].double()
-        names = f"{layer.name}.scale", f"{layer.name}.shift"
+            shift = shift + self.weights[f"w:{layer.name}.bias"].double()
+        names = f"d:{layer.name}.scale", f"d:{layer.name}.shift"
         self.weights |= dict(zip(names, (scale, shift), strict=True))
         return names
 

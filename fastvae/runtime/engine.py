@@ -59,7 +59,7 @@ class Engine:
         self.head = output_head(model)
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
-            noise.check_count("batch_size", settings.batch_size, least=1)
+            self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
         self._executors: dict[str, Executor] = {}
         self._lock = threading.Lock()
         if settings.impl != "auto":
@@ -73,6 +73,13 @@ class Engine:
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
         return self._batch_size or self._executor(verb).rows_that_fit
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the plans and their lock: a copy in another process builds its own."""
+        return {**self.__dict__, "_executors": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state | {"_lock": threading.Lock()})
 
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
@@ -150,14 +157,14 @@ class Engine:
         z = torch.cat([z for z, _ in parts], dim=1)[:, : len(mean)]
         return z.reshape(shape), torch.cat([kl for _, kl in parts])[: len(mean)]
 
-    def prior_samples(self, rows: int, *, seed: int, start: int) -> Tensor:
+    def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
         """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
         z = fastvae_kernels.sample_normal(
             rows,
             self.spec.latent_dim,
             seed=seed,
             start=start,
-            stream=noise.PRIOR,
+            stream=stream,
             dtype=self.dtype,
             device=self.device,
             impl=self.impl,
@@ -210,7 +217,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}")
@@ -222,7 +229,7 @@ def _device(name: str) -> torch.device:
 def _precision(name: str, model: Model) -> str:
     if name == "auto":
         return "float64" if model.spec.dtype == "float64" else "ieee"
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         accepted = ", ".join(map(repr, ("auto", *PRECISIONS)))
         raise UnsupportedError(f"precision: {name!r} is not supported; accepted: {accepted}")
     return name

@@ -33,6 +33,8 @@ ROWWISE = pytest.mark.parametrize("verb", ["encode", "embed", "reconstruct", "sc
         (FLAT, X.astype(object), "x: expected floats, got object"),
         (FLAT, X.astype(complex), "x: expected floats, got complex128"),
         (FLAT, X.tolist(), "x: expected a NumPy array or a torch tensor, got list"),
+        (FLAT, np.ma.masked_array(X, X > 0.5), "x: expected a plain array, got a masked one"),
+        (FLAT, torch.from_numpy(X).to_sparse(), "x: expected a dense tensor, got layout torch.sparse_coo"),
         (FLAT, np.full((3, 6), np.inf, np.float32), "x: row 0 holds"),
         (IMAGES, (PIXELS * 255).astype(np.uint8), "x: expected floats, got uint8; divide pixels by 255"),
         (IMAGES, PIXELS * 255, r"x: this model's data lie in \[0, 1\], got values from .* divide by"),
@@ -52,7 +54,7 @@ def test_bad_rows_by_policy(verb: str) -> None:
     bad = X.copy()
     bad[1, 2], bad[3, 0] = np.nan, np.inf
     call = getattr(FLAT, verb)
-    with pytest.raises(InputError, match="x: row 1 holds NaN or Inf; pass invalid='mask'"):
+    with pytest.raises(InputError, match=r"x: row 1 holds NaN or Inf.*; pass invalid='mask'"):
         call(bad)
     with pytest.raises(InputError, match="invalid: expected one of 'raise'"):
         call(bad, invalid="ignore")
@@ -85,7 +87,8 @@ def test_arrays_of_any_layout_are_taken() -> None:
         (np.array([0, 1]), r"condition: expected \(4, 3\)"),
         (np.zeros((4, 2)), r"condition: expected \(4, 3\)"),
         (np.full(3, np.nan), "condition: holds NaN or Inf"),
-        (np.zeros((4, 3), dtype=bool), "condition: expected floats or integer labels, got torch.bool"),
+        (np.full(3, 1e300), "condition: holds NaN or Inf, or a value beyond torch.float32"),
+        (np.zeros((4, 3), dtype=bool), "condition: expected floats or integer labels, got bool"),
         ("cat", "condition: expected floats or integer labels"),
     ],
 )
@@ -148,6 +151,9 @@ def test_wrong_posterior_samples() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"device": None}, InputError, "device: expected 'auto'"),
+        ({"precision": ["bf16"]}, UnsupportedError, "precision: .* is not supported"),
+        ({"format": ["native"]}, InputError, "format: expected 'auto'"),
         ({"device": "tpu"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
         ({"device": "meta"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
         ({"device": "cuda:99"}, InputError, "device: 'cuda:99' is not there"),
@@ -177,3 +183,54 @@ def test_a_cuda_tensor_is_not_for_a_cpu_model() -> None:
     model = vae(mlp_spec(), device="cpu")
     with pytest.raises(InputError, match="move one of them"):
         model.embed(torch.from_numpy(X).cuda())
+
+
+@pytest.mark.parametrize("source", [None, 3, b"digits", "a" * 5000, "digits\0"])
+def test_sources_that_are_no_path(source: Any) -> None:
+    with pytest.raises(InputError, match="embedded model"):
+        fastvae.load(source)
+
+
+@pytest.mark.parametrize("path", [None, 3, "a\0.safetensors", "model"])
+def test_save_needs_a_name(path: Any) -> None:
+    with pytest.raises(InputError, match=r"ending in \.safetensors"):
+        FLAT.save(path)
+
+
+def test_integers_of_any_kind_are_integers() -> None:
+    expected = FLAT.generate(3, seed=5, start=2)
+    np.testing.assert_array_equal(FLAT.generate(np.int64(3), seed=np.uint64(5), start=np.int32(2)), expected)  # type: ignore[arg-type]
+    labels = np.array([0, 2, 1, 2])
+    for dtype in (np.uint8, np.uint16, np.uint64, np.int32):
+        found = CONDITIONAL.embed(X, condition=labels.astype(dtype))
+        np.testing.assert_array_equal(found, CONDITIONAL.embed(X, condition=labels))
+    vectors = np.eye(3)[labels]
+    np.testing.assert_array_equal(
+        CONDITIONAL.embed(X, condition=vectors.astype(">f4")), CONDITIONAL.embed(X, condition=vectors)
+    )
+    assert CONDITIONAL.embed(X[:0], condition=[]).shape == (0, 3)
+
+
+def test_results_beyond_any_memory() -> None:
+    with pytest.raises(InputError, match="does not fit in memory; use stream"):
+        FLAT.generate(2**60)
+
+
+def test_masks_of_any_layout_are_taken() -> None:
+    mask = X > 0.5
+    expected = FLAT.impute(X, mask, samples=2)
+    read_only = mask.copy()
+    read_only.setflags(write=False)
+    for same in (mask[::-1].copy()[::-1], np.asfortranarray(mask), read_only):
+        np.testing.assert_array_equal(FLAT.impute(X, same, samples=2), expected)
+
+
+def test_latents_get_advice_that_fits() -> None:
+    with pytest.raises(InputError, match="row 0 holds NaN") as caught:
+        FLAT.decode(np.full((1, 3), np.nan, np.float32))
+    assert "invalid=" not in str(caught.value)
+
+
+def test_a_value_beyond_the_precision_is_named_as_such() -> None:
+    with pytest.raises(InputError, match=r"row 0 holds NaN or Inf, or a value beyond torch\.float32"):
+        FLAT.embed(np.full((1, 6), 1e300))

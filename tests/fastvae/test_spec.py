@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastvae.errors import WeightFormatError
 from fastvae.layers import Activation, Affine, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape
-from fastvae.spec import Bernoulli, Condition, FixedGaussian, GaussianHead, ModelSpec
+from fastvae.spec import Bernoulli, Condition, FixedGaussian, GaussianHead, ModelSpec, PerDimensionGaussian
 from fastvae.spec_json import spec_from_json, spec_to_json
 from fastvae_kernels import ACTIVATIONS
 from tests.fastvae.support import SPECS, mlp_spec
@@ -100,6 +100,8 @@ def test_missing_field() -> None:
         (lambda: ConvTranspose2d("c", 1, 1, (3, 3), output_padding=(1, 0)), "output_padding must be smaller"),
         (lambda: BatchNorm("b", 3, eps=-1.0), "eps must not be negative"),
         (lambda: Activation("relu", 0.1), "takes no alpha"),
+        (lambda: GaussianHead("separate", logvar_min=1.0, logvar_max=-1.0), "logvar_min 1.0 exceeds logvar_max"),
+        (lambda: PerDimensionGaussian(eps=-1.0), "eps must not be negative"),
         (lambda: Condition(2, encoder=False, decoder=False), "must join"),
         (lambda: GaussianHead("separate", joint=(Linear("q", 2, 4),)), "takes stacks mean and scale"),
         (lambda: GaussianHead("chunked", mean=(Linear("q", 2, 4),)), "takes one stack, joint"),

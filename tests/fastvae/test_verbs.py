@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +22,11 @@ from hypothesis import strategies as st
 import fastvae
 from fastvae import noise
 from fastvae.api import VAE
+from fastvae.layers import Activation, BatchNorm, Linear
+from fastvae.spec import Bernoulli, GaussianHead
 from tests.fastvae.support import SPECS, condition_for, data_for, mlp_spec, vae
 
+ROOT = Path(__file__).parents[2]
 ALL = pytest.mark.parametrize("name", SPECS)
 
 
@@ -262,3 +272,92 @@ def test_a_vae_says_what_it_is() -> None:
     assert (model.precision, model.device) == ("float64", torch.device("cpu"))
     assert model.card == {}
     assert isinstance(model.spec, fastvae.ModelSpec)
+
+
+def test_streaming_holds_one_batch_at_a_time() -> None:
+    """300,000 samples are 77 MB; what the process grows by after the first batches is far less."""
+    code = (
+        "import resource, fastvae\n"
+        "vae, peak = fastvae.load('digits'), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "list(vae.stream(8192)); before = peak()\n"
+        "rows = sum(len(part) for part in vae.stream(300_000))\n"
+        "print(rows, peak() - before)"
+    )
+    paths = ":".join(str(path) for path in (ROOT, ROOT / "kernels"))
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    rows, grown_kib = map(int, result.stdout.split())
+    assert rows == 300_000
+    assert grown_kib < 20_000
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_layers_may_be_called_anything(batch_invariant: bool) -> None:
+    """Names of buffers and derived weights never meet a checkpoint's."""
+    layers = [Linear(f"h{i}", 7, 7) for i in range(1, 7)]
+    norms = [BatchNorm("d:h1", 7), BatchNorm("x", 7)]
+
+    def spec(rename: Callable[[str], str]) -> fastvae.ModelSpec:
+        named = [replace(layer, name=rename(layer.name)) for layer in layers]
+        normed = [replace(norm, name=rename(norm.name)) for norm in norms]
+        return fastvae.ModelSpec(
+            input_shape=(7,),
+            latent_shape=(7,),
+            encoder=(named[0], normed[0], Activation("relu"), named[1], normed[1]),
+            posterior=GaussianHead("separate", mean=(named[2],), scale=(named[3],)),
+            decoder=(named[4], Activation("relu"), named[5]),
+            likelihood=Bernoulli(),
+        )
+
+    x = data_for(spec(str), 5)
+    found = vae(spec(str), batch_invariant=batch_invariant).score(x, "elbo")
+    expected = vae(spec("other.{}".format), batch_invariant=batch_invariant).score(x, "elbo")
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_outliers_get_finite_scores_and_imputations() -> None:
+    """A standard deviation beyond float64's range once made 0 * inf."""
+    model = fastvae.load("breast_cancer")
+    rows = model.generate(2)
+    rows[0, 3] = 1e6
+    assert np.isfinite(model.score(rows, "iwae", samples=5)).all()
+    rows[:, 1] = np.nan
+    for method in ("importance", "metropolis", "gibbs"):
+        assert np.isfinite(model.impute(rows, method=method, samples=20)).all(), method  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_certain_pixels_are_drawn_with_certainty(precision: str) -> None:
+    head = vae(mlp_spec(Bernoulli()), precision=precision)._engine.head
+    certain = torch.full((20_000, 6), 20.0, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    assert head.sample((certain,), seed=0, start=0, stream=noise.LIKELIHOOD).min() == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_interpolation_in_any_internal_batch(batch_size: int) -> None:
+    for name in ("mlp_fixed", "mlp_conditional", "conv_standardised"):
+        spec = SPECS[name]
+        a, b, c = data_for(spec, 4, 0), data_for(spec, 4, 1), condition_for(spec, 4)
+        expected = vae(spec, precision="float64").interpolate(a, b, 5, condition=c)
+        found = vae(spec, precision="float64", batch_size=batch_size).interpolate(a, b, 5, condition=c)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_stream_keeps_the_condition_it_was_given() -> None:
+    model = vae(SPECS["mlp_conditional"])
+    condition = torch.ones(8, 3)
+    expected = model.generate(8, condition=condition)
+    stream = model.stream(8, batch_size=4, condition=condition)
+    first = next(stream)
+    condition.zero_()
+    np.testing.assert_allclose(np.concatenate([first, next(stream)]), expected, atol=1e-6)
+
+
+def test_models_travel_between_processes() -> None:
+    model = vae(SPECS["conv"])
+    model.generate(1)
+    for copy in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        np.testing.assert_array_equal(copy.generate(3, seed=1), model.generate(3, seed=1))
+    q = model.encode(data_for(SPECS["conv"], 2))
+    assert q == q
+    assert {q}

@@ -31,7 +31,7 @@ def align_linear(plan: Plan) -> Plan:
             steps.append(Step("pad", (x,), (f"{output}.input",), {"columns": extra_in}))
             x = f"{output}.input"
             shapes[x] = (in_features + extra_in,)
-        padded = f"{output}.weight", f"{output}.bias" if bias_name else None
+        padded = f"d:{output}.weight", f"d:{output}.bias" if bias_name else None
         weights[padded[0]] = F.pad(weights[str(weight_name)], (0, extra_in, 0, extra_out))
         if padded[1]:
             weights[padded[1]] = F.pad(weights[str(bias_name)], (0, extra_out))

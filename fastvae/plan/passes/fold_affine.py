@@ -51,6 +51,6 @@ def _fold(before: Step, step: Step, weights: dict[str, Tensor]) -> Step:
     shape = [1] * weight.ndim
     shape[CHANNEL_AXIS[before.op]] = -1
     output = step.outputs[0]
-    names = f"{output}.weight", f"{output}.bias"
+    names = f"d:{output}.weight", f"d:{output}.bias"
     weights.update(zip(names, (weight * scale.reshape(shape), bias), strict=True))
     return Step(before.op, (x, *names), step.outputs, {**before.attributes, **step.attributes})

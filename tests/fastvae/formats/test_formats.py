@@ -22,7 +22,9 @@ from fastvae.errors import (
     WeightMismatchError,
 )
 from fastvae.formats import native, read_checkpoint
-from fastvae.model import Model
+from fastvae.layers import Conv2d, ConvTranspose2d
+from fastvae.model import Model, check_memory
+from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 from fastvae.spec_json import spec_to_json
 from tests.fastvae.support import SPECS, mlp_spec, random_model
 
@@ -87,6 +89,7 @@ def change(**weights: torch.Tensor | None) -> Model:
     ("model", "message"),
     [
         (change(d__1__bias=None), "missing: 'd.1.bias'; unexpected: none"),
+        (change(e__1__running_var=torch.full((8,), -1.0)), "'e.1.running_var' holds variances that are not positive"),
         (change(extra=torch.zeros(2)), "missing: none; unexpected: 'extra'"),
         (change(d__1__bias=torch.zeros(7)), r"'d.1.bias' has shape \(7,\), the spec needs \(6,\)"),
         (change(d__1__bias=torch.zeros(6, dtype=torch.int32)), "is int32, the spec declares float32; only floats"),
@@ -126,6 +129,21 @@ def test_a_spec_beyond_the_memory_cap_is_refused_before_allocating(tmp_path: Pat
     (tmp_path / "huge.json").write_text(json.dumps(document))
     with pytest.raises(WeightMismatchError, match="more than max_memory"):
         fastvae.load(path, spec=tmp_path / "huge.json")
+
+
+def test_activations_inside_a_head_count_towards_the_memory_cap() -> None:
+    wide = (ConvTranspose2d("up", 1, 1, (1, 1), (1000, 1000)), Conv2d("down", 1, 1, (1, 1), (1000, 1000)))
+    flat = (Conv2d("scale_", 1, 1, (1, 1)),)
+    spec = ModelSpec(
+        input_shape=(1, 4, 4),
+        latent_shape=(1, 4, 4),
+        encoder=(),
+        posterior=GaussianHead("separate", mean=wide, scale=flat),
+        decoder=(),
+        likelihood=Bernoulli(),
+    )
+    with pytest.raises(WeightMismatchError, match="more than max_memory"):
+        check_memory(spec, source="spec", max_memory=2**20)
 
 
 def trained_with_pytorch() -> tuple[torch.nn.Module, dict[str, Any]]:

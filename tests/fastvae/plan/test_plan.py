@@ -157,7 +157,7 @@ def test_a_shared_buffer_is_not_fused_away() -> None:
 
 def test_prune_drops_the_variance_head_of_embed() -> None:
     plan = build_plan(random_model(mlp_spec()), "embed")
-    assert not [name for name in plan.weights if name.startswith("q.scale_")]
+    assert not [name for name in plan.weights if name.startswith("w:q.scale_")]
 
 
 def test_batch_norm_folding_keeps_extreme_statistics() -> None:
