@@ -11,7 +11,7 @@ from scipy import stats
 
 import fastvae_kernels
 from fastvae_kernels import implementations, sample_normal, sample_uniform
-from fastvae_kernels.common import normals, philox_words
+from fastvae_kernels.common.noise import normals, philox_words
 from fastvae_kernels.reference import philox4x32
 from fastvae_kernels.reference import sample_normal as reference_sample
 from fastvae_kernels.testing import NORMAL_EPSILONS, oracle_normals, philox

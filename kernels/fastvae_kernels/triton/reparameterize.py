@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common import kl_term, normals, std_from_logvar
+from ..common.noise import normals
+from ..common.posterior import kl_term, std_from_logvar
 from ..tuning import ReparameterizeConfig, config_for
 
 __all__ = ["block_shape", "launch", "reparameterize", "reparameterize_kernel", "row_unit"]

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common import normals, uniforms
+from ..common.noise import normals, uniforms
 from ..tuning import SampleConfig, config_for
 
 __all__ = ["launch", "sample_kernel", "sample_normal", "sample_uniform"]

@@ -1,0 +1,1 @@
+"""Maths that several Triton kernels share unchanged. Imports Triton, so only kernels import it."""

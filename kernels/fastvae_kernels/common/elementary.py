@@ -1,0 +1,28 @@
+"""Elementary functions where the hardware's fast ones are not accurate enough."""
+
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
+import triton
+import triton.language as tl
+
+__all__ = ["exp"]
+
+
+@triton.jit
+def exp(x):
+    """exp to within 2 units in the last place; inf above 88.8, subnormal below -87.4, NaN for NaN.
+
+    The hardware's exp2 on a rounded x log2 e loses a bit for every doubling of |x|; this reduces x by a
+    multiple of a two-part ln 2 first (Cephes, expf.c).
+    """
+    x = tl.where(x > 89.0, 89.0, tl.where(x < -104.0, -104.0, x))
+    n = tl.floor(tl.fma(x, 1.4426950408889634, 0.5))
+    r = tl.fma(n, 2.12194440e-4, tl.fma(n, -0.693359375, x))
+    p = tl.fma(tl.fma(1.9875691500e-4, r, 1.3981999507e-3), r, 8.3334519073e-3)
+    p = tl.fma(tl.fma(tl.fma(p, r, 4.1665795894e-2), r, 1.6666665459e-1), r, 5.0000001201e-1)
+    y = tl.fma(p * r, r, r) + 1.0
+    power = n.to(tl.int32)
+    half = power >> 1
+    scale = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    rest = ((power - half + 127) << 23).to(tl.float32, bitcast=True)
+    return y * scale * rest
