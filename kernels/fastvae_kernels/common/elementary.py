@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["exp"]
+__all__ = ["exp", "log1p_unit"]
 
 
 @triton.jit
@@ -26,3 +26,16 @@ def exp(x):
     scale = ((half + 127) << 23).to(tl.float32, bitcast=True)
     rest = ((power - half + 127) << 23).to(tl.float32, bitcast=True)
     return y * scale * rest
+
+
+@triton.jit
+def log1p_unit(u):
+    """log(1 + u) for u in [0, 1] to within 1.4 units in the last place; NaN for NaN.
+
+    u + u² q(u) with q a polynomial of degree 8, minimax in log1p's relative error: 2**-27.5 in exact arithmetic.
+    The term u² q is under 0.45 of the result, so rounding in q costs little.
+    """
+    q = tl.fma(tl.fma(-3.318474628e-03, u, 2.020459436e-02), u, -5.766446143e-02)
+    q = tl.fma(tl.fma(tl.fma(q, u, 1.068055704e-01), u, -1.535539776e-01), u, 1.969540119e-01)
+    q = tl.fma(tl.fma(tl.fma(q, u, -2.495858818e-01), u, 3.333051205e-01), u, -4.999993145e-01)
+    return tl.fma(u * u, q, u)
