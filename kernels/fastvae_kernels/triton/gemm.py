@@ -1,0 +1,151 @@
+"""What the kernels around a matrix product share: the product itself, the order of tiles, and how operands are laid out.
+
+Every product is x @ weight.T with both operands contiguous along the inputs, accumulated in float32 from the first
+input to the last by one program: a row's bits cannot depend on the rows beside it.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..common.noise import normals
+
+__all__ = [
+    "NARROW",
+    "Operands",
+    "operands",
+    "product",
+    "row_unit",
+    "rows_of",
+    "tile_origin",
+    "unit_inner_stride",
+]
+
+NARROW = (torch.bfloat16, torch.float16, torch.float8_e4m3fn)
+
+
+@triton.jit
+def tile_origin(tile, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr):
+    """Row and column tile of the `tile`-th program: GROUP_ROWS row tiles share each column tile while it is cached."""
+    group = tile // (GROUP_ROWS * column_tiles)
+    first = group * GROUP_ROWS
+    height = tl.minimum(row_tiles - first, GROUP_ROWS)
+    within = tile - group * GROUP_ROWS * column_tiles
+    return first + within % height, within // height
+
+
+@triton.jit
+def rows_of(base, first, count, stride, BLOCK: tl.constexpr):
+    """Pointers [BLOCK, 1] to rows first.. of a matrix; those past `count` point at its last row."""
+    row = tl.minimum(first.to(tl.int64) + tl.arange(0, BLOCK), count - 1)
+    return base + (row * stride)[:, None]
+
+
+@triton.jit
+def _dot(a, b, acc, OPERANDS: tl.constexpr):
+    """acc + a @ b.T, as OPERANDS, made by `operands`, says."""
+    PRECISION: tl.constexpr = OPERANDS[2]
+    PROMOTE: tl.constexpr = OPERANDS[3]
+    WIDEN: tl.constexpr = OPERANDS[4]
+    if WIDEN:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    if PROMOTE > 0:
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION, max_num_imprecise_acc=PROMOTE)
+    else:
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERANDS: tl.constexpr, TILE: tl.constexpr):
+    """Rows origin[0].. of x times rows origin[1].. of weight, as a float32 tile [TILE[0], TILE[1]].
+
+    x [n, inputs], weight [outputs, inputs]; shape is (n, outputs). units is (inputs, row stride of x, row stride of
+    weight), counted in OPERANDS.unit elements, so that the compiler can see how far rows are aligned. SOURCE says
+    where x comes from: "memory", pointers; "tma", where x and weight are tensor descriptors; "prior", where x is
+    not read but row i of it is the noise of index start + i, and noise is (seed, start, stream). Rows and columns past
+    the ends hold numbers to be ignored.
+    """
+    UNIT: tl.constexpr = OPERANDS[0]
+    EVEN: tl.constexpr = OPERANDS[1]
+    BLOCK_ROWS: tl.constexpr = TILE[0]
+    BLOCK_COLUMNS: tl.constexpr = TILE[1]
+    BLOCK_INPUTS: tl.constexpr = TILE[2]
+    first_row, first_column = origin
+    n, outputs = shape
+    inputs = units[0] * UNIT
+    acc = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    if SOURCE == "tma":
+        for k in range(0, inputs, BLOCK_INPUTS):
+            acc = _dot(x.load([first_row, k]), weight.load([first_column, k]), acc, OPERANDS)
+    else:
+        at = tl.arange(0, BLOCK_INPUTS)[None, :]
+        of_weight = rows_of(weight, first_column, outputs, units[2] * UNIT, BLOCK_COLUMNS)
+        if SOURCE == "prior":
+            seed, start, stream = noise
+            index = (first_row.to(tl.int64) + tl.arange(0, BLOCK_ROWS) + start)[:, None]
+            quad = tl.arange(0, BLOCK_INPUTS // 4)[None, :]
+            for k in range(0, inputs, BLOCK_INPUTS):
+                b = tl.load(of_weight + (k + at), mask=at < inputs - k, other=0.0)
+                drawn = normals(index, quad + k // 4, seed, stream)
+                a = tl.reshape(drawn, (BLOCK_ROWS, BLOCK_INPUTS)).to(b.dtype)
+                acc = _dot(a, b, acc, OPERANDS)
+        else:
+            of_x = rows_of(x, first_row, n, units[1] * UNIT, BLOCK_ROWS)
+            for k in range(0, inputs, BLOCK_INPUTS):
+                if EVEN:
+                    a = tl.load(of_x + (k + at))
+                    b = tl.load(of_weight + (k + at))
+                else:
+                    a = tl.load(of_x + (k + at), mask=at < inputs - k, other=0.0)
+                    b = tl.load(of_weight + (k + at), mask=at < inputs - k, other=0.0)
+                acc = _dot(a, b, acc, OPERANDS)
+    return acc
+
+
+def row_unit(*sizes: int, largest: int = 8) -> int:
+    """The largest power of two up to `largest` that divides all of a row's length and row strides."""
+    unit = largest
+    while any(size % unit for size in sizes):
+        unit //= 2
+    return unit
+
+
+def unit_inner_stride(x: Tensor) -> Tensor:
+    """`x` itself if its last axis is contiguous, else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class Operands(NamedTuple):
+    """How `product` may read and multiply its operands: constants of a kernel.
+
+    unit: row lengths and strides are multiples of it. even: so are the inputs of the tile's. precision: "ieee" or
+    "tf32" for float32. promote: how many products an fp8 matrix unit may add up before the sum moves to float32,
+    0 for other dtypes. widen: multiply as float32, because Triton's interpreter, which runs kernels on CPU tensors,
+    multiplies bfloat16 as if its bits were integers.
+    """
+
+    unit: int
+    even: bool
+    precision: str
+    promote: int
+    widen: bool
+
+
+def operands(x: Tensor, weight: Tensor, precision: str, block_inputs: int) -> Operands:
+    """What the compiler may assume of x [n, inputs] and weight [outputs, inputs], both of unit inner stride."""
+    inputs = weight.shape[1]
+    fp8 = weight.dtype == torch.float8_e4m3fn
+    return Operands(
+        unit=row_unit(inputs, x.stride(0), weight.stride(0), largest=16 if fp8 else 8),
+        even=inputs % block_inputs == 0,
+        precision=precision if weight.dtype == torch.float32 else "ieee",
+        promote=min(block_inputs, 128) if fp8 else 0,
+        widen=weight.device.type == "cpu" and weight.dtype == torch.bfloat16,
+    )
