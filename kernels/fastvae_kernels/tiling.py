@@ -1,13 +1,13 @@
 """Tiles of the matrix-product kernels: frozen lists in configs/*.json, and the model that picks one for a layer.
 
 For each op and architecture a list holds the tiles that tools/aot.py has compiled without a spill. tools/tune.py
-writes, under a device's name, the one it measured fastest for a layer; where none was measured, the tile is taken
-that the model below predicts to be fastest. The number of rows has no say in either: with another tile a
+writes, under a device's name, the one it measured fastest for a layer; where none was measured, that tile is taken
+which the model below predicts to be fastest. The number of rows has no say in either: with another tile a
 row could have other bits, and a row's bits must not depend on how many rows came with it.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -30,17 +30,13 @@ __all__ = [
 REFERENCE_ROWS = 65_536
 """The number of rows tiles are chosen for."""
 
-LAUNCH_SECONDS = 4e-6
-"""What one launch costs a GPU at least, between two kernels of a stream."""
-
-
 @dataclass(frozen=True)
 class GemmConfig:
     """How a matrix-product kernel launches.
 
     A program computes block_rows x block_columns of the output, block_inputs of the sum at a time; of the tiles,
-    group_rows rows share a column while it is cached. tma: large aligned operands go through the tensor memory accelerator,
-    and one program a processor takes tile after tile.
+    group_rows rows share a column while it is cached. tma: large aligned operands go through the tensor memory
+    accelerator, and one program a processor takes tile after tile.
     """
 
     block_rows: int
@@ -107,8 +103,8 @@ def element_bytes(precision: str) -> int:
 def predicted_seconds(config: GemmConfig, rows: int, outputs: int, inputs: int, precision: str, part: Part) -> float:
     """How long a product of rows x inputs and inputs x outputs takes in these tiles, launch excluded.
 
-    Each processor works through its share of the tiles; a tile takes the longer of its arithmetic, at the part's rate, and
-    of fetching its operands from the L2 cache. A product is never faster than memory. Padding counts as work.
+    Each processor works through its share of the tiles; a tile takes the longer of its arithmetic, at the part's rate,
+    and of fetching its operands from the L2 cache. A product is never faster than memory. Padding counts as work.
     """
     steps = ceil(max(inputs, 1) / config.block_inputs)
     area = config.block_rows * config.block_columns
@@ -127,8 +123,7 @@ def predicted_seconds(config: GemmConfig, rows: int, outputs: int, inputs: int, 
 def gemm_config(op: str, outputs: int, inputs: int, precision: str, device: torch.device) -> GemmConfig:
     """The configuration of `op` for a layer of these widths: measured on this device, or predicted to be best.
 
-    precision: a key as of `precision_key`. Tiles with more columns than twice what the layer has are not considered
-    unless there are no others.
+    precision: a key as of `precision_key`.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     for row in measured(op, name):

@@ -17,9 +17,10 @@ _SELU_ALPHA = tl.constexpr(1.6732632423543772)
 def _exp(x, FAST: tl.constexpr):
     """The hardware's exp where the result is about to be rounded to 16 bits or fewer."""
     if FAST:
-        return tl.exp(x)
+        y = tl.exp(x)
     else:
-        return exp(x)
+        y = exp(x)
+    return y
 
 
 @triton.jit

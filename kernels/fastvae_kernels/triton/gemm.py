@@ -1,4 +1,4 @@
-"""What the kernels around a matrix product share: the product itself, the order of tiles, and how operands are laid out.
+"""What kernels around a matrix product share: the product, the order of tiles, and how operands are laid out.
 
 Every product is x @ weight.T with both operands contiguous along the inputs, accumulated in float32 from the first
 input to the last by one program: a row's bits cannot depend on the rows beside it.
