@@ -8,10 +8,17 @@ from torch import Tensor
 __all__ = [
     "ACTIVATIONS",
     "check_activation",
+    "check_bounds",
+    "check_dtype",
     "check_floating",
     "check_int",
     "check_like",
+    "check_mask",
     "check_noise",
+    "check_precision",
+    "check_rows",
+    "check_sample_shape",
+    "check_scales",
     "check_shape",
     "check_weights",
     "pair",
@@ -32,14 +39,24 @@ ACTIVATIONS: tuple[str, ...] = (
 )
 _TAKES_ALPHA = ("leaky_relu", "elu")
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FLOAT8 = torch.float8_e4m3fn
+_PRECISIONS = ("ieee", "tf32")
 
 
-def check_floating(name: str, x: Tensor, dims: int | None = None) -> None:
-    """`x` is a tensor of one of the four floating dtypes, with `dims` axes if that is given."""
+def check_dtype(name: str, dtype: Any) -> None:
+    """`dtype` is one of the four floating dtypes."""
+    if dtype not in _FLOATING:
+        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16; found {dtype}")
+
+
+def check_floating(name: str, x: Tensor, dims: int | None = None, *, float8: bool = False) -> None:
+    """`x` is a tensor of one of the four floating dtypes or, if `float8`, e4m3, with `dims` axes if that is given."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; found {type(x).__name__}")
-    if x.dtype not in _FLOATING:
-        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16; found {x.dtype}")
+    if float8 and x.dtype not in (*_FLOATING, _FLOAT8):
+        raise TypeError(f"{name} must be float32, float64, bfloat16, float16 or float8_e4m3fn; found {x.dtype}")
+    if not float8:
+        check_dtype(name, x.dtype)
     if dims is not None and x.dim() != dims:
         raise ValueError(f"{name} must have {dims} axes; found shape {tuple(x.shape)}")
 
@@ -52,20 +69,86 @@ def check_shape(name: str, x: Tensor, *accepted: tuple[int, ...]) -> None:
 
 
 def check_like(name: str, x: Tensor, other_name: str, other: Tensor, *, dtype: bool = True) -> None:
-    """`x` is a floating tensor on `other`'s device and, if `dtype`, of its dtype."""
-    check_floating(name, x)
+    """`x` is a floating tensor on `other`'s device and, if `dtype`, of its dtype, which may then be e4m3."""
+    check_floating(name, x, float8=dtype and other.dtype == _FLOAT8)
     if x.device != other.device:
         raise ValueError(f"{name} must be on {other_name}'s device, {other.device}; found {x.device}")
     if dtype and x.dtype != other.dtype:
         raise TypeError(f"{name} must have {other_name}'s dtype, {other.dtype}; found {x.dtype}")
 
 
-def check_weights(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> None:
-    """`weight` and `bias` are on x's device, of x's dtype, and `bias` is [outputs] or None."""
-    check_like("weight", weight, "x", x)
+def check_weights(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    outputs: int,
+    names: tuple[str, str, str] = ("x", "weight", "bias"),
+) -> None:
+    """`weight` and `bias` are on x's device, of x's dtype, and `bias` is [outputs] or None.
+
+    With e4m3 x, `bias` may have any of the four floating dtypes.
+    """
+    x_name, weight_name, bias_name = names
+    check_like(weight_name, weight, x_name, x)
     if bias is not None:
-        check_like("bias", bias, "x", x)
-        check_shape("bias", bias, (outputs,))
+        check_like(bias_name, bias, x_name, x, dtype=x.dtype != _FLOAT8)
+        check_shape(bias_name, bias, (outputs,))
+
+
+def check_precision(precision: str, name: str, x: Tensor) -> None:
+    """`precision` is "ieee", or "tf32" for a float32 `x`."""
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}; found {precision!r}")
+    if precision == "tf32" and x.dtype != torch.float32:
+        raise ValueError(f"precision 'tf32' needs a float32 {name}; found {x.dtype}")
+
+
+def check_scales(x: Tensor, x_scale: Tensor | None, weight_scale: Tensor | None, outputs: int) -> None:
+    """For e4m3 `x` its scales, float32 of shape [n] and [outputs], are there; for other dtypes they are not."""
+    for name, scale, size in (("x_scale", x_scale, x.shape[0]), ("weight_scale", weight_scale, outputs)):
+        if x.dtype != _FLOAT8:
+            if scale is not None:
+                raise ValueError(f"{name} must be None unless x is torch.float8_e4m3fn; found x of {x.dtype}")
+            continue
+        if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
+            found = scale.dtype if isinstance(scale, Tensor) else scale
+            raise TypeError(f"{name} must be a float32 tensor where x is torch.float8_e4m3fn; found {found}")
+        check_shape(name, scale, (size,))
+        if scale.device != x.device:
+            raise ValueError(f"{name} must be on x's device, {x.device}; found {scale.device}")
+
+
+def check_rows(name: str, rows: int, data_name: str, n: int) -> None:
+    """`rows` is a whole number of samples for each of the `n` rows of data."""
+    if rows % n if n else rows:
+        raise ValueError(f"{name} must have a multiple of {data_name}'s {n} rows; found {rows}")
+
+
+def check_sample_shape(name: str, parameter: Tensor, data_name: str, data: Tensor) -> None:
+    """`parameter` holds a whole number of samples for each row of `data`, floating and on the same device."""
+    check_like(data_name, data, name, parameter, dtype=False)
+    if parameter.dim() == 0 or parameter.dim() != data.dim() or parameter.shape[1:] != data.shape[1:]:
+        wanted = f"(samples * n, ...) for {data_name} of shape (n, ...) = {tuple(data.shape)}"
+        raise ValueError(f"{name} must have shape {wanted}; found {tuple(parameter.shape)}")
+    check_rows(name, parameter.shape[0], data_name, data.shape[0])
+
+
+def check_mask(mask: Tensor | None, data_name: str, data: Tensor) -> None:
+    """`mask` is bool, of data's shape and on its device, or None."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a torch.bool tensor; found {found}")
+    check_shape("mask", mask, data.shape)
+    if mask.device != data.device:
+        raise ValueError(f"mask must be on {data_name}'s device, {data.device}; found {mask.device}")
+
+
+def check_bounds(minimum: float | None, maximum: float | None) -> None:
+    """`minimum` is at most `maximum` where both are given."""
+    if minimum is not None and maximum is not None and not minimum <= maximum:
+        raise ValueError(f"minimum must be at most maximum; found {minimum} and {maximum}")
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:

@@ -14,6 +14,10 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "sample_uniform": ("reference", "triton"),
     "reparameterize": ("reference", "triton"),
     "linear": ("reference",),
+    "linear_prior": ("reference",),
+    "quantize_rows": ("reference",),
+    "gaussian_head": ("reference",),
+    "bottleneck": ("reference",),
     "conv2d": ("reference",),
     "conv_transpose2d": ("reference",),
     "affine": ("reference",),
@@ -21,6 +25,8 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "bernoulli_nll": ("reference",),
     "gaussian_nll": ("reference",),
     "squared_error": ("reference",),
+    "linear_score": ("reference",),
+    "elbo": ("reference",),
 }
 
 

@@ -1,20 +1,30 @@
 """The ops: for each its schema, shape rule, dispatch and checked public function. Imports torch only."""
 
 from .convolutions import conv2d, conv_transpose2d
-from .layers import affine, linear, logvar
+from .dense import linear, linear_prior, quantize_rows
+from .latent import bottleneck, gaussian_head, split_head
+from .layers import affine, logvar
 from .likelihoods import bernoulli_nll, gaussian_nll, squared_error
 from .noise import reparameterize, sample_normal, sample_uniform
+from .scores import elbo, linear_score
 
 __all__ = [
     "affine",
     "bernoulli_nll",
+    "bottleneck",
     "conv2d",
     "conv_transpose2d",
+    "elbo",
+    "gaussian_head",
     "gaussian_nll",
     "linear",
+    "linear_prior",
+    "linear_score",
     "logvar",
+    "quantize_rows",
     "reparameterize",
     "sample_normal",
     "sample_uniform",
+    "split_head",
     "squared_error",
 ]

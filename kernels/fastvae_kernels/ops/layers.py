@@ -1,54 +1,18 @@
-"""The dense and pointwise layer ops: `linear`, `affine`, and `logvar` for what a head emits."""
+"""The pointwise layer ops: `affine`, and `logvar` for what a head emits."""
 
 import math
 
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_activation, check_floating, check_like, check_shape, check_weights
+from ..checks import check_activation, check_bounds, check_floating, check_like, check_shape
 from ..dispatch import resolve_impl
 from ..layout import empty_output
 from .registration import register
 
-__all__ = ["affine", "linear", "logvar"]
+__all__ = ["affine", "logvar"]
 
 _PARAMETRIZATIONS = ("logvar", "softplus_std", "variance")
-
-
-@register("linear")
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, alpha: float | None, impl: str) -> Tensor:
-    resolve_impl("linear", impl, x.device, x.dtype)
-    return reference.linear(x, weight, bias, activation, alpha)
-
-
-@_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, alpha: float | None, impl: str) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    activation: str = "identity",
-    alpha: float | None = None,
-    impl: str = "auto",
-) -> Tensor:
-    """act(x @ weight.T + bias), accumulated in float32 (float64 for float64).
-
-    x: [n, in]; weight: [out, in]; bias: [out] or None; all of one floating dtype, which the result [n, out]
-    has too. `alpha` is leaky_relu's negative slope (0.01) or elu's alpha (1.0), None for other activations.
-
-    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
-    """
-    check_activation(activation, alpha)
-    check_floating("x", x, 2)
-    check_floating("weight", weight, 2)
-    check_shape("weight", weight, (weight.shape[0], x.shape[1]))
-    check_weights(x, weight, bias, weight.shape[0])
-    out: Tensor = _linear(x, weight, bias, activation, alpha, impl)
-    return out
 
 
 @register("affine")
@@ -130,7 +94,6 @@ def logvar(
     check_floating("raw", raw)
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be a finite number of at least 0; found {eps}")
-    if minimum is not None and maximum is not None and not minimum <= maximum:
-        raise ValueError(f"minimum must be at most maximum; found {minimum} and {maximum}")
+    check_bounds(minimum, maximum)
     out: Tensor = _logvar(raw, parametrization, eps, minimum, maximum, impl)
     return out

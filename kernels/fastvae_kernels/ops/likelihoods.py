@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_floating, check_like, check_shape
+from ..checks import check_floating, check_like, check_mask, check_sample_shape, check_shape
 from ..dispatch import resolve_impl
 from .registration import register
 
@@ -17,23 +17,9 @@ def _row_sums(parameter: Tensor) -> Tensor:
 
 
 def _check_data(name: str, parameter: Tensor, x: Tensor, mask: Tensor | None) -> None:
-    """`parameter` holds a whole number of samples for each row of `x`; `mask` is bool of x's shape."""
     check_floating(name, parameter)
-    check_like("x", x, name, parameter, dtype=False)
-    if parameter.dim() == 0 or parameter.dim() != x.dim() or parameter.shape[1:] != x.shape[1:]:
-        wanted = f"(samples * n, ...) for x of shape (n, ...) = {tuple(x.shape)}"
-        raise ValueError(f"{name} must have shape {wanted}; found {tuple(parameter.shape)}")
-    rows, n = parameter.shape[0], x.shape[0]
-    if rows % n if n else rows:
-        raise ValueError(f"{name} must have a multiple of x's {n} rows; found {rows}")
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a torch.bool tensor; found {found}")
-    check_shape("mask", mask, x.shape)
-    if mask.device != x.device:
-        raise ValueError(f"mask must be on x's device, {x.device}; found {mask.device}")
+    check_sample_shape(name, parameter, "x", x)
+    check_mask(mask, "x", x)
 
 
 @register("bernoulli_nll")

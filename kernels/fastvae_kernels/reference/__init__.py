@@ -2,12 +2,18 @@
 
 from .affine import affine
 from .bernoulli_nll import bernoulli_nll
+from .bottleneck import bottleneck
 from .conv2d import conv2d
 from .conv_transpose2d import conv_transpose2d
+from .elbo import elbo
+from .gaussian_head import gaussian_head
 from .gaussian_nll import gaussian_nll
 from .linear import linear
+from .linear_prior import linear_prior
+from .linear_score import linear_score
 from .logvar import logvar
 from .philox import philox4x32
+from .quantize_rows import quantize_rows
 from .reparameterize import reparameterize
 from .sample_normal import sample_normal, sample_uniform
 from .squared_error import squared_error
@@ -15,12 +21,18 @@ from .squared_error import squared_error
 __all__ = [
     "affine",
     "bernoulli_nll",
+    "bottleneck",
     "conv2d",
     "conv_transpose2d",
+    "elbo",
+    "gaussian_head",
     "gaussian_nll",
     "linear",
+    "linear_prior",
+    "linear_score",
     "logvar",
     "philox4x32",
+    "quantize_rows",
     "reparameterize",
     "sample_normal",
     "sample_uniform",

@@ -1,21 +1,27 @@
-"""Defines `linear`: a matrix product with bias and activation."""
+"""Defines `linear`: a matrix product with bias, activation and residual."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from .activation import activate_
-from .precision import accumulation_dtype, ieee_float32
+from .product import activated_product
 
 __all__ = ["linear"]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, alpha: float | None) -> Tensor:
-    """act(x @ weight.T + bias); x [n, in], weight [out, in], bias [out] -> [n, out].
-
-    Operands are made contiguous, because a BLAS takes another path, with other roundings, for other strides.
-    """
-    acc = accumulation_dtype(x.dtype)
-    bias = None if bias is None else bias.to(acc)
-    with ieee_float32(x):
-        y = F.linear(x.to(acc).contiguous(), weight.to(acc).contiguous(), bias)
-    return activate_(y, activation, alpha).to(x.dtype)
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    alpha: float | None,
+    precision: str,
+    x_scale: Tensor | None,
+    weight_scale: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """act((x @ weight.T) scales + bias) + residual, rounded once; x [n, in], weight [out, in] -> [n, out]."""
+    y = activated_product(x, weight, bias, activation, alpha, precision, x_scale, weight_scale)
+    if residual is not None:
+        y += residual
+    return y.to(out_dtype)

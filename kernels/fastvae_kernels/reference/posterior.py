@@ -1,0 +1,27 @@
+"""The Gaussian posterior: its divergence from the prior, and draws from it."""
+
+import torch
+from torch import Tensor
+
+from .sample_normal import sample_normal
+
+__all__ = ["divergence", "draw"]
+
+
+def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp logvar) ‖ N(0, I)) per row; mean, logvar [n, dim] of the dtype to compute in -> [n].
+
+    Σ ½ expm1(logvar) - ½ logvar + ½ mean², halved before anything can overflow.
+    """
+    return torch.expm1(logvar).mul_(0.5).sub_(logvar * 0.5).add_(mean * 0.5 * mean).sum(1)
+
+
+def draw(mean: Tensor, logvar: Tensor, seed: int, start: int, stream: int, samples: int | None) -> Tensor:
+    """mean + exp(logvar / 2) ε with ε from `sample_normal`; [n, dim] -> [n, dim] or [samples, n, dim].
+
+    The standard deviation saturates at the largest finite number, so that 0 · inf cannot occur.
+    """
+    std = (logvar * 0.5).exp_().clamp_max_(torch.finfo(mean.dtype).max)
+    n, dim = mean.shape
+    noise = sample_normal(n, dim, seed, start, stream, samples, mean.dtype, mean.device)
+    return noise.mul_(std).add_(mean)
