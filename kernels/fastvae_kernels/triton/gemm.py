@@ -18,6 +18,7 @@ from ..common.noise import normals
 __all__ = [
     "NARROW",
     "Operands",
+    "dot",
     "operands",
     "product",
     "row_unit",
@@ -47,7 +48,7 @@ def rows_of(base, first, count, stride, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _dot(a, b, acc, OPERANDS: tl.constexpr):
+def dot(a, b, acc, OPERANDS: tl.constexpr):
     """acc + a @ b.T, as OPERANDS, made by `operands`, says."""
     PRECISION: tl.constexpr = OPERANDS[2]
     PROMOTE: tl.constexpr = OPERANDS[3]
@@ -83,7 +84,7 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     if SOURCE == "tma":
         for k in range(0, inputs, BLOCK_INPUTS):
-            acc = _dot(x.load([first_row, k]), weight.load([first_column, k]), acc, OPERANDS)
+            acc = dot(x.load([first_row, k]), weight.load([first_column, k]), acc, OPERANDS)
     else:
         at = tl.arange(0, BLOCK_INPUTS)[None, :]
         of_weight = rows_of(weight, first_column, outputs, units[2] * UNIT, BLOCK_COLUMNS)
@@ -95,7 +96,7 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
                 b = tl.load(of_weight + (k + at), mask=at < inputs - k, other=0.0)
                 drawn = normals(index, quad + k // 4, seed, stream)
                 a = tl.reshape(drawn, (BLOCK_ROWS, BLOCK_INPUTS)).to(b.dtype)
-                acc = _dot(a, b, acc, OPERANDS)
+                acc = dot(a, b, acc, OPERANDS)
         else:
             of_x = rows_of(x, first_row, n, units[1] * UNIT, BLOCK_ROWS)
             for k in range(0, inputs, BLOCK_INPUTS):
@@ -105,7 +106,7 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
                 else:
                     a = tl.load(of_x + (k + at), mask=at < inputs - k, other=0.0)
                     b = tl.load(of_weight + (k + at), mask=at < inputs - k, other=0.0)
-                acc = _dot(a, b, acc, OPERANDS)
+                acc = dot(a, b, acc, OPERANDS)
     return acc
 
 
