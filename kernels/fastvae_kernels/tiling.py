@@ -36,7 +36,8 @@ class GemmConfig:
 
     A program computes block_rows x block_columns of the output, block_inputs of the sum at a time; of the tiles,
     group_rows rows share a column while it is cached. tma: large aligned operands go through the tensor memory
-    accelerator, and one program a processor takes tile after tile.
+    accelerator, and one program a processor takes tile after tile. parts: how many pieces of a tile's columns an
+    epilogue that holds much per entry works through.
     """
 
     block_rows: int
@@ -46,6 +47,7 @@ class GemmConfig:
     num_stages: int
     group_rows: int = 8
     tma: bool = False
+    parts: int = 1
 
     @property
     def tile(self) -> tuple[int, int, int]:

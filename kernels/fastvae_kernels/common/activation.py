@@ -16,11 +16,7 @@ _SELU_ALPHA = tl.constexpr(1.6732632423543772)
 @triton.jit
 def _exp(x, FAST: tl.constexpr):
     """The hardware's exp where the result is about to be rounded to 16 bits or fewer."""
-    if FAST:
-        y = tl.exp(x)
-    else:
-        y = exp(x)
-    return y
+    return tl.exp(x) if FAST else exp(x)
 
 
 @triton.jit

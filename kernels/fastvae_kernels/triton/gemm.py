@@ -14,11 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.noise import normals
+from ..tiling import GemmConfig
 
 __all__ = [
     "NARROW",
     "Operands",
+    "contiguous",
+    "default_alpha",
     "dot",
+    "on_tma",
     "operands",
     "product",
     "row_unit",
@@ -43,7 +47,7 @@ def tile_origin(tile, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr):
 @triton.jit
 def rows_of(base, first, count, stride, BLOCK: tl.constexpr):
     """Pointers [BLOCK, 1] to rows first.. of a matrix; those past `count` point at its last row."""
-    row = tl.minimum(first.to(tl.int64) + tl.arange(0, BLOCK), count - 1)
+    row = tl.minimum(first + tl.arange(0, BLOCK).to(tl.int64), count - 1)
     return base + (row * stride)[:, None]
 
 
@@ -90,7 +94,7 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
         of_weight = rows_of(weight, first_column, outputs, units[2] * UNIT, BLOCK_COLUMNS)
         if SOURCE == "prior":
             seed, start, stream = noise
-            index = (first_row.to(tl.int64) + tl.arange(0, BLOCK_ROWS) + start)[:, None]
+            index = (first_row + start + tl.arange(0, BLOCK_ROWS).to(tl.int64))[:, None]
             quad = tl.arange(0, BLOCK_INPUTS // 4)[None, :]
             for k in range(0, inputs, BLOCK_INPUTS):
                 b = tl.load(of_weight + (k + at), mask=at < inputs - k, other=0.0)
@@ -121,6 +125,23 @@ def row_unit(*sizes: int, largest: int = 8) -> int:
 def unit_inner_stride(x: Tensor) -> Tensor:
     """`x` itself if its last axis is contiguous, else a copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """An optional operand without gaps."""
+    return None if x is None else x.contiguous()
+
+
+def default_alpha(activation: str) -> float:
+    """What alpha None means for leaky_relu and elu; of no account for the others."""
+    return 0.01 if activation == "leaky_relu" else 1.0
+
+
+def on_tma(config: GemmConfig, *matrices: Tensor) -> bool:
+    """Whether the copy engine can address all of these: 16-byte rows and bases, and row numbers of 32 bits."""
+    if not config.tma or any(m.shape[0] >= 2**31 or m.numel() == 0 for m in matrices):
+        return False
+    return all((m.stride(0) * m.itemsize) % 16 == 0 and m.data_ptr() % 16 == 0 for m in matrices)
 
 
 class Operands(NamedTuple):

@@ -13,7 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..common.activation import activate
 from ..parts import part_of
 from ..tiling import GemmConfig, gemm_config, precision_key
-from .gemm import NARROW, operands, product, row_unit, tile_origin, unit_inner_stride
+from .gemm import NARROW, contiguous, default_alpha, on_tma, operands, product, row_unit, tile_origin, unit_inner_stride
 
 __all__ = ["launch", "linear", "linear_kernel", "linear_prior"]
 
@@ -63,7 +63,7 @@ def _one_tile(
     first_row = row_tile * BLOCK_ROWS
     first_column = column_tile * BLOCK_COLUMNS
     acc = product(x, weight, (first_row, first_column), shape, units, noise, SOURCE, OPERANDS, TILE)
-    row = first_row.to(tl.int64) + tl.arange(0, BLOCK_ROWS)
+    row = first_row + tl.arange(0, BLOCK_ROWS).to(tl.int64)
     column = first_column + tl.arange(0, BLOCK_COLUMNS)
     acc = _finish(acc, row, column, shape, extras, residual_stride, alpha, ACTIVATION, FAST)
     if SOURCE == "tma":
@@ -133,14 +133,6 @@ _TMA_ROWS = 2048
 """From this many rows on, the tensor memory accelerator is worth its descriptors' microseconds on the host."""
 
 
-def _on_tma(config: GemmConfig, x: Tensor | None, weight: Tensor, out: Tensor) -> bool:
-    """Whether the copy engine can address all three: 16-byte rows and bases, and row numbers of 32 bits."""
-    if not config.tma or x is None or x.shape[0] >= 2**31:
-        return False
-    rows = [(t.stride(0) * t.itemsize) % 16 == 0 and t.data_ptr() % 16 == 0 for t in (x, weight, out)]
-    return all(rows) and weight.shape[1] > 0
-
-
 def launch(
     x: Tensor | None,
     weight: Tensor,
@@ -163,7 +155,7 @@ def launch(
     n, outputs = out.shape
     first = weight if x is None else x
     layout = operands(first, weight, precision, config.block_inputs)
-    tma = _on_tma(config, x, weight, out)
+    tma = x is not None and on_tma(config, x, weight, out)
     residual_stride = outputs if residual is None else residual.stride(0)
     output_unit = row_unit(outputs, residual_stride)
     tiles = triton.cdiv(n, config.block_rows) * triton.cdiv(outputs, config.block_columns)
@@ -184,7 +176,7 @@ def launch(
         weight.stride(0) // layout.unit,
         residual_stride // output_unit,
         *noise,
-        (0.01 if activation == "leaky_relu" else 1.0) if alpha is None else alpha,
+        default_alpha(activation) if alpha is None else alpha,
         SOURCE="prior" if x is None else "tma" if tma else "memory",
         ACTIVATION=activation,
         FAST=out.dtype in NARROW,
@@ -196,10 +188,6 @@ def launch(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-
-
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
 
 
 def linear(
@@ -223,10 +211,10 @@ def linear(
     launch(
         unit_inner_stride(x),
         unit_inner_stride(weight),
-        _contiguous(bias),
+        contiguous(bias),
         None if residual is None else unit_inner_stride(residual),
-        _contiguous(x_scale),
-        _contiguous(weight_scale),
+        contiguous(x_scale),
+        contiguous(weight_scale),
         out,
         activation,
         alpha,
@@ -252,7 +240,7 @@ def linear_prior(
     out = torch.empty(n, outputs, dtype=weight.dtype, device=weight.device)
     if out.numel():
         config = gemm_config("linear_prior", outputs, inputs, precision_key(weight.dtype, precision), weight.device)
-        weight, bias = unit_inner_stride(weight), _contiguous(bias)
+        weight, bias = unit_inner_stride(weight), contiguous(bias)
         noise = (seed, start, stream)
         launch(None, weight, bias, None, None, None, out, activation, alpha, precision, noise, config=config)
     return out
