@@ -13,9 +13,9 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "sample_normal": ("reference", "triton"),
     "sample_uniform": ("reference", "triton"),
     "reparameterize": ("reference", "triton"),
-    "linear": ("reference",),
-    "linear_prior": ("reference",),
-    "quantize_rows": ("reference",),
+    "linear": ("reference", "triton"),
+    "linear_prior": ("reference", "triton"),
+    "quantize_rows": ("reference", "triton"),
     "gaussian_head": ("reference",),
     "bottleneck": ("reference",),
     "conv2d": ("reference",),
@@ -25,7 +25,7 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "bernoulli_nll": ("reference",),
     "gaussian_nll": ("reference",),
     "squared_error": ("reference",),
-    "linear_score": ("reference",),
+    "linear_score": ("reference", "triton"),
     "elbo": ("reference",),
 }
 
@@ -40,7 +40,12 @@ def implementations(op: str) -> tuple[str, ...]:
     return _IMPLEMENTATIONS[op]
 
 
-def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | None:
+def _has_e4m3(device: torch.device) -> bool:
+    """Whether a CUDA device multiplies and converts float8_e4m3fn: NVIDIA's from compute capability 8.9 on."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype | None) -> str | None:
     """Why a Triton kernel cannot run on these, or None if it can."""
     if dtype == torch.float64:
         return "it takes torch.float32, torch.bfloat16 or torch.float16; found torch.float64"
@@ -49,6 +54,9 @@ def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | No
     interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"it takes CUDA tensors, or CPU ones under TRITON_INTERPRET=1; found device {str(device)!r}"
+    eight_bits = dtype == torch.float8_e4m3fn or op == "quantize_rows"
+    if eight_bits and not interpreted and not _has_e4m3(device):
+        return f"float8_e4m3fn needs NVIDIA compute capability 8.9; found {torch.cuda.get_device_name(device)}"
     return None
 
 
@@ -62,11 +70,11 @@ def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dt
     accepted = implementations(op)
     device = torch.device(device)
     if impl == "auto":
-        can = device.type == "cuda" and "triton" in accepted and _why_not_triton(device, dtype) is None
+        can = device.type == "cuda" and "triton" in accepted and _why_not_triton(op, device, dtype) is None
         return "triton" if can else "reference"
     if impl not in accepted:
         names = ", ".join(repr(name) for name in ("auto", *accepted))
         raise UnavailableError(f"impl of {op} must be one of {names}; found {impl!r}")
-    if impl == "triton" and (reason := _why_not_triton(device, dtype)):
+    if impl == "triton" and (reason := _why_not_triton(op, device, dtype)):
         raise UnavailableError(f"impl 'triton' of {op} cannot run: {reason}; impl 'reference' can")
     return impl

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ReparameterizeConfig", "SampleConfig", "config_for", "shipped_configs"]
+__all__ = ["QuantizeConfig", "ReparameterizeConfig", "SampleConfig", "config_for", "shipped_configs"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,19 @@ class ReparameterizeConfig:
     store_bits: int
 
 
-Config = SampleConfig | ReparameterizeConfig
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How `quantize_rows` launches. block_elements: entries of x a program holds at a time, in rows of at most that."""
+
+    block_elements: int
+    num_warps: int
+
+
+Config = SampleConfig | ReparameterizeConfig | QuantizeConfig
 _TYPES: dict[str, type[Config]] = {
     "sample_normal": SampleConfig,
     "reparameterize": ReparameterizeConfig,
+    "quantize_rows": QuantizeConfig,
 }
 
 

@@ -35,8 +35,10 @@ def _linear(
     out_dtype: torch.dtype,
     impl: str,
 ) -> Tensor:
-    resolve_impl("linear", impl, x.device, x.dtype)
-    implementation = reference.linear
+    if resolve_impl("linear", impl, x.device, x.dtype) == "triton":
+        from ..triton.linear import linear as implementation
+    else:
+        implementation = reference.linear
     return implementation(x, weight, bias, residual, activation, alpha, precision, x_scale, weight_scale, out_dtype)
 
 
@@ -117,8 +119,10 @@ def linear(
 
 @register("quantize_rows")
 def _quantize_rows(x: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-    resolve_impl("quantize_rows", impl, x.device, x.dtype)
-    implementation = reference.quantize_rows
+    if resolve_impl("quantize_rows", impl, x.device, x.dtype) == "triton":
+        from ..triton.quantize_rows import quantize_rows as implementation
+    else:
+        implementation = reference.quantize_rows
     return implementation(x)
 
 
@@ -156,8 +160,10 @@ def _linear_prior(
     precision: str,
     impl: str,
 ) -> Tensor:
-    resolve_impl("linear_prior", impl, weight.device, weight.dtype)
-    implementation = reference.linear_prior
+    if resolve_impl("linear_prior", impl, weight.device, weight.dtype) == "triton":
+        from ..triton.linear import linear_prior as implementation
+    else:
+        implementation = reference.linear_prior
     return implementation(n, weight, bias, seed, start, stream, activation, alpha, precision)
 
 

@@ -60,8 +60,10 @@ def _linear_score(
     weight_scale: Tensor | None,
     impl: str,
 ) -> Tensor:
-    resolve_impl("linear_score", impl, x.device, x.dtype)
-    implementation = reference.linear_score
+    if resolve_impl("linear_score", impl, x.device, x.dtype) == "triton":
+        from ..triton.linear_score import linear_score as implementation
+    else:
+        implementation = reference.linear_score
     settings = (likelihood, logvar, mask, activation, alpha, precision, x_scale, weight_scale)
     return implementation(x, weight, bias, data, *settings)
 
