@@ -19,21 +19,45 @@ __all__ = ["launch", "linear", "linear_kernel", "linear_prior"]
 
 
 @triton.jit
-def _finish(acc, row, column, shape, extras, residual_stride, alpha, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
-    """act(acc * scales + bias) + residual; extras is (bias, residual, x_scale, weight_scale), each of them or None."""
-    bias, residual, x_scale, weight_scale = extras
-    n, outputs = shape
-    if x_scale is not None:
-        acc *= tl.load(x_scale + row, mask=row < n, other=0.0)[:, None]
-        acc *= tl.load(weight_scale + column, mask=column < outputs, other=0.0)[None, :]
-    if bias is not None:
-        acc += tl.load(bias + column, mask=column < outputs, other=0.0).to(tl.float32)[None, :]
-    acc = activate(acc, alpha, ACTIVATION, FAST)
-    if residual is not None:
-        at = residual + (row * residual_stride)[:, None] + column[None, :]
+def _finish(
+    acc, first_row, first_column, shape, extras, residual_stride, alpha, out, SOURCE: tl.constexpr,
+    ACTIVATION: tl.constexpr, FAST: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Store act(acc * scales + bias) + residual, in PARTS halves of halves to hold fewer registers.
+
+    extras is (bias, residual, x_scale, weight_scale), each of them or None.
+    """
+    BLOCK_COLUMNS: tl.constexpr = TILE[1]
+    if PARTS > 1:
+        HALF: tl.constexpr = (TILE[0], BLOCK_COLUMNS // 2)
+        left, right = tl.split(tl.permute(tl.reshape(acc, (TILE[0], 2, BLOCK_COLUMNS // 2)), (0, 2, 1)))
+        _finish(
+            left, first_row, first_column, shape, extras, residual_stride, alpha, out,
+            SOURCE, ACTIVATION, FAST, HALF, PARTS // 2,
+        )  # fmt: skip
+        _finish(
+            right, first_row, first_column + BLOCK_COLUMNS // 2, shape, extras, residual_stride, alpha, out,
+            SOURCE, ACTIVATION, FAST, HALF, PARTS // 2,
+        )  # fmt: skip
+    else:
+        bias, residual, x_scale, weight_scale = extras
+        n, outputs = shape
+        row = first_row + tl.arange(0, TILE[0]).to(tl.int64)
+        column = first_column + tl.arange(0, BLOCK_COLUMNS)
         inside = (row < n)[:, None] & (column < outputs)[None, :]
-        acc += tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    return acc
+        if x_scale is not None:
+            acc *= tl.load(x_scale + row, mask=row < n, other=0.0)[:, None]
+            acc *= tl.load(weight_scale + column, mask=column < outputs, other=0.0)[None, :]
+        if bias is not None:
+            acc += tl.load(bias + column, mask=column < outputs, other=0.0).to(tl.float32)[None, :]
+        acc = activate(acc, alpha, ACTIVATION, FAST)
+        if residual is not None:
+            at = residual + (row * residual_stride)[:, None] + column[None, :]
+            acc += tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        if SOURCE == "tma":
+            out.store([first_row, first_column], acc.to(out.dtype))
+        else:
+            tl.store(out + (row * outputs)[:, None] + column[None, :], acc.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -53,6 +77,7 @@ def _one_tile(
     FAST: tl.constexpr,
     OPERANDS: tl.constexpr,
     TILE: tl.constexpr,
+    PARTS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
 ):
     BLOCK_ROWS: tl.constexpr = TILE[0]
@@ -63,14 +88,9 @@ def _one_tile(
     first_row = row_tile * BLOCK_ROWS
     first_column = column_tile * BLOCK_COLUMNS
     acc = product(x, weight, (first_row, first_column), shape, units, noise, SOURCE, OPERANDS, TILE)
-    row = first_row + tl.arange(0, BLOCK_ROWS).to(tl.int64)
-    column = first_column + tl.arange(0, BLOCK_COLUMNS)
-    acc = _finish(acc, row, column, shape, extras, residual_stride, alpha, ACTIVATION, FAST)
-    if SOURCE == "tma":
-        out.store([first_row, first_column], acc.to(out.dtype))
-    else:
-        at = out + (row * outputs)[:, None] + column[None, :]
-        tl.store(at, acc.to(out.dtype.element_ty), mask=(row < n)[:, None] & (column < outputs)[None, :])
+    _finish(
+        acc, first_row, first_column, shape, extras, residual_stride, alpha, out, SOURCE, ACTIVATION, FAST, TILE, PARTS
+    )  # fmt: skip
 
 
 _SIZES = ["n", "output_units", "input_units", "x_units", "weight_units", "residual_units"]
@@ -101,6 +121,7 @@ def linear_kernel(
     OPERANDS: tl.constexpr,
     OUTPUT_UNIT: tl.constexpr,
     TILE: tl.constexpr,
+    PARTS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
@@ -108,7 +129,8 @@ def linear_kernel(
 
     bias [outputs], residual [n, outputs], x_scale [n] and weight_scale [outputs], or None. outputs and the residual's
     row stride are in units of OUTPUT_UNIT. PROGRAMS: 0 for one tile a program; else that many programs share the
-    tiles, so that the loads of the next tile overlap the end of the last. With "tma", out is a descriptor too.
+    tiles, so that the loads of the next tile overlap the end of the last. With "tma", out is a descriptor too, of
+    tiles as wide as `_finish` stores at a time.
     """
     shape = (n, output_units * OUTPUT_UNIT)
     units = (input_units, x_units, weight_units)
@@ -118,14 +140,14 @@ def linear_kernel(
     if PROGRAMS == 0:
         _one_tile(
             tl.program_id(0), x, weight, extras, out, shape, units, residual_stride, noise, alpha,
-            SOURCE, ACTIVATION, FAST, OPERANDS, TILE, GROUP_ROWS,
+            SOURCE, ACTIVATION, FAST, OPERANDS, TILE, PARTS, GROUP_ROWS,
         )  # fmt: skip
     else:
         tiles = tl.cdiv(n, TILE[0]).to(tl.int32) * tl.cdiv(shape[1], TILE[1])
         for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
             _one_tile(
                 tile, x, weight, extras, out, shape, units, residual_stride, noise, alpha,
-                SOURCE, ACTIVATION, FAST, OPERANDS, TILE, GROUP_ROWS,
+                SOURCE, ACTIVATION, FAST, OPERANDS, TILE, PARTS, GROUP_ROWS,
             )  # fmt: skip
 
 
@@ -168,7 +190,7 @@ def launch(
         residual,
         x_scale,
         weight_scale,
-        TensorDescriptor.from_tensor(out, [rows, columns]) if tma else out,
+        TensorDescriptor.from_tensor(out, [rows, columns // config.parts]) if tma else out,
         n,
         outputs // output_unit,
         weight.shape[1] // layout.unit,
@@ -183,6 +205,7 @@ def launch(
         OPERANDS=tuple(layout),
         OUTPUT_UNIT=output_unit,
         TILE=config.tile,
+        PARTS=config.parts,
         GROUP_ROWS=config.group_rows,
         PROGRAMS=programs,
         num_warps=config.num_warps,
