@@ -1,9 +1,11 @@
 """Which memory format an op's output has: shared by the shape rules and every implementation, so they agree."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
-__all__ = ["empty_output", "output_format", "own_output"]
+__all__ = ["empty_output", "flat_rows", "output_format", "own_output"]
 
 
 def output_format(x: Tensor) -> torch.memory_format:
@@ -25,3 +27,19 @@ def own_output(y: Tensor, x: Tensor) -> Tensor:
     if y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
         return y.clone(memory_format=torch.preserve_format)
     return y
+
+
+def flat_rows(like: Tensor, x: Tensor) -> Tensor:
+    """`x` [m, ...] as [m, dim], its columns in the order in which `like`'s entries lie in memory, inner stride 1.
+
+    For sums over a row, where any order will do as long as it is everybody's: channels_last images are then read
+    where they are, and only what lies otherwise is copied. An `x` without rows, [...], becomes [dim].
+    """
+    strides = like.stride()
+    axes = sorted(range(1, like.dim()), key=lambda axis: -strides[axis])
+    dim = prod(like.shape[1:])
+    if x.dim() < like.dim():
+        flat = x.permute([axis - 1 for axis in axes]).reshape(dim)
+    else:
+        flat = x.permute(0, *axes).reshape(x.shape[0], dim)
+    return flat if flat.stride(-1) == 1 else flat.contiguous()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["QuantizeConfig", "ReparameterizeConfig", "SampleConfig", "config_for", "shipped_configs"]
+__all__ = ["QuantizeConfig", "ReparameterizeConfig", "RowScoreConfig", "SampleConfig", "config_for", "shipped_configs"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,34 @@ class QuantizeConfig:
     num_warps: int
 
 
-Config = SampleConfig | ReparameterizeConfig | QuantizeConfig
+@dataclass(frozen=True)
+class RowScoreConfig:
+    """How `bernoulli_nll`, `gaussian_nll`, `squared_error` and `elbo` launch.
+
+    block_elements: entries a program holds at a time. max_block_rows, max_block_columns: the most rows and columns
+    they are in. unroll: how many such blocks it reads before it needs the first; with four, some builds spill.
+    max_pieces: the most pieces a row is cut into, and so the most programs that share one. min_shared_pieces: rows
+    of fewer are not worth a second launch. programs_per_processor: what fills a device. These two are
+    estimates. load_bits: the width of the widest load of rows whose length is a multiple of 8.
+    """
+
+    block_elements: int
+    max_block_rows: int
+    max_block_columns: int
+    unroll: int
+    max_pieces: int
+    min_shared_pieces: int
+    programs_per_processor: int
+    num_warps: int
+    load_bits: int
+
+
+Config = SampleConfig | ReparameterizeConfig | QuantizeConfig | RowScoreConfig
 _TYPES: dict[str, type[Config]] = {
     "sample_normal": SampleConfig,
     "reparameterize": ReparameterizeConfig,
     "quantize_rows": QuantizeConfig,
+    "row_scores": RowScoreConfig,
 }
 
 

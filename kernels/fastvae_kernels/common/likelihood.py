@@ -1,6 +1,6 @@
 """How unlikely one entry is under each likelihood: the score that row sums and matrix-product epilogues share."""
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 import triton
 import triton.language as tl
