@@ -22,11 +22,11 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "conv_transpose2d": ("reference",),
     "affine": ("reference",),
     "logvar": ("reference",),
-    "bernoulli_nll": ("reference",),
-    "gaussian_nll": ("reference",),
-    "squared_error": ("reference",),
+    "bernoulli_nll": ("reference", "triton"),
+    "gaussian_nll": ("reference", "triton"),
+    "squared_error": ("reference", "triton"),
     "linear_score": ("reference", "triton"),
-    "elbo": ("reference",),
+    "elbo": ("reference", "triton"),
 }
 
 

@@ -24,8 +24,11 @@ def _check_data(name: str, parameter: Tensor, x: Tensor, mask: Tensor | None) ->
 
 @register("bernoulli_nll")
 def _bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    resolve_impl("bernoulli_nll", impl, logits.device, logits.dtype)
-    return reference.bernoulli_nll(logits, x, mask)
+    if resolve_impl("bernoulli_nll", impl, logits.device, logits.dtype) == "triton":
+        from ..triton.row_scores import bernoulli_nll as implementation
+    else:
+        implementation = reference.bernoulli_nll
+    return implementation(logits, x, mask)
 
 
 @_bernoulli_nll.register_fake
@@ -49,8 +52,11 @@ def bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None = None, *, impl
 
 @register("gaussian_nll")
 def _gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    resolve_impl("gaussian_nll", impl, mean.device, mean.dtype)
-    return reference.gaussian_nll(mean, logvar, x, mask)
+    if resolve_impl("gaussian_nll", impl, mean.device, mean.dtype) == "triton":
+        from ..triton.row_scores import gaussian_nll as implementation
+    else:
+        implementation = reference.gaussian_nll
+    return implementation(mean, logvar, x, mask)
 
 
 @_gaussian_nll.register_fake
@@ -77,8 +83,11 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None = 
 
 @register("squared_error")
 def _squared_error(output: Tensor, x: Tensor, impl: str) -> Tensor:
-    resolve_impl("squared_error", impl, output.device, output.dtype)
-    return reference.squared_error(output, x)
+    if resolve_impl("squared_error", impl, output.device, output.dtype) == "triton":
+        from ..triton.row_scores import squared_error as implementation
+    else:
+        implementation = reference.squared_error
+    return implementation(output, x)
 
 
 @_squared_error.register_fake

@@ -145,8 +145,10 @@ def _elbo(
     mask: Tensor | None,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    resolve_impl("elbo", impl, output.device, output.dtype)
-    implementation = reference.elbo
+    if resolve_impl("elbo", impl, output.device, output.dtype) == "triton":
+        from ..triton.row_scores import elbo as implementation
+    else:
+        implementation = reference.elbo
     return implementation(output, data, mean, logvar, likelihood, output_logvar, mask)
 
 
