@@ -1,211 +1,222 @@
 """The one command for a machine with a GPU: is every op right there, and how fast is it against what else and the roof.
 
-python tools/gpu_check.py [--out FOLDER] needs torch, triton and numpy only and installs nothing. Correctness comes
-first: every op and implementation against the float64 oracle, and the Philox words. Only then are the noise kernels
-timed against eager PyTorch and torch.compile, with the share of the copy bandwidth measured in the same run. Each
-measurement is a JSON line in FOLDER/gpu.jsonl. Exit status 1 if anything is wrong; nothing is timed then.
+python tools/gpu_check.py [--out FOLDER] [--seconds 470] runs, in order of value: the conformance suite on the device;
+compute-sanitizer's memcheck over the small cases, where that tool is installed; the roofs (copy bandwidth, a large
+bf16 product); every kernel at the reference shapes; every verb of the reference model. Each measurement is a JSON line
+appended to FOLDER/gpu.jsonl as it is made, with everything needed to repeat it; FOLDER/gpu.md is the table of the run.
+
+Sections run in a process of their own, which is replaced if it crashes or hangs; what failed says so in its row, and
+the rest goes on. --only takes sections by pattern ("kernel:*"), so that a long check can be cut in pieces. --dry-run
+goes through all of it on a CPU, on tiny shapes under Triton's interpreter, and keeps no row. Needs torch, triton,
+numpy, pytest and hypothesis, and installs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import platform
+import queue
+import shutil
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
-
-import torch
-import triton
-from torch import Tensor
-
-import fastvae_kernels
-from fastvae_kernels.cases import CASES, ROW_SHAPES
-from fastvae_kernels.testing import EAGER, NORMAL_EPSILONS, assert_within, oracle, oracle_normals, widen
-
 ROOT = Path(__file__).resolve().parents[1]
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = ((4096, 32), (65536, 32), (65536, 128), (1048576, 64))
-QUANTILES = (0.2, 0.5, 0.8)
-COPIED_FLOATS = 2**28
+WORKER = ROOT / "tools" / "gpu_sections.py"
+SECTION_SECONDS = 150
+Row = dict[str, Any]
 
 
-def check_plain(op: str, case: str, dtype: torch.dtype, impl: str) -> None:
-    """One deterministic op on one case against the float64 oracle."""
-    arguments = CASES[op][case](dtype, torch.device("cuda"))
-    actual = getattr(fastvae_kernels, op)(**arguments, impl=impl)
-    eager = EAGER[op](**(widen(arguments, torch.float32) if actual.dtype != dtype else arguments))
-    assert_within(actual, oracle(op, arguments), eager)
+def environment(dry_run: bool) -> dict[str, str]:
+    """The environment of every process: the checkout's own packages first and, rehearsing, no GPU."""
+    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
+    return {**found, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if dry_run else found
 
 
-def check_noise(shape: tuple[int, int], dtype: torch.dtype, impl: str) -> None:
-    """`sample_normal` against Python integers and floats, `reparameterize` against it; rows must not depend on n."""
-    where: dict[str, Any] = {"seed": 2**64 - 5, "start": 2**32 - 2, "stream": 3}
-    exact = oracle_normals(*shape, **where).cuda()
-    normal = fastvae_kernels.sample_normal(*shape, **where, dtype=dtype, device="cuda", impl=impl)
-    narrowing = torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 0.0
-    bound = exact.abs() * (NORMAL_EPSILONS * 2.0**-23 + narrowing) * 1.0001 + 2.0**-25
-    if not bool(((normal.double() - exact).abs() <= bound).all()):
-        raise AssertionError(f"sample_normal {shape} {dtype} is off by more than its stated error")
-    n, dim = shape
-    last = fastvae_kernels.sample_normal(
-        1, dim, seed=where["seed"], start=where["start"] + n - 1, stream=3, dtype=dtype, device="cuda", impl=impl
-    )
-    if not torch.equal(last[0], normal[-1]):
-        raise AssertionError(f"sample_normal {shape} {dtype}: the last row alone has other bits")
-    mean, logvar = (torch.randn(shape, device="cuda").to(dtype) for _ in range(2))
-    z, kl = fastvae_kernels.reparameterize(mean, logvar, **where, impl=impl)
-    wide = mean.double(), logvar.double()
-    exact_z = wide[0] + torch.exp(wide[1] / 2) * exact
-    exact_kl = 0.5 * (wide[1].exp() - 1 - wide[1] + wide[0].square()).sum(1)
-    eager_z = mean + torch.exp(logvar / 2) * exact.to(dtype)
-    single = mean.float(), logvar.float()
-    eager_kl = 0.5 * (single[1].exp() - 1 - single[1] + single[0].square()).sum(1)
-    assert_within(z, exact_z, eager_z, extra=NORMAL_EPSILONS * 2.0**-23 * (exact_z - wide[0]).abs())
-    assert_within(kl, exact_kl, eager_kl)
+def section_names(dry_run: bool) -> list[str]:
+    """Every section that the worker runs, in order of value."""
+    command = [sys.executable, str(WORKER), "--list"]
+    listed = subprocess.run(command, env=environment(dry_run), capture_output=True, text=True, check=True)
+    return listed.stdout.split()
 
 
-def check_everything() -> list[str]:
-    """What is wrong, one line each."""
-    checks: list[tuple[str, Callable[[], None]]] = []
-    for op, cases in CASES.items():
-        for impl in fastvae_kernels.implementations(op):
-            for case in cases:
-                for dtype in DTYPES:
-                    name = f"{op} {case} {dtype} {impl}"
-                    checks.append((name, lambda o=op, c=case, d=dtype, i=impl: check_plain(o, c, d, i)))
-    for impl in fastvae_kernels.implementations("sample_normal"):
-        for shape in ROW_SHAPES:
-            for dtype in DTYPES:
-                name = f"noise {shape} {dtype} {impl}"
-                checks.append((name, lambda s=shape, d=dtype, i=impl: check_noise(s, d, i)))
-    wrong = []
-    for name, check in checks:
-        try:
-            check()
-        except (AssertionError, RuntimeError, NotImplementedError) as error:
-            traceback.print_exc()
-            wrong.append(f"{name}: {error}")
-    print(f"{len(checks)} checks, {len(wrong)} wrong", flush=True)
-    return wrong
+def finished(command: list[str], section: str, dry_run: bool, seconds: float) -> Row:
+    """The row of a command that either exits 0 or has failed, with the end of its output."""
+    try:
+        done = subprocess.run(
+            command, env=environment(dry_run), cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as expired:
+        tail = (expired.stdout or b"").decode(errors="replace")[-2000:]
+        return {"section": section, "error": f"not done after {seconds:.0f} s", "tail": tail}
+    row: Row = {"section": section, "summary": done.stdout.strip().splitlines()[-1:]}
+    if done.returncode == 0:
+        return row
+    failures = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return {**row, "error": f"exit {done.returncode}", "failures": failures[:200], "tail": done.stdout[-4000:]}
 
 
-def microseconds(call: Callable[[], Any]) -> list[float]:
-    """p20, p50 and p80 of a call's device time; `do_bench` clears the L2 before each run."""
-    return [1e3 * value for value in triton.testing.do_bench(call, warmup=25, rep=200, quantiles=list(QUANTILES))]
+def conformance(dry_run: bool, seconds: float) -> Row:
+    """The kernels' own test-suite on this device, its failures by name."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", str(ROOT / "tests" / "kernels")]
+    if dry_run:
+        command += ["-k", "linear and 1x1x1"]
+    elif importlib.util.find_spec("xdist"):
+        command += ["-n", "12"]
+    return finished(command, "conformance", dry_run, seconds)
 
 
-def copy_bandwidth() -> float:
-    """Bytes per second of a device-to-device copy, read plus written: the roof of ops that only move memory."""
-    source = torch.randn(COPIED_FLOATS, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / (microseconds(lambda: target.copy_(source))[1] * 1e-6)
+def memcheck(dry_run: bool, seconds: float) -> Row:
+    """One small case of every op under compute-sanitizer, or without it in a rehearsal."""
+    command = [sys.executable, str(WORKER), "--small-cases"]
+    if dry_run:
+        return finished(command, "memcheck", dry_run, seconds)
+    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if tool is None:
+        return {"section": "memcheck", "skipped": "compute-sanitizer is not installed"}
+    return finished([tool, "--tool", "memcheck", "--error-exitcode", "9", *command], "memcheck", dry_run, seconds)
 
 
-def eager_reparameterize(mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    """As anybody writes it; PyTorch's own noise."""
-    z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-    return z, -0.5 * torch.sum(1 + logvar - mean.square() - logvar.exp(), dim=1)
+class Worker:
+    """A process that runs sections one after another and prints a JSON line for each row."""
+
+    def __init__(self, sections: list[str], dry_run: bool) -> None:
+        command = [sys.executable, str(WORKER), *sections]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self.process = subprocess.Popen(
+            command, env=environment(dry_run), stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
+        self.lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def kill(self) -> str:
+        """Stop it, and give the end of what it wrote to its error stream."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.seek(0)
+        with self.errors as file:
+            return file.read()[-1500:]
 
 
-def rows(roof: float) -> list[dict[str, Any]]:
-    """One measurement per op, shape and dtype, with its peers in the same run."""
-    compiled = torch.compile(eager_reparameterize)
-    found = []
-    for n, dim in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16):
-            size = n * dim * dtype.itemsize
-            draw = {"seed": 1, "dtype": dtype, "device": "cuda"}
-            mean, logvar = (torch.randn(n, dim, device="cuda", dtype=dtype) for _ in range(2))
-            found += [
-                measurement(
-                    "sample_normal",
-                    (n, dim),
-                    dtype,
-                    size,
-                    roof,
-                    {
-                        "triton": lambda n=n, dim=dim, draw=draw: fastvae_kernels.sample_normal(n, dim, **draw),
-                        "torch.randn": lambda n=n, dim=dim, t=dtype: torch.randn(n, dim, device="cuda", dtype=t),
-                    },
-                ),
-                measurement(
-                    "reparameterize",
-                    (n, dim),
-                    dtype,
-                    3 * size + 4 * n,
-                    roof,
-                    {
-                        "triton": lambda m=mean, v=logvar: fastvae_kernels.reparameterize(m, v, seed=1),
-                        "eager": lambda m=mean, v=logvar: eager_reparameterize(m, v),
-                        "torch.compile": lambda m=mean, v=logvar: compiled(m, v),
-                    },
-                ),
-            ]
-    return found
+def measured(sections: list[str], dry_run: bool, deadline: float) -> Iterator[Row]:
+    """The rows of every section; a section that kills or stalls its process gets a row with the error."""
+    waiting = list(sections)
+    while waiting and time.monotonic() < deadline:
+        worker = Worker(waiting, dry_run)
+        while waiting:
+            left = min(SECTION_SECONDS, deadline - time.monotonic())
+            try:
+                line = worker.lines.get(timeout=max(left, 0.1))
+            except queue.Empty:
+                line = None
+            if line is None:
+                break
+            row = json.loads(line)
+            if "finished" in row:
+                waiting.remove(row["finished"])
+            else:
+                yield row
+        tail = worker.kill()
+        if waiting and time.monotonic() < deadline:
+            yield {"section": waiting.pop(0), "error": "its process crashed or hung", "tail": tail}
+    for name in waiting:
+        yield {"section": name, "error": "out of time"}
 
 
-def measurement(
-    op: str,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    least_bytes: int,
-    roof: float,
-    calls: dict[str, Callable[[], Any]],
-) -> dict[str, Any]:
-    """Times of the peers, their ratios to triton, and triton's share of the roof."""
-    times = {name: microseconds(call) for name, call in calls.items()}
-    median = times["triton"][1]
-    row = {
-        "op": op,
-        "shape": shape,
-        "dtype": str(dtype).removeprefix("torch."),
-        "microseconds": {n: dict(zip(("p20", "p50", "p80"), t, strict=True)) for n, t in times.items()},
-        "ratio": {name: t[1] / median for name, t in times.items()},
-        "bytes": least_bytes,
-        "share_of_copy_bandwidth": least_bytes / (median * 1e-6) / roof,
-    }
-    ratios = ", ".join(f"{name} {value:.2f}x" for name, value in row["ratio"].items() if name != "triton")
-    share = row["share_of_copy_bandwidth"]
-    print(f"{op:16}{shape!s:16}{row['dtype']:10}{median:9.1f} µs  {share:5.0%} of copy  {ratios}", flush=True)
-    return row
+def show(row: Row) -> None:
+    """One line of progress."""
+    if "microseconds" in row:
+        ratios = ", ".join(f"{name} {value:.2f}x" for name, value in row["ratio"].items())
+        time_ = row["microseconds"]["fastvae"]["p50"]
+        share = row.get("share_of_roof")
+        roof = f"{share:5.0%} of roof" if share is not None else ""
+        print(f"{row['op']:16}{row['shape']:24}{row['precision']:6}{time_:9.1f} µs  {roof}  {ratios}", flush=True)
+    else:
+        print(json.dumps({name: value for name, value in row.items() if name != "tail"})[:400], flush=True)
+        if "tail" in row:
+            print(row["tail"], file=sys.stderr, flush=True)
 
 
-def environment(roof: float) -> dict[str, Any]:
-    """Where the rows were measured."""
+def table(rows: list[Row]) -> str:
+    """The measurements as Markdown."""
+    peers = ("eager", "eager bf16", "eager ieee", "eager fp32", "torch.compile")
+    head = ["op", "shape", "precision", "µs (p50)", "predicted µs", "of roof", *peers]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        if "microseconds" not in row:
+            continue
+        cells = [row["op"], row["shape"], row["precision"], f"{row['microseconds']['fastvae']['p50']:.1f}"]
+        cells.append(f"{row['predicted_microseconds']:.1f}" if row.get("predicted_microseconds") else "")
+        cells.append(f"{row['share_of_roof']:.0%}" if row.get("share_of_roof") else "")
+        cells += [f"{row['ratio'][peer]:.2f}x" if peer in row["ratio"] else "" for peer in peers]
+        lines.append("| " + " | ".join(cells) + " |")
+    failed = [f"- {row['section']} {row.get('op', '')}: {row['error']}" for row in rows if "error" in row]
+    return "\n".join([*lines, *(["", "Failed:", *failed] if failed else [])]) + "\n"
+
+
+def where() -> Row:
+    """The commit and the machine, which every row carries."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "commit": commit or "unknown",
-        "device": torch.cuda.get_device_name(),
-        "copy_bytes_per_second": roof,
-        "versions": {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()},
-    }
+    return {"commit": commit or "unknown", "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+
+
+def rows_of_run(names: list[str], dry_run: bool, seconds: float) -> Iterator[Row]:
+    """Every row, in order of value."""
+    deadline = time.monotonic() + seconds
+    if "conformance" in names:
+        yield conformance(dry_run, 0.45 * seconds)
+    if "memcheck" in names:
+        yield memcheck(dry_run, 0.15 * seconds)
+    yield from measured([name for name in names if name not in ("conformance", "memcheck")], dry_run, deadline)
 
 
 def main() -> int:
     """Check, then measure; see the module docstring."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--seconds", type=float, default=470, help="start no section after this long")
+    parser.add_argument("--only", action="append", help="sections to run, by pattern (may be repeated)")
+    parser.add_argument("--dry-run", action="store_true", help="go through everything on a CPU; keeps no row")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("no CUDA device; tests/kernels runs the kernels under Triton's interpreter", file=sys.stderr)
+    import torch
+
+    if not options.dry_run and not torch.cuda.is_available():
+        print("no CUDA device; --dry-run goes through everything on the CPU", file=sys.stderr)
         return 1
-    if wrong := check_everything():
-        print("\n".join(wrong), file=sys.stderr)
-        return 1
-    roof = copy_bandwidth()
-    where = environment(roof)
-    print(f"{where['device']}: copies at {roof / 1e12:.2f} TB/s", flush=True)
-    with (options.out / "gpu.jsonl").open("a") as file:
-        for row in rows(roof):
-            file.write(json.dumps(where | row) + "\n")
-    return 0
+    names = ["conformance", "memcheck", *section_names(options.dry_run)]
+    names = [name for name in names if any(fnmatch(name, pattern) for pattern in options.only or ["*"])]
+    rows: list[Row] = []
+    common = where()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "gpu.jsonl").open("a") if not options.dry_run else nullcontext() as file:
+        for row in rows_of_run(names, options.dry_run, options.seconds):
+            rows.append(row)
+            show(row)
+            if file is not None:
+                file.write(json.dumps(common | row) + "\n")
+                file.flush()
+    print(table(rows))
+    if not options.dry_run:
+        (options.out / "gpu.md").write_text(table(rows))
+    return 1 if any("error" in row for row in rows) else 0
 
 
 if __name__ == "__main__":

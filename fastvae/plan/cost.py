@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fastvae.plan.plan import Plan, Step
+from fastvae_kernels.cost import flops
 
 # Views: no arithmetic, no memory of their own (join, split and pad are counted as the copies they may be).
 FREE = ("reshape", "narrow")
@@ -27,29 +28,28 @@ class Cost:
 def plan_cost(plan: Plan, *, element_bytes: int = 4) -> Cost:
     """The cost of ``plan`` with buffers of ``element_bytes`` per element.
 
-    A multiply-add counts as two operations, any elementwise function as one per element.
+    Operations are counted by `fastvae_kernels.cost.flops`.
     """
     sizes = {name: math.prod(shape) * element_bytes for name, shape in plan.shapes.items()}
-    flops = moved = 0
+    work = moved = 0
     for step in plan.steps:
         if step.op in FREE:
             continue
-        flops += _flops(plan, step)
+        work += _flops(plan, step)
         moved += sum(sizes.get(name, 0) for name in (*step.inputs, *step.outputs) if name is not None)
     weights = sum(weight.numel() * element_bytes for weight in plan.weights.values())
-    return Cost(flops, moved, _peak(plan, sizes), weights)
+    return Cost(work, moved, _peak(plan, sizes), weights)
 
 
 def _flops(plan: Plan, step: Step) -> int:
-    outputs = sum(math.prod(plan.shapes[name]) for name in step.outputs)
-    if step.op in ("linear", "conv2d"):
-        weight = plan.weights[str(step.inputs[1])]
-        return 2 * outputs * math.prod(weight.shape[1:])
-    if step.op == "conv_transpose2d":
-        weight = plan.weights[str(step.inputs[1])]
-        return 2 * math.prod(plan.shapes[str(step.inputs[0])]) * math.prod(weight.shape[1:])
-    inputs = [math.prod(plan.shapes[name]) for name in step.inputs if name is not None and name in plan.shapes]
-    return max(outputs, *inputs, 0)
+    """Operations for one row: every buffer has a leading axis of 1."""
+    inputs: list[tuple[int, ...] | None] = []
+    for name in step.inputs:
+        if name is None:
+            inputs.append(None)
+        else:
+            inputs.append((1, *plan.shapes[name]) if name in plan.shapes else tuple(plan.weights[name].shape))
+    return flops(step.op, inputs, [(1, *plan.shapes[name]) for name in step.outputs])
 
 
 def _peak(plan: Plan, sizes: dict[str, int]) -> int:

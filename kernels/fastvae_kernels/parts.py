@@ -1,7 +1,8 @@
 """What the GPUs that kernels are compiled for can do: limits that must hold, and rates that predictions use.
 
-Rates are the makers' dense figures, except sm_90's, which are what an H200 was measured to sustain. They choose
-tiles and predict times; results are only ever compared with roofs measured in the same run.
+Rates are the makers' dense figures, except sm_90's product and copy rates, which are what an H200 was measured to
+sustain; cache bandwidths are what the speed of published matrix kernels implies. All of them choose tiles and predict
+times; results are only ever compared with roofs measured in the same run.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 __all__ = ["PARTS", "Part", "part_of"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One architecture, by its best-known member.
 
@@ -53,7 +54,7 @@ PARTS: dict[str, Part] = {
             132,
             232_448,
             3.0e12,
-            5.5e12,
+            8.5e12,
             {"ieee": 60e12, "tf32": 395e12, "bf16": 790e12, "fp16": 790e12, "fp8": 1580e12},
         ),
         Part(

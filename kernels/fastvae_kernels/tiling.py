@@ -15,13 +15,17 @@ from typing import Any
 
 import torch
 
-from .parts import Part, part_of
+from .errors import UnavailableError
+from .parts import PARTS, Part, part_of
 
 __all__ = [
     "REFERENCE_ROWS",
     "GemmConfig",
     "Measured",
+    "best_tile",
     "gemm_config",
+    "measured",
+    "measured_devices",
     "precision_key",
     "predicted_seconds",
     "shipped_tiles",
@@ -29,6 +33,7 @@ __all__ = [
 
 REFERENCE_ROWS = 65_536
 """The number of rows tiles are chosen for."""
+
 
 @dataclass(frozen=True)
 class GemmConfig:
@@ -83,6 +88,11 @@ def shipped_tiles(op: str, target: str) -> dict[str, tuple[GemmConfig, ...]]:
     return {precision: tuple(_config(values) for values in tiles) for precision, tiles in lists.items()}
 
 
+def measured_devices(op: str) -> tuple[str, ...]:
+    """The devices on which tools/tune.py measured `op`."""
+    return tuple(name for name in _file(op) if name != "default" and name not in PARTS)
+
+
 @cache
 def measured(op: str, device_name: str) -> tuple[Measured, ...]:
     """What tools/tune.py found for `op` on the device of this name: nothing, on most."""
@@ -102,23 +112,66 @@ def element_bytes(precision: str) -> int:
     return {"ieee": 4, "tf32": 4, "bf16": 2, "fp8": 1}[precision]
 
 
-def predicted_seconds(config: GemmConfig, rows: int, outputs: int, inputs: int, precision: str, part: Part) -> float:
+_TILE_SECONDS = 0.3e-6
+"""Of a tile that no other work hides: the first operands' way from memory, the last results' way back."""
+
+_STEP_SECONDS = 0.05e-6
+"""Of a step that no other work hides: waiting for its operands' barrier and issuing its arithmetic, 90 cycles."""
+
+_FINISH_OPERATIONS = 16
+"""Per output, in float32 operations: scale, bias, an activation, rounding and the store's share."""
+
+_NOISE_OPERATIONS = 80
+"""Per normal drawn: 40 instructions, counted like multiply-adds as two operations each."""
+
+_EXPOSED = 0.25
+"""How much of the shorter of computing and moving is not hidden behind the longer one."""
+
+
+def predicted_seconds(
+    config: GemmConfig, rows: int, outputs: int, inputs: int, precision: str, part: Part, *, drawn: bool = False
+) -> float:
     """How long a product of rows x inputs and inputs x outputs takes in these tiles, launch excluded.
 
-    Each processor works through its share of the tiles; a tile takes the longer of its arithmetic, at the part's rate,
-    and of fetching its operands from the L2 cache. A product is never faster than memory. Padding counts as work.
+    Each processor works through its share of the tiles. A step of a tile takes the longer of its arithmetic, at the
+    part's rate, and of fetching its operands from the L2 cache; drawn inputs are not fetched, but drawn again for
+    each column tile. The tile's outputs are finished at the rate of float32. Padding counts as work. Meanwhile
+    operands and result move between memory and cache once. The constants above are estimates, which tools/tune.py
+    holds against measurements; the choice between tiles depends little on them.
     """
+    lanes = part.processors / part.flops["ieee"]
     steps = ceil(max(inputs, 1) / config.block_inputs)
     area = config.block_rows * config.block_columns
     arithmetic = 2 * area * config.block_inputs * part.processors / part.flops[precision]
-    operands = (config.block_rows + config.block_columns) * config.block_inputs * element_bytes(precision)
-    fetch = operands * part.processors / part.cache_bandwidth
+    fetched = config.block_columns + (0 if drawn else config.block_rows)
+    fetch = fetched * config.block_inputs * element_bytes(precision) * part.processors / part.cache_bandwidth
+    step = max(arithmetic, fetch) + _STEP_SECONDS
+    if drawn:
+        step += _NOISE_OPERATIONS * config.block_rows * config.block_inputs * lanes
     tiles = ceil(rows / config.block_rows) * ceil(outputs / config.block_columns)
-    # One step fills the pipeline and one's worth of time empties the accumulators.
-    busy = ceil(tiles / part.processors) * (steps + 2) * max(arithmetic, fetch)
+    each = steps * step + _FINISH_OPERATIONS * area * lanes + _TILE_SECONDS
+    busy = ceil(tiles / part.processors) * each
     output_bytes = 2 if precision in ("bf16", "fp8") else 4
-    moved = (rows * inputs + outputs * inputs) * element_bytes(precision) + rows * outputs * output_bytes
-    return max(busy, moved / part.copy_bandwidth)
+    operands = outputs * inputs + (0 if drawn else rows * inputs)
+    moving = (operands * element_bytes(precision) + rows * outputs * output_bytes) / part.copy_bandwidth
+    return max(busy, moving) + _EXPOSED * min(busy, moving)
+
+
+@cache
+def best_tile(op: str, outputs: int, inputs: int, precision: str, part: Part) -> GemmConfig:
+    """The shipped tile of `op` that is predicted to be fastest for a layer of these widths on a part.
+
+    Raises UnavailableError if the part has no such precision.
+    """
+    if precision not in part.flops:
+        found = ", ".join(name for name in part.flops if name != "fp16")
+        raise UnavailableError(f"{op} on {part.target} takes {found}; found {precision}")
+
+    def seconds(tile: GemmConfig) -> float:
+        drawn = op == "linear_prior"
+        return predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part, drawn=drawn)
+
+    return min(shipped_tiles(op, part.target)[precision], key=seconds)
 
 
 @cache
@@ -131,6 +184,4 @@ def gemm_config(op: str, outputs: int, inputs: int, precision: str, device: torc
     for row in measured(op, name):
         if (row.precision, row.outputs, row.inputs) == (precision, outputs, inputs):
             return row.config
-    part = part_of(device)
-    tiles = shipped_tiles(op, part.target)[precision]
-    return min(tiles, key=lambda tile: predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part))
+    return best_tile(op, outputs, inputs, precision, part_of(device))
