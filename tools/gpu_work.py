@@ -124,8 +124,7 @@ def prior_work(outputs: int, precision: str) -> Work:
         lambda: edges(fused, COUNT),
         cost.flops,
         cost.bytes,
-        None,
-        details,
+        **how,
     )
 
 
@@ -155,8 +154,7 @@ def score_work(precision: str) -> Work:
         lambda: edges(fused, COUNT),
         cost.flops,
         cost.bytes,
-        None,
-        details,
+        **how,
     )
 
 
@@ -271,5 +269,5 @@ def kernels() -> Iterator[tuple[str, Maker]]:
     yield "linear-residual", lambda: linear_work(512, 512, "bf16", "gelu", residual=True)
     yield "linear-narrow", lambda: linear_work(256, 32, "bf16", "identity")
     yield "linear_score-ieee", lambda: score_work("ieee")
-    yield "sample_normal", lambda: noise_work(16 * COUNT, 64, "ieee")
-    yield "reparameterize-bf16", lambda: reparameterize_work(16 * COUNT, 64, "bf16")
+    yield "sample_normal", lambda: noise_work(SIZES[-1][0], 64, "ieee")
+    yield "reparameterize-bf16", lambda: reparameterize_work(SIZES[-1][0], 64, "bf16")
