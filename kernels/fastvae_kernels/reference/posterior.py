@@ -11,9 +11,11 @@ __all__ = ["divergence", "draw"]
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mean, exp logvar) ‖ N(0, I)) per row; mean, logvar [n, dim] of the dtype to compute in -> [n].
 
-    Σ ½ expm1(logvar) - ½ logvar + ½ mean², halved before anything can overflow.
+    Σ ½ expm1(logvar) - ½ logvar + ½ mean², halved before anything can overflow, added in an order that does not
+    depend on strides.
     """
-    return torch.expm1(logvar).mul_(0.5).sub_(logvar * 0.5).add_(mean * 0.5 * mean).sum(1)
+    terms = torch.expm1(logvar).mul_(0.5).sub_(logvar * 0.5).add_(mean * 0.5 * mean)
+    return terms.contiguous().sum(1)
 
 
 def draw(mean: Tensor, logvar: Tensor, seed: int, start: int, stream: int, samples: int | None) -> Tensor:

@@ -16,7 +16,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     scale = max |row| / 448, leaving out NaN, at least the smallest normal and at most the largest float32; 1 for
     a row of zeros. q = x / scale is correctly rounded and saturates at ±448, NaN staying NaN.
     """
-    wide = x.to(accumulation_dtype(x.dtype))
+    wide = x.to(accumulation_dtype(x.dtype)).contiguous()
     if x.shape[1] == 0:
         return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_ones(x.shape[0], dtype=torch.float32)
     largest = wide.abs().nan_to_num(0.0, posinf=torch.inf).amax(1)

@@ -13,8 +13,9 @@ def split_samples(parameter: Tensor, n: int) -> Tensor:
 def sum_rows(nll: Tensor, mask: Tensor | None) -> Tensor:
     """Sum a non-empty nll [s, n, ...], which the caller owns, over its trailing axes -> [s*n].
 
-    Entries where mask [n, ...] is False are replaced by 0, whatever they hold.
+    Entries where mask [n, ...] is False are replaced by 0, whatever they hold. The order of the sum, and so its
+    rounding, does not depend on strides.
     """
     if mask is not None:
         nll.masked_fill_(~mask, 0)
-    return nll.reshape(nll.shape[0] * nll.shape[1], -1).sum(1)
+    return nll.reshape(nll.shape[0] * nll.shape[1], -1).contiguous().sum(1)

@@ -1,0 +1,276 @@
+"""Every op as anybody would write it in plain PyTorch, in whatever precision its tensors have.
+
+Evaluated in a narrow dtype it sets the error budget; in float64 it is the oracle that budgets are counted from.
+Written apart from the references, with other formulas where there are any, so that a mistake shows.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .oracle_noise import oracle_normals, oracle_uniforms
+
+__all__ = ["EAGER", "activate"]
+
+
+def activate(y: Tensor, activation: str, alpha: float | None) -> Tensor:
+    """The pointwise activation of that name."""
+    table: dict[str, Any] = {
+        "identity": lambda: y,
+        "relu": lambda: F.relu(y),
+        "leaky_relu": lambda: F.leaky_relu(y, 0.01 if alpha is None else alpha),
+        "elu": lambda: F.elu(y, 1.0 if alpha is None else alpha),
+        "selu": lambda: F.selu(y),
+        "gelu": lambda: F.gelu(y),
+        "gelu_tanh": lambda: F.gelu(y, approximate="tanh"),
+        "silu": lambda: F.silu(y),
+        "tanh": lambda: torch.tanh(y),
+        "sigmoid": lambda: torch.sigmoid(y),
+        "softplus": lambda: torch.logaddexp(y, torch.zeros_like(y)),
+    }
+    out: Tensor = table[activation]()
+    return out
+
+
+def _tf32(x: Tensor) -> Tensor:
+    """float32 with 11 significant bits, to nearest even: the mantissa in [0.5, 1) as a multiple of 2**-11."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.where(x.isfinite(), torch.ldexp((mantissa * 2.0**11).round(), exponent - 11), x)
+
+
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    precision: str = "ieee",
+    x_scale: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+) -> Tensor:
+    """x @ weight.T + bias; 8-bit operands in float32. In float64 "tf32" is exact: its rounding is eager's error."""
+    if x.dtype == torch.float8_e4m3fn:
+        x, weight, bias = x.float(), weight.float(), None if bias is None else bias.float()
+    if precision == "tf32" and x.dtype == torch.float32:
+        x, weight = _tf32(x), _tf32(weight)
+    if x_scale is None or weight_scale is None:
+        return F.linear(x, weight, bias)
+    y = (x @ weight.T) * x_scale[:, None] * weight_scale
+    return y if bias is None else y + bias
+
+
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "identity",
+    alpha: float | None = None,
+    precision: str = "ieee",
+    x_scale: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    y = activate(_product(x, weight, bias, precision, x_scale, weight_scale), activation, alpha)
+    y = y if residual is None else y + residual
+    return y.to(out_dtype or (torch.bfloat16 if x.dtype == torch.float8_e4m3fn else x.dtype))
+
+
+def _linear_prior(
+    n: int,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "identity",
+    alpha: float | None = None,
+    precision: str = "ieee",
+    **where: int,
+) -> Tensor:
+    z = oracle_normals(n, weight.shape[1], **where).to(weight)
+    return activate(_product(z, weight, bias, precision), activation, alpha)
+
+
+def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """q is left unrounded, so that the budget is one rounding to e4m3 of each element and no more."""
+    largest = x.abs().amax(1)
+    scale = torch.where(largest == 0, 1, (largest / 448).clamp_min(2.0**-126))
+    return x / scale[:, None], scale
+
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
+    activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
+    return activate(F.conv2d(x, weight, bias, **kwargs), activation, alpha)
+
+
+def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
+    activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
+    return activate(F.conv_transpose2d(x, weight, bias, **kwargs), activation, alpha)
+
+
+def _affine(
+    x: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str = "identity",
+    alpha: float | None = None,
+) -> Tensor:
+    def along(p: Tensor) -> Tensor:
+        return p if p.shape == x.shape[1:] else p.view(-1, *[1] * (x.dim() - 2))
+
+    y = x if scale is None else x * along(scale)
+    return activate(y if shift is None else y + along(shift), activation, alpha).to(x.dtype)
+
+
+def _logvar(
+    raw: Tensor,
+    parametrization: str,
+    eps: float = 0.0,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Tensor:
+    y = raw
+    if parametrization == "softplus_std":
+        y = 2 * (torch.logaddexp(raw, torch.zeros_like(raw)) + eps).log()
+    elif parametrization == "variance":
+        y = (raw + eps).log()
+    return y if minimum is None and maximum is None else y.clamp(minimum, maximum)
+
+
+def _samples(parameter: Tensor, x: Tensor) -> Tensor:
+    return x.repeat(parameter.shape[0] // x.shape[0], *[1] * (x.dim() - 1))
+
+
+def _masked_sum(nll: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    kept = nll if mask is None else torch.where(_samples(nll, mask), nll, 0)
+    return kept.flatten(1).sum(1)
+
+
+def _bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    data = _samples(logits, x)
+    nll = F.binary_cross_entropy_with_logits(logits, data, reduction="none")
+    return _masked_sum(nll, x, mask)
+
+
+def _gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    nll = 0.5 * (math.log(2 * math.pi) + logvar + (_samples(mean, x) - mean) ** 2 * torch.exp(-logvar))
+    return _masked_sum(nll, x, mask)
+
+
+def _squared_error(output: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    return _masked_sum((_samples(output, x) - output) ** 2, x, mask)
+
+
+def _score(output: Tensor, data: Tensor, likelihood: str, logvar: Tensor | None, mask: Tensor | None) -> Tensor:
+    if logvar is not None:
+        return _gaussian_nll(output, logvar, data, mask)
+    return {"bernoulli": _bernoulli_nll, "squared_error": _squared_error}[likelihood](output, data, mask)
+
+
+def _linear_score(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    data: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    logvar: Tensor | None = None,
+    mask: Tensor | None = None,
+    activation: str = "identity",
+    alpha: float | None = None,
+    **settings: Any,
+) -> Tensor:
+    output = activate(_product(x, weight, bias, **settings), activation, alpha)
+    return _score(output, data, likelihood, logvar, mask)
+
+
+def _elbo(
+    output: Tensor,
+    data: Tensor,
+    mean: Tensor,
+    logvar: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    output_logvar: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    reconstruction, kl = _score(output, data, likelihood, output_logvar, mask), _kl(mean, logvar)
+    return reconstruction + _samples(reconstruction, kl), reconstruction, kl
+
+
+def _kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    return -0.5 * torch.sum(1 + logvar - mean**2 - torch.exp(logvar), dim=1)
+
+
+def _draw(mean: Tensor, logvar: Tensor, seed: int | None, **where: Any) -> Tensor:
+    if seed is None:
+        return mean
+    return mean + torch.exp(0.5 * logvar) * oracle_normals(*mean.shape, seed=seed, **where).to(mean)
+
+
+def _reparameterize(mean: Tensor, logvar: Tensor, *, seed: int, **where: Any) -> tuple[Tensor, Tensor]:
+    return _draw(mean, logvar, seed, **where), _kl(mean, logvar)
+
+
+def _gaussian_head(
+    x: Tensor,
+    mean_weight: Tensor,
+    mean_bias: Tensor | None,
+    logvar_weight: Tensor,
+    logvar_bias: Tensor | None,
+    *,
+    seed: int | None = None,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    posterior: bool = False,
+    precision: str = "ieee",
+    **where: Any,
+) -> tuple[Tensor, ...]:
+    mean = _product(x, mean_weight, mean_bias, precision)
+    logvar = _product(x, logvar_weight, logvar_bias, precision).clamp(minimum, maximum)
+    result = _draw(mean, logvar, seed, **where), _kl(mean, logvar)
+    return (*result, mean, logvar) if posterior else result
+
+
+def _bottleneck(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "identity",
+    alpha: float | None = None,
+    *,
+    precision: str = "ieee",
+    **head: Any,
+) -> tuple[Tensor, Tensor]:
+    z, kl = _gaussian_head(precision=precision, **head)
+    return activate(_product(z, weight, bias, precision), activation, alpha), kl
+
+
+def _sample_normal(n: int, dim: int, *, dtype: torch.dtype, device: torch.device, **where: Any) -> Tensor:
+    return oracle_normals(n, dim, **where).to(device, dtype)
+
+
+def _sample_uniform(n: int, dim: int, *, dtype: torch.dtype, device: torch.device, **where: Any) -> Tensor:
+    return oracle_uniforms(n, dim, **where).to(device, dtype)
+
+
+EAGER: dict[str, Any] = {
+    "sample_normal": _sample_normal,
+    "sample_uniform": _sample_uniform,
+    "reparameterize": _reparameterize,
+    "linear": _linear,
+    "linear_prior": _linear_prior,
+    "quantize_rows": _quantize_rows,
+    "gaussian_head": _gaussian_head,
+    "bottleneck": _bottleneck,
+    "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
+    "affine": _affine,
+    "logvar": _logvar,
+    "bernoulli_nll": _bernoulli_nll,
+    "gaussian_nll": _gaussian_nll,
+    "squared_error": _squared_error,
+    "linear_score": _linear_score,
+    "elbo": _elbo,
+}
+"""Every op by name; noise is the oracle's, cast to the dtype."""
