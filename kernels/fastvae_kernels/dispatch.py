@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from functools import cache
 
 import torch
 
@@ -40,6 +41,11 @@ def implementations(op: str) -> tuple[str, ...]:
     return _IMPLEMENTATIONS[op]
 
 
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _has_e4m3(device: torch.device) -> bool:
     """Whether a CUDA device multiplies and converts float8_e4m3fn: NVIDIA's from compute capability 8.9 on."""
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
@@ -49,7 +55,7 @@ def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype | None) ->
     """Why a Triton kernel cannot run on these, or None if it can."""
     if dtype == torch.float64:
         return "it takes torch.float32, torch.bfloat16 or torch.float16; found torch.float64"
-    if importlib.util.find_spec("triton") is None:
+    if not _has_triton():
         return "the package triton is not installed"
     interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:

@@ -6,6 +6,7 @@ input to the last by one program: a row's bits cannot depend on the rows beside 
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.noise import normals
-from ..tiling import GemmConfig
 
 __all__ = [
     "NARROW",
     "Operands",
+    "ceil_div",
     "contiguous",
     "default_alpha",
     "dot",
@@ -114,12 +115,18 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
     return acc
 
 
+@lru_cache(maxsize=4096)
 def row_unit(*sizes: int, largest: int = 8) -> int:
     """The largest power of two up to `largest` that divides all of a row's length and row strides."""
     unit = largest
     while any(size % unit for size in sizes):
         unit //= 2
     return unit
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b rounded up; Triton's own takes microseconds on the host."""
+    return -(-a // b)
 
 
 def unit_inner_stride(x: Tensor) -> Tensor:
@@ -137,9 +144,9 @@ def default_alpha(activation: str) -> float:
     return 0.01 if activation == "leaky_relu" else 1.0
 
 
-def on_tma(config: GemmConfig, *matrices: Tensor) -> bool:
+def on_tma(*matrices: Tensor) -> bool:
     """Whether the copy engine can address all of these: 16-byte rows and bases, and row numbers of 32 bits."""
-    if not config.tma or any(m.shape[0] >= 2**31 or m.numel() == 0 for m in matrices):
+    if any(m.shape[0] >= 2**31 or m.numel() == 0 for m in matrices):
         return False
     return all((m.stride(0) * m.itemsize) % 16 == 0 and m.data_ptr() % 16 == 0 for m in matrices)
 
@@ -160,14 +167,21 @@ class Operands(NamedTuple):
     widen: bool
 
 
+@lru_cache(maxsize=4096)
+def _operands(
+    inputs: int, x_stride: int, weight_stride: int, dtype: torch.dtype, cpu: bool, precision: str, block_inputs: int
+) -> Operands:
+    fp8 = dtype == torch.float8_e4m3fn
+    return Operands(
+        unit=row_unit(inputs, x_stride, weight_stride, largest=16 if fp8 else 8),
+        even=inputs % block_inputs == 0,
+        precision=precision if dtype == torch.float32 else "ieee",
+        promote=min(block_inputs, 128) if fp8 else 0,
+        widen=cpu and dtype == torch.bfloat16,
+    )
+
+
 def operands(x: Tensor, weight: Tensor, precision: str, block_inputs: int) -> Operands:
     """What the compiler may assume of x [n, inputs] and weight [outputs, inputs], both of unit inner stride."""
-    inputs = weight.shape[1]
-    fp8 = weight.dtype == torch.float8_e4m3fn
-    return Operands(
-        unit=row_unit(inputs, x.stride(0), weight.stride(0), largest=16 if fp8 else 8),
-        even=inputs % block_inputs == 0,
-        precision=precision if weight.dtype == torch.float32 else "ieee",
-        promote=min(block_inputs, 128) if fp8 else 0,
-        widen=weight.device.type == "cpu" and weight.dtype == torch.bfloat16,
-    )
+    cpu = weight.device.type == "cpu"
+    return _operands(weight.shape[1], x.stride(0), weight.stride(0), weight.dtype, cpu, precision, block_inputs)

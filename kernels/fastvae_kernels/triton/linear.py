@@ -2,8 +2,6 @@
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-from dataclasses import replace
-
 import torch
 import triton
 import triton.language as tl
@@ -13,7 +11,18 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..common.activation import activate
 from ..parts import part_of
 from ..tiling import GemmConfig, gemm_config, precision_key
-from .gemm import NARROW, contiguous, default_alpha, on_tma, operands, product, row_unit, tile_origin, unit_inner_stride
+from .gemm import (
+    NARROW,
+    ceil_div,
+    contiguous,
+    default_alpha,
+    on_tma,
+    operands,
+    product,
+    row_unit,
+    tile_origin,
+    unit_inner_stride,
+)
 
 __all__ = ["launch", "linear", "linear_kernel", "linear_prior"]
 
@@ -123,32 +132,32 @@ def linear_kernel(
     TILE: tl.constexpr,
     PARTS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
-    PROGRAMS: tl.constexpr,
+    PERSISTENT: tl.constexpr,
 ):
     """out [n, outputs] of x [n, inputs] and weight [outputs, inputs]; see `product` for SOURCE and OPERANDS.
 
     bias [outputs], residual [n, outputs], x_scale [n] and weight_scale [outputs], or None. outputs and the residual's
-    row stride are in units of OUTPUT_UNIT. PROGRAMS: 0 for one tile a program; else that many programs share the
-    tiles, so that the loads of the next tile overlap the end of the last. With "tma", out is a descriptor too, of
-    tiles as wide as `_finish` stores at a time.
+    row stride are in units of OUTPUT_UNIT. PERSISTENT: the programs share the tiles, so that the loads of the next
+    tile overlap the end of the last; otherwise there is one a tile. With "tma", out is a descriptor too, of tiles as
+    wide as `_finish` stores at a time.
     """
     shape = (n, output_units * OUTPUT_UNIT)
     units = (input_units, x_units, weight_units)
     extras = (bias, residual, x_scale, weight_scale)
     noise = (seed, start, stream)
     residual_stride = residual_units * OUTPUT_UNIT
-    if PROGRAMS == 0:
-        _one_tile(
-            tl.program_id(0), x, weight, extras, out, shape, units, residual_stride, noise, alpha,
-            SOURCE, ACTIVATION, FAST, OPERANDS, TILE, PARTS, GROUP_ROWS,
-        )  # fmt: skip
-    else:
+    if PERSISTENT:
         tiles = tl.cdiv(n, TILE[0]).to(tl.int32) * tl.cdiv(shape[1], TILE[1])
-        for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             _one_tile(
                 tile, x, weight, extras, out, shape, units, residual_stride, noise, alpha,
                 SOURCE, ACTIVATION, FAST, OPERANDS, TILE, PARTS, GROUP_ROWS,
             )  # fmt: skip
+    else:
+        _one_tile(
+            tl.program_id(0), x, weight, extras, out, shape, units, residual_stride, noise, alpha,
+            SOURCE, ACTIVATION, FAST, OPERANDS, TILE, PARTS, GROUP_ROWS,
+        )  # fmt: skip
 
 
 _TMA_ROWS = 2048
@@ -169,21 +178,22 @@ def launch(
     noise: tuple[int, int, int] = (0, 0, 0),
     *,
     config: GemmConfig,
+    tma: bool = False,
 ) -> None:
     """Fill out [n, outputs], contiguous; x None draws it from the prior with noise (seed, start, stream).
 
-    x, weight and residual: any row stride, unit inner stride. bias and the scales: contiguous.
+    x, weight and residual: any row stride, unit inner stride. bias and the scales: contiguous. tma: load by the
+    tensor memory accelerator, where it can address the operands.
     """
     n, outputs = out.shape
     first = weight if x is None else x
     layout = operands(first, weight, precision, config.block_inputs)
-    tma = x is not None and on_tma(config, x, weight, out)
+    tma = tma and x is not None and on_tma(x, weight, out)
     residual_stride = outputs if residual is None else residual.stride(0)
     output_unit = row_unit(outputs, residual_stride)
-    tiles = triton.cdiv(n, config.block_rows) * triton.cdiv(outputs, config.block_columns)
-    programs = min(part_of(out.device).processors, tiles) if tma else 0
     rows, columns, inputs = config.tile
-    linear_kernel[(programs or tiles,)](
+    tiles = ceil_div(n, rows) * ceil_div(outputs, columns)
+    linear_kernel[(min(part_of(out.device).processors, tiles) if tma else tiles,)](
         TensorDescriptor.from_tensor(x, [rows, inputs]) if tma else x,
         TensorDescriptor.from_tensor(weight, [columns, inputs]) if tma else weight,
         bias,
@@ -207,7 +217,7 @@ def launch(
         TILE=config.tile,
         PARTS=config.parts,
         GROUP_ROWS=config.group_rows,
-        PROGRAMS=programs,
+        PERSISTENT=tma,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
@@ -242,7 +252,8 @@ def linear(
         activation,
         alpha,
         precision,
-        config=config if n >= _TMA_ROWS else replace(config, tma=False),
+        config=config,
+        tma=config.tma and n >= _TMA_ROWS,
     )
     return out
 

@@ -7,8 +7,6 @@ the same order: which of the two ran does not show in the result.
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-from dataclasses import replace
-
 import torch
 import triton
 import triton.language as tl
@@ -19,7 +17,7 @@ from ..common.activation import activate
 from ..common.likelihood import entry_score
 from ..parts import part_of
 from ..tiling import GemmConfig, gemm_config, precision_key
-from .gemm import NARROW, contiguous, default_alpha, on_tma, operands, product, row_unit, unit_inner_stride
+from .gemm import NARROW, ceil_div, contiguous, default_alpha, on_tma, operands, product, row_unit, unit_inner_stride
 
 __all__ = ["launch", "linear_score", "linear_score_kernel"]
 
@@ -163,19 +161,20 @@ def launch(
     *,
     split: bool,
     config: GemmConfig,
+    tma: bool = False,
 ) -> None:
     """Fill out of float32, [column tiles, rows] if `split`, else [rows].
 
     x, weight, data and mask (uint8): any row stride, unit inner stride. bias, logvar ([outputs] or scalar) and
-    the scales: contiguous.
+    the scales: contiguous. tma: load by the tensor memory accelerator, where it can address the operands.
     """
     rows, outputs = x.shape[0], weight.shape[0]
     layout = operands(x, weight, precision, config.block_inputs)
-    tma = on_tma(config, x, weight)
+    tma = tma and on_tma(x, weight)
     mask_stride = 0 if mask is None else mask.stride(0)
     data_unit = row_unit(outputs, data.stride(0), mask_stride)
     block_rows, block_columns, block_inputs = config.tile
-    grid = (triton.cdiv(rows, block_rows), triton.cdiv(outputs, block_columns) if split else 1)
+    grid = (ceil_div(rows, block_rows), ceil_div(outputs, block_columns) if split else 1)
     linear_score_kernel[grid](
         TensorDescriptor.from_tensor(x, [block_rows, block_inputs]) if tma else x,
         TensorDescriptor.from_tensor(weight, [block_columns, block_inputs]) if tma else weight,
@@ -230,7 +229,7 @@ def linear_score(
     if rows == 0 or outputs == 0:
         return score.zero_()
     config = gemm_config("linear_score", outputs, x.shape[1], precision_key(x.dtype, precision), x.device)
-    row_tiles, pieces = triton.cdiv(rows, config.block_rows), triton.cdiv(outputs, config.block_columns)
+    row_tiles, pieces = ceil_div(rows, config.block_rows), ceil_div(outputs, config.block_columns)
     split = pieces > 1 and row_tiles < part_of(x.device).processors
     out = torch.empty(pieces, rows, dtype=torch.float32, device=x.device) if split else score
     launch(
@@ -248,10 +247,11 @@ def linear_score(
         contiguous(weight_scale),
         out,
         split=split,
-        config=replace(config, tma=False) if split else config,
+        config=config,
+        tma=config.tma and not split,
     )
     if split:
-        add_pieces_kernel[(triton.cdiv(rows, _BLOCK),)](out, score, rows, pieces, BLOCK=_BLOCK)
+        add_pieces_kernel[(ceil_div(rows, _BLOCK),)](out, score, rows, pieces, BLOCK=_BLOCK)
     return score
 
 
