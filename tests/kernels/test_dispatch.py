@@ -70,7 +70,7 @@ def test_every_op_has_a_reference() -> None:
 def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("reparameterize", "auto", "cuda") == "triton"
     assert resolve_impl("reparameterize", "auto", "cuda", torch.float64) == "reference"
-    assert resolve_impl("linear", "auto", "cuda") == "reference"
+    assert resolve_impl("conv2d", "auto", "cuda") == "reference"
     assert resolve_impl("reparameterize", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
 
@@ -82,8 +82,8 @@ def test_unknown_implementation_is_refused(op: str) -> None:
 
 
 def test_ops_pass_the_refusal_on() -> None:
-    with pytest.raises(UnavailableError, match="impl of linear must be one of"):
-        fastvae_kernels.linear(X, X, impl="triton")
+    with pytest.raises(UnavailableError, match="impl of conv2d must be one of"):
+        fastvae_kernels.conv2d(IMAGE, KERNEL, impl="triton")
     with pytest.raises(UnavailableError, match=r"float64"):
         fastvae_kernels.reparameterize(X.double(), X.double(), seed=0, impl="triton")
     with pytest.raises(UnavailableError, match=r"float64"):
@@ -132,9 +132,95 @@ def gaussian(**changes: Any) -> Any:
     return fastvae_kernels.gaussian_nll(**{"mean": X, "logvar": X, "x": X, **changes})
 
 
+def quantized(**changes: Any) -> Any:
+    q, scale = fastvae_kernels.quantize_rows(X)
+    arguments = {"x": q, "weight": q, "x_scale": scale, "weight_scale": scale}
+    return fastvae_kernels.linear(**{**arguments, **changes})
+
+
+def prior(**changes: Any) -> Any:
+    return fastvae_kernels.linear_prior(**{"n": 2, "weight": X, "seed": 0, **changes})
+
+
+HEAD = {"x": X, "mean_weight": X, "mean_bias": None, "logvar_weight": X, "logvar_bias": None}
+
+
+def latent_head(**changes: Any) -> Any:
+    return fastvae_kernels.gaussian_head(**{**HEAD, **changes})
+
+
+def bottleneck(**changes: Any) -> Any:
+    return fastvae_kernels.bottleneck(**{**HEAD, "weight": torch.zeros(5, 4), **changes})
+
+
+def score(**changes: Any) -> Any:
+    return fastvae_kernels.linear_score(**{"x": X, "weight": X, "bias": None, "data": torch.zeros(2, 4), **changes})
+
+
+def elbo(**changes: Any) -> Any:
+    return fastvae_kernels.elbo(**{"output": X, "data": X, "mean": X, "logvar": X, **changes})
+
+
+def split(**changes: Any) -> Any:
+    return fastvae_kernels.split_head(**{"weight": X, "layout": "chunked", **changes})
+
+
 @pytest.mark.parametrize(
     ("call", "changes", "error", "message"),
     [
+        (linear, {"residual": X}, ValueError, r"residual must have shape \(4, 5\); found \(4, 6\)"),
+        (linear, {"residual": torch.zeros(4, 5).half()}, TypeError, "residual must have the output's dtype"),
+        (linear, {"residual": torch.zeros(4, 5, device="meta")}, ValueError, "residual must be on x's device"),
+        (linear, {"out_dtype": torch.int8}, TypeError, r"out_dtype must be float32.*found torch\.int8"),
+        (linear, {"precision": "fp8"}, ValueError, "precision must be one of ieee, tf32; found 'fp8'"),
+        (linear, {"x": X.half(), "weight": X.half(), "precision": "tf32"}, ValueError, "'tf32' needs a float32 x"),
+        (linear, {"x_scale": torch.zeros(4)}, ValueError, "x_scale must be None unless x is torch.float8_e4m3fn"),
+        (quantized, {"x": X}, TypeError, r"weight must be float32.*found torch\.float8_e4m3fn"),
+        (
+            quantized,
+            {"weight": X},
+            TypeError,
+            r"weight must have x's dtype, torch\.float8_e4m3fn; found torch\.float32",
+        ),
+        (quantized, {"x_scale": None}, TypeError, "x_scale must be a float32 tensor .* found None"),
+        (quantized, {"weight_scale": X.double()}, TypeError, r"weight_scale must be a float32.*found torch\.float64"),
+        (quantized, {"weight_scale": torch.zeros(6)}, ValueError, r"weight_scale must have shape \(4,\); found \(6,\)"),
+        (quantized, {"bias": torch.zeros(4).int()}, TypeError, "bias must be float32"),
+        (quantized, {"precision": "tf32"}, ValueError, "'tf32' needs a float32 x"),
+        (prior, {"n": -1}, ValueError, "n must be at least 0; found -1"),
+        (prior, {"weight": X[0]}, ValueError, "weight must have 2 axes"),
+        (prior, {"bias": X[0]}, ValueError, r"bias must have shape \(4,\); found \(6,\)"),
+        (prior, {"seed": -1}, ValueError, "seed must be in"),
+        (prior, {"weight": X.double(), "precision": "tf32"}, ValueError, "'tf32' needs a float32 weight"),
+        (latent_head, {"samples": 2}, ValueError, "samples must be None where seed is None.*found 2"),
+        (latent_head, {"start": -1}, ValueError, "start must be in"),
+        (latent_head, {"mean_weight": X[:, :5]}, ValueError, r"mean_weight must have shape \(4, 6\); found \(4, 5\)"),
+        (latent_head, {"logvar_weight": X[:2]}, ValueError, r"logvar_weight must have shape \(4, 6\); found \(2, 6\)"),
+        (latent_head, {"logvar_bias": X[0]}, ValueError, r"logvar_bias must have shape \(4,\); found \(6,\)"),
+        (latent_head, {"mean_bias": X[:, 0].half()}, TypeError, "mean_bias must have x's dtype"),
+        (latent_head, {"minimum": 2.0, "maximum": 1.0}, ValueError, "minimum must be at most maximum"),
+        (latent_head, {"x": X.to(torch.float8_e4m3fn)}, TypeError, "x must be float32.*found torch.float8_e4m3fn"),
+        (bottleneck, {"weight": X}, ValueError, r"weight must have shape \(4, 4\); found \(4, 6\)"),
+        (bottleneck, {"bias": X[0]}, ValueError, r"bias must have shape \(5,\); found \(6,\)"),
+        (bottleneck, {"activation": "swish"}, ValueError, "activation must be one of"),
+        (score, {"likelihood": "poisson"}, ValueError, "likelihood must be one of bernoulli, gaussian, squared_error"),
+        (score, {"likelihood": "gaussian"}, ValueError, "logvar must be a tensor for likelihood 'gaussian'"),
+        (score, {"logvar": X[0, 0]}, ValueError, "logvar must be None for likelihood 'bernoulli'"),
+        (score, {"likelihood": "gaussian", "logvar": X}, ValueError, r"logvar must have shape \(\) or \(4,\)"),
+        (score, {"activation": "sigmoid"}, ValueError, "activation must be 'identity' for likelihood 'bernoulli'"),
+        (score, {"data": torch.zeros(3, 4)}, ValueError, "x must have a multiple of data's 3 rows; found 4"),
+        (score, {"data": torch.zeros(2, 5)}, ValueError, r"data must have shape \(2, 4\); found \(2, 5\)"),
+        (score, {"mask": X}, TypeError, r"mask must be a torch\.bool tensor"),
+        (score, {"weight_scale": X[:, 0]}, ValueError, "weight_scale must be None unless x is"),
+        (elbo, {"mean": X[:2]}, ValueError, r"mean must have shape \(4, 6\); found \(2, 6\)"),
+        (elbo, {"mean": X.double()}, TypeError, "mean must have output's dtype"),
+        (elbo, {"logvar": X[:, :2]}, ValueError, r"logvar must have shape \(4, 6\); found \(4, 2\)"),
+        (elbo, {"data": X[:, :2]}, ValueError, r"output must have shape \(samples \* n, ...\) for data"),
+        (elbo, {"likelihood": "gaussian"}, ValueError, "output_logvar must be a tensor for likelihood 'gaussian'"),
+        (elbo, {"output_logvar": X}, ValueError, "output_logvar must be None for likelihood 'bernoulli'"),
+        (elbo, {"mask": X[:1] > 0}, ValueError, r"mask must have shape \(4, 6\); found \(1, 6\)"),
+        (split, {"layout": "halves"}, ValueError, "layout must be one of chunked, interleaved; found 'halves'"),
+        (split, {"weight": X[:3]}, ValueError, "weight must have an even number of rows"),
         (sample, {"seed": -1}, ValueError, r"seed must be in \[0, 18446744073709551616\); found -1"),
         (sample, {"seed": 2**64}, ValueError, "seed must be in"),
         (sample, {"seed": 1.5}, TypeError, "seed must be an int; found float"),
@@ -195,3 +281,17 @@ def test_one_int_counts_for_both_axes() -> None:
     x, weight = torch.randn(2, 4, 7, 7, generator=generator), torch.randn(3, 4, 3, 3, generator=generator)
     both = fastvae_kernels.conv2d(x, weight, stride=(2, 2), padding=(1, 1))
     assert torch.equal(fastvae_kernels.conv2d(x, weight, stride=2, padding=1), both)
+
+
+def test_split_head_gives_views_in_order() -> None:
+    merged = torch.arange(12.0).view(6, 2)
+    mean, logvar = fastvae_kernels.split_head(merged, "chunked")
+    assert (mean[:, 0].tolist(), logvar[:, 0].tolist()) == ([0, 2, 4], [6, 8, 10])
+    mean, logvar = fastvae_kernels.split_head(merged, "interleaved")
+    assert (mean[:, 0].tolist(), logvar[:, 0].tolist()) == ([0, 4, 8], [2, 6, 10])
+    assert mean.untyped_storage().data_ptr() == merged.untyped_storage().data_ptr()
+
+
+def test_gaussian_head_gives_the_posterior_when_asked() -> None:
+    assert len(latent_head()) == 2
+    assert [tuple(t.shape) for t in latent_head(posterior=True, seed=1, samples=3)] == [(3, 4, 4), (4,), (4, 4), (4, 4)]

@@ -1,9 +1,15 @@
 """The error budget itself: it must notice what it is there to notice."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from fastvae_kernels.testing import assert_within, roundoff
+import fastvae_kernels
+from fastvae_kernels.checks import ACTIVATIONS
+from fastvae_kernels.eager import EAGER, activate
+from fastvae_kernels.testing import NORMAL_EPSILONS, assert_op_within, assert_within, drawn_error, roundoff, slope
+from tests.kernels.support import IMPLS, case_of
 
 EXACT = torch.tensor([1.0, -2.0, 1e-3], dtype=torch.float64)
 
@@ -44,3 +50,45 @@ def test_roundoff_is_half_a_unit_unless_truncated() -> None:
     assert roundoff(torch.float32) == 2.0**-24
     assert roundoff(torch.bfloat16) == 2.0**-8
     assert roundoff(torch.bfloat16, interpreted=True) == 2 * roundoff(torch.bfloat16)
+
+
+def test_every_op_is_written_in_eager_too() -> None:
+    assert {op for op, _ in IMPLS} == EAGER.keys()
+
+
+@pytest.mark.parametrize("op", ["linear", "gaussian_head", "elbo"])
+def test_notices_a_wrong_op(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any output of several, off by a thousandth."""
+    case = {"linear": "relu", "gaussian_head": "chunked", "elbo": "bernoulli"}[op]
+    right, arguments = getattr(fastvae_kernels, op), case_of(op, case)
+    count = len(right(**arguments)) if op != "linear" else 1
+    for wrong in range(count):
+
+        def off(*, wrong: int = wrong, **kwargs: Any) -> Any:
+            result = right(**kwargs)
+            if op == "linear":
+                return result * 1.001
+            return tuple(part * (1.001 if i == wrong else 1) for i, part in enumerate(result))
+
+        monkeypatch.setattr(fastvae_kernels, op, off)
+        with pytest.raises(AssertionError, match="budget"):
+            assert_op_within(op, "reference", arguments)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_slopes_are_the_steepest(activation: str) -> None:
+    x = torch.linspace(-9, 9, 100_001, dtype=torch.float64)
+    steepest = (activate(x, activation, None).diff() / x.diff()).abs().max()
+    assert steepest <= slope(activation, None) * (1 + 1e-6)
+
+
+def test_drawn_error_goes_through_the_weights() -> None:
+    """One latent of noise ε through weights 1 and -2: NORMAL_EPSILONS units of |ε| and 2 |ε|."""
+    weight = torch.tensor([[1.0], [-2.0]])
+    error = drawn_error("linear_prior", {"n": 3, "weight": weight, "seed": 5})
+    noise = EAGER["sample_normal"](3, 1, seed=5, dtype=torch.float64, device="cpu")
+    expected = NORMAL_EPSILONS * 2.0**-23 * noise.abs() * torch.tensor([[1.0, 2.0]])
+    torch.testing.assert_close(error, expected)
+    truncated = drawn_error("linear_prior", {"n": 3, "weight": weight.bfloat16(), "seed": 5}, interpreted=True)
+    assert (truncated >= 2.0**-7 * noise.abs()).all()
+    assert drawn_error("linear", case_of("linear", "relu")) == 0
