@@ -1,5 +1,6 @@
 """What the tests of every op share: where they run, what there is to test, and how to call it."""
 
+import math
 from typing import Any
 
 import torch
@@ -36,3 +37,28 @@ def first_case(op: str) -> dict[str, Any]:
 
 def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+SENTINEL = -123.0  # exact in every floating dtype, e4m3 excepted
+PAD = 64
+
+
+def guarded(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A contiguous NaN tensor in the middle of sentinels, and all of that memory."""
+    size = math.prod(shape)
+    memory = torch.full((size + 2 * PAD,), SENTINEL, device=DEVICE).to(dtype)
+    memory[PAD : PAD + size] = float("nan")
+    return memory[PAD : PAD + size].view(shape), memory
+
+
+def assert_guards_stand(memory: Tensor) -> None:
+    sentinel = torch.full((PAD,), SENTINEL, device=DEVICE).to(memory.dtype).float()
+    assert torch.equal(memory[:PAD].float(), sentinel)
+    assert torch.equal(memory[-PAD:].float(), sentinel)
+
+
+def framed(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random numbers that lie in the middle of infinities, so that a read which strays shows."""
+    wide = torch.full((rows + 2, columns + 10), float("inf"), device=DEVICE)
+    wide[1:-1, 5:-5] = torch.randn(rows, columns, device=DEVICE)
+    return wide.to(dtype)[1:-1, 5:-5]

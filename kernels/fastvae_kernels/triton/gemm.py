@@ -92,7 +92,7 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
             acc = dot(x.load([first_row, k]), weight.load([first_column, k]), acc, OPERANDS)
     else:
         at = tl.arange(0, BLOCK_INPUTS)[None, :]
-        of_weight = rows_of(weight, first_column, outputs, units[2] * UNIT, BLOCK_COLUMNS)
+        of_weight = rows_of(weight, first_column, outputs, tl.cast(units[2], tl.int64) * UNIT, BLOCK_COLUMNS)
         if SOURCE == "prior":
             seed, start, stream = noise
             index = (first_row + start + tl.arange(0, BLOCK_ROWS).to(tl.int64))[:, None]
@@ -103,7 +103,7 @@ def product(x, weight, origin, shape, units, noise, SOURCE: tl.constexpr, OPERAN
                 a = tl.reshape(drawn, (BLOCK_ROWS, BLOCK_INPUTS)).to(b.dtype)
                 acc = dot(a, b, acc, OPERANDS)
         else:
-            of_x = rows_of(x, first_row, n, units[1] * UNIT, BLOCK_ROWS)
+            of_x = rows_of(x, first_row, n, tl.cast(units[1], tl.int64) * UNIT, BLOCK_ROWS)
             for k in range(0, inputs, BLOCK_INPUTS):
                 if EVEN:
                     a = tl.load(of_x + (k + at))

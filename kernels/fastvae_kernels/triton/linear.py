@@ -24,11 +24,11 @@ from .gemm import (
     unit_inner_stride,
 )
 
-__all__ = ["launch", "linear", "linear_kernel", "linear_prior"]
+__all__ = ["finish", "launch", "linear", "linear_kernel", "linear_prior"]
 
 
 @triton.jit
-def _finish(
+def finish(
     acc, first_row, first_column, shape, extras, residual_stride, alpha, out, SOURCE: tl.constexpr,
     ACTIVATION: tl.constexpr, FAST: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -40,11 +40,11 @@ def _finish(
     if PARTS > 1:
         HALF: tl.constexpr = (TILE[0], BLOCK_COLUMNS // 2)
         left, right = tl.split(tl.permute(tl.reshape(acc, (TILE[0], 2, BLOCK_COLUMNS // 2)), (0, 2, 1)))
-        _finish(
+        finish(
             left, first_row, first_column, shape, extras, residual_stride, alpha, out,
             SOURCE, ACTIVATION, FAST, HALF, PARTS // 2,
         )  # fmt: skip
-        _finish(
+        finish(
             right, first_row, first_column + BLOCK_COLUMNS // 2, shape, extras, residual_stride, alpha, out,
             SOURCE, ACTIVATION, FAST, HALF, PARTS // 2,
         )  # fmt: skip
@@ -97,7 +97,7 @@ def _one_tile(
     first_row = row_tile * BLOCK_ROWS
     first_column = column_tile * BLOCK_COLUMNS
     acc = product(x, weight, (first_row, first_column), shape, units, noise, SOURCE, OPERANDS, TILE)
-    _finish(
+    finish(
         acc, first_row, first_column, shape, extras, residual_stride, alpha, out, SOURCE, ACTIVATION, FAST, TILE, PARTS
     )  # fmt: skip
 
@@ -139,13 +139,13 @@ def linear_kernel(
     bias [outputs], residual [n, outputs], x_scale [n] and weight_scale [outputs], or None. outputs and the residual's
     row stride are in units of OUTPUT_UNIT. PERSISTENT: the programs share the tiles, so that the loads of the next
     tile overlap the end of the last; otherwise there is one a tile. With "tma", out is a descriptor too, of tiles as
-    wide as `_finish` stores at a time.
+    wide as `finish` stores at a time.
     """
     shape = (n, output_units * OUTPUT_UNIT)
     units = (input_units, x_units, weight_units)
     extras = (bias, residual, x_scale, weight_scale)
     noise = (seed, start, stream)
-    residual_stride = residual_units * OUTPUT_UNIT
+    residual_stride = tl.cast(residual_units, tl.int64) * OUTPUT_UNIT
     if PERSISTENT:
         tiles = tl.cdiv(n, TILE[0]).to(tl.int32) * tl.cdiv(shape[1], TILE[1])
         for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):

@@ -19,7 +19,7 @@ from ..parts import part_of
 from ..tiling import GemmConfig, gemm_config, precision_key
 from .gemm import NARROW, ceil_div, contiguous, default_alpha, on_tma, operands, product, row_unit, unit_inner_stride
 
-__all__ = ["launch", "linear_score", "linear_score_kernel"]
+__all__ = ["add_pieces", "launch", "linear_score", "linear_score_kernel"]
 
 
 @triton.jit
@@ -114,9 +114,9 @@ def linear_score_kernel(
     at_data = row % data_rows
     shape = (rows, outputs)
     units = (input_units, x_units, weight_units)
-    extras = (
-        bias, data, data_units * DATA_UNIT, logvar, logvar_stride, mask, mask_units * DATA_UNIT, x_scale, weight_scale,
-    )  # fmt: skip
+    data_stride = tl.cast(data_units, tl.int64) * DATA_UNIT
+    mask_stride = tl.cast(mask_units, tl.int64) * DATA_UNIT
+    extras = (bias, data, data_stride, logvar, logvar_stride, mask, mask_stride, x_scale, weight_scale)
     if SPLIT:
         first_column = tl.program_id(1) * BLOCK_COLUMNS
         acc = product(x, weight, (first_row, first_column), shape, units, (0, 0, 0), SOURCE, OPERANDS, TILE)
@@ -142,6 +142,18 @@ def add_pieces_kernel(pieces_of, out, rows: tl.int64, pieces: tl.int32, BLOCK: t
     for piece in range(pieces):
         total += tl.load(pieces_of + row + rows * piece, mask=row < rows, other=0.0)
     tl.store(out + row, total, mask=row < rows)
+
+
+_BLOCK = 256
+"""Rows whose pieces one program adds."""
+
+
+def add_pieces(pieces_of: Tensor) -> Tensor:
+    """The sum over the first axis of [pieces, rows], contiguous, from the first piece to the last."""
+    pieces, rows = pieces_of.shape
+    out = torch.empty(rows, dtype=torch.float32, device=pieces_of.device)
+    add_pieces_kernel[(ceil_div(rows, _BLOCK),)](pieces_of, out, rows, pieces, BLOCK=_BLOCK)
+    return out
 
 
 def launch(
@@ -225,13 +237,12 @@ def linear_score(
 ) -> Tensor:
     """As the reference defines it, summed over inputs and then over outputs in one fixed order."""
     rows, outputs = x.shape[0], weight.shape[0]
-    score = torch.empty(rows, dtype=torch.float32, device=x.device)
     if rows == 0 or outputs == 0:
-        return score.zero_()
+        return torch.zeros(rows, dtype=torch.float32, device=x.device)
     config = gemm_config("linear_score", outputs, x.shape[1], precision_key(x.dtype, precision), x.device)
     row_tiles, pieces = ceil_div(rows, config.block_rows), ceil_div(outputs, config.block_columns)
     split = pieces > 1 and row_tiles < part_of(x.device).processors
-    out = torch.empty(pieces, rows, dtype=torch.float32, device=x.device) if split else score
+    out = torch.empty((pieces, rows) if split else (rows,), dtype=torch.float32, device=x.device)
     launch(
         unit_inner_stride(x),
         unit_inner_stride(weight),
@@ -250,10 +261,4 @@ def linear_score(
         config=config,
         tma=config.tma and not split,
     )
-    if split:
-        add_pieces_kernel[(ceil_div(rows, _BLOCK),)](out, score, rows, pieces, BLOCK=_BLOCK)
-    return score
-
-
-_BLOCK = 256
-"""Rows whose pieces one program adds."""
+    return add_pieces(out) if split else out

@@ -1,0 +1,34 @@
+"""Makes Triton's interpreter multiply matrices as hardware does: no entry's bits depend on its place in the tile."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+
+def _dot(builder: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+    """d + a @ b, the product rounded once from float64; the interpreter's own float32 BLAS depends on the place."""
+    from triton.runtime import interpreter
+
+    def wide(x: Any) -> Any:
+        data = x.data
+        if x.dtype.primitive_bitwidth == 8:
+            data = interpreter._convert_float(data, x.dtype, interpreter.tl.float16, None).view(np.float16)
+        return data.astype(np.float64)
+
+    product = np.matmul(wide(a), wide(b)).astype(d.data.dtype)
+    return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def multiply_like_hardware() -> Iterator[None]:
+    if torch.cuda.is_available():
+        yield
+        return
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "create_dot", _dot)
+        yield
