@@ -42,7 +42,8 @@ class GemmConfig:
     A program computes block_rows x block_columns of the output, block_inputs of the sum at a time; of the tiles,
     group_rows rows share a column while it is cached. tma: large aligned operands go through the tensor memory
     accelerator, and one program a processor takes tile after tile. parts: how many pieces of a tile's columns an
-    epilogue that holds much per entry works through.
+    epilogue that holds much per entry works through. block_latent: of a product chained to another, how many columns
+    of the first are computed at a time; up to twice as many if those are all.
     """
 
     block_rows: int
@@ -53,6 +54,7 @@ class GemmConfig:
     group_rows: int = 8
     tma: bool = False
     parts: int = 1
+    block_latent: int = 0
 
     @property
     def tile(self) -> tuple[int, int, int]:
