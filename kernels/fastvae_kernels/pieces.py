@@ -1,14 +1,20 @@
 """How the row sums of triton/row_scores.py are cut: into tiles, and into pieces that several programs may share."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from .tuning import RowScoreConfig
 
-__all__ = ["RowPieces", "pieces_per_program", "row_pieces"]
+__all__ = ["RowPieces", "pieces_per_program", "power_of_2", "row_pieces"]
 
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def power_of_2(size: int) -> int:
+    """The least power of two, from 4, that is no less than `size`."""
+    return 1 << max(size - 1, 3).bit_length()
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,10 @@ class RowPieces:
     pieces: int
 
 
+@cache
 def row_pieces(dim: int, config: RowScoreConfig) -> RowPieces:
     """The cut of rows of `dim` columns. The number of rows has no say: it must not decide the order of a sum."""
-    columns = min(1 << max(dim - 1, 3).bit_length(), config.max_block_columns)
+    columns = min(power_of_2(dim), config.max_block_columns)
     blocks = _ceil_div(dim, columns)
     unroll = min(config.unroll, max(blocks, 1))
     groups = max(_ceil_div(blocks, unroll * config.max_pieces), 1)

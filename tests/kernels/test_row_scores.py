@@ -13,9 +13,8 @@ from fastvae_kernels.layout import flat_rows
 from fastvae_kernels.pieces import pieces_per_program, row_pieces
 from fastvae_kernels.triton import row_scores
 from fastvae_kernels.tuning import RowScoreConfig, config_for, shipped_configs
+from tests.kernels.support import CUDA, DEVICE, assert_guards_stand, guarded
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
 DEFAULT = shipped_configs("row_scores")["default"]
 assert isinstance(DEFAULT, RowScoreConfig)
 # Of 4 columns, so that a few dozen make many pieces; of 3 pieces at most; and the shipped one.
@@ -25,22 +24,7 @@ CONFIGS = [
     DEFAULT,
 ]
 LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
-SENTINEL = -12345.0
-PAD = 64
 EPS = 2.0**-24
-
-
-def guarded(size: int) -> tuple[Tensor, Tensor]:
-    """NaN in the middle of sentinels, and all of it."""
-    memory = torch.full((size + 2 * PAD,), SENTINEL, device=DEVICE)
-    memory[PAD : PAD + size] = float("nan")
-    return memory[PAD : PAD + size], memory
-
-
-def assert_guards_stand(memory: Tensor) -> None:
-    sentinel = torch.full((PAD,), SENTINEL, device=DEVICE)
-    assert torch.equal(memory[:PAD], sentinel)
-    assert torch.equal(memory[-PAD:], sentinel)
 
 
 def make(

@@ -1,11 +1,13 @@
 """Row sums whose bits depend on nothing but the row: not on layouts, alignment, or how work is shared out."""
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 import triton
 import triton.language as tl
 
-__all__ = ["tree_sum"]
+from .posterior import kl_term
+
+__all__ = ["row_divergence", "tree_sum"]
 
 
 @triton.constexpr_function
@@ -26,3 +28,29 @@ def tree_sum(x):
     for level in tl.static_range(LEVELS):
         x = tl.sum(tl.reshape(x, (ROWS, COLUMNS >> (level + 1), 2)), axis=2)
     return tl.reshape(x, (ROWS,))
+
+
+@triton.jit
+def row_divergence(
+    row, shape, posterior, units, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_LATENT: tl.constexpr
+):
+    """Sums of kl_term over the posteriors of rows `row` % n: row, int64 [BLOCK_ROWS] -> [BLOCK_ROWS].
+
+    shape is (rows, n); posterior, (mean, logvar), both [n, latent]; units, (latent, row stride of mean, row stride of
+    logvar) in UNIT elements. The order of a sum depends on latent and BLOCK_LATENT alone.
+    """
+    rows, n = shape
+    mean, logvar = posterior
+    latent_units, mean_units, logvar_units = units
+    latent = latent_units * UNIT
+    data_row = row % n
+    acc = tl.zeros((BLOCK_ROWS, BLOCK_LATENT), tl.float32)
+    for first in range(0, latent, BLOCK_LATENT):
+        column = first + tl.arange(0, BLOCK_LATENT)
+        inside = (row < tl.maximum(rows, n))[:, None] & (column < latent)[None, :]
+        at_mean = mean + (data_row * mean_units * UNIT)[:, None] + column[None, :]
+        at_logvar = logvar + (data_row * logvar_units * UNIT)[:, None] + column[None, :]
+        m = tl.load(at_mean, mask=inside, other=0.0).to(tl.float32)
+        v = tl.load(at_logvar, mask=inside, other=0.0).to(tl.float32)
+        acc += tl.where(inside, kl_term(m, v), 0.0)
+    return tree_sum(acc)

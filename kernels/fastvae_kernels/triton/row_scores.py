@@ -14,13 +14,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.likelihood import entry_score
-from ..common.posterior import kl_term
-from ..common.rows import tree_sum
+from ..common.rows import row_divergence, tree_sum
 from ..layout import flat_rows
 from ..parts import part_of
-from ..pieces import pieces_per_program, row_pieces
+from ..pieces import pieces_per_program, power_of_2, row_pieces
 from ..tuning import RowScoreConfig, config_for
-from .gemm import row_unit, unit_inner_stride
+from .gemm import ceil_div, row_unit, unit_inner_stride
 
 __all__ = [
     "bernoulli_nll",
@@ -31,26 +30,6 @@ __all__ = [
     "row_scores_kernel",
     "squared_error",
 ]
-
-
-@triton.jit
-def _row_kl(row, shape, posterior, units, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_LATENT: tl.constexpr):
-    """KL of the posterior of data row `row % n` for each row of [BLOCK_ROWS]."""
-    rows, n = shape
-    mean, logvar = posterior
-    latent_units, mean_units, logvar_units = units
-    latent = latent_units * UNIT
-    data_row = row % n
-    acc = tl.zeros((BLOCK_ROWS, BLOCK_LATENT), tl.float32)
-    for first in range(0, latent, BLOCK_LATENT):
-        column = first + tl.arange(0, BLOCK_LATENT)
-        inside = (row < tl.maximum(rows, n))[:, None] & (column < latent)[None, :]
-        at_mean = mean + (data_row * mean_units * UNIT)[:, None] + column[None, :]
-        at_logvar = logvar + (data_row * logvar_units * UNIT)[:, None] + column[None, :]
-        m = tl.load(at_mean, mask=inside, other=0.0).to(tl.float32)
-        v = tl.load(at_logvar, mask=inside, other=0.0).to(tl.float32)
-        acc += tl.where(inside, kl_term(m, v), 0.0)
-    return tree_sum(acc)
 
 
 @triton.jit
@@ -70,7 +49,7 @@ def _write(
     reconstruction, kl, negative_elbo = results
     tl.store(reconstruction + row, total, mask=row < rows)
     if kl is not None:
-        divergence = _row_kl(row, shape, posterior, units, UNIT, BLOCK_ROWS, BLOCK_LATENT)
+        divergence = row_divergence(row, shape, posterior, units, UNIT, BLOCK_ROWS, BLOCK_LATENT)
         tl.store(negative_elbo + row, total + divergence, mask=row < rows)
         tl.store(kl + row, divergence, mask=row < n)
 
@@ -219,19 +198,19 @@ def launch(
     fills the device; no bit depends on it.
     """
     (rows, dim), n = output.shape, x.shape[0]
-    tiles = row_pieces(dim, config)
+    cut = row_pieces(dim, config)
     kind = "none" if logvar is None else ("scalar", "shared", "row")[logvar.dim()]
     strides = [t.stride(0) if t is not None and t.dim() == 2 else 0 for t in (output, x, logvar, mask)]
     unit = row_unit(dim, *strides)
     latent = [0, 0, 0] if posterior is None else [posterior[0].shape[1], *(t.stride(0) for t in posterior)]
     latent_unit = row_unit(*latent)
     latent_units = [size // latent_unit for size in latent]
-    block_latent = min(max(triton.next_power_of_2(latent[0]), 4), tiles.block_columns)
+    block_latent = min(power_of_2(latent[0]), cut.block_columns)
     all_rows = rows if posterior is None else max(rows, n)
-    share = share or pieces_per_program(all_rows, tiles, part_of(output.device).processors, config)
-    shares = triton.cdiv(max(tiles.pieces, 1), share)
-    partials = output.new_empty(tiles.pieces, rows, dtype=torch.float32) if shares > 1 else None
-    blocks = triton.cdiv(all_rows, tiles.block_rows)
+    share = share or pieces_per_program(all_rows, cut, part_of(output.device).processors, config)
+    shares = ceil_div(max(cut.pieces, 1), share)
+    partials = output.new_empty(cut.pieces, rows, dtype=torch.float32) if shares > 1 else None
+    blocks = ceil_div(all_rows, cut.block_rows)
     results = (reconstruction, kl, negative_elbo)
     row_scores_kernel[(blocks, shares)](
         output,
@@ -245,8 +224,8 @@ def launch(
         n,
         dim // unit,
         *(stride // unit for stride in strides),
-        tiles.pieces,
-        tiles.groups,
+        cut.pieces,
+        cut.groups,
         share,
         *latent_units,
         LIKELIHOOD=likelihood,
@@ -254,10 +233,10 @@ def launch(
         FAST=output.dtype.itemsize < 4,
         UNIT=unit,
         LATENT_UNIT=latent_unit,
-        BLOCK_ROWS=tiles.block_rows,
-        BLOCK_COLUMNS=tiles.block_columns,
+        BLOCK_ROWS=cut.block_rows,
+        BLOCK_COLUMNS=cut.block_columns,
         BLOCK_LATENT=block_latent,
-        UNROLL=tiles.unroll,
+        UNROLL=cut.unroll,
         num_warps=config.num_warps,
     )
     if partials is not None:
@@ -269,8 +248,8 @@ def launch(
             n,
             *latent_units,
             LATENT_UNIT=latent_unit,
-            PIECES=tiles.pieces,
-            BLOCK_ROWS=tiles.block_rows,
+            PIECES=cut.pieces,
+            BLOCK_ROWS=cut.block_rows,
             BLOCK_LATENT=block_latent,
             num_warps=config.num_warps,
         )
