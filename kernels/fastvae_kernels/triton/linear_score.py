@@ -15,6 +15,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..common.activation import activate
 from ..common.likelihood import entry_score
+from ..common.rows import tree_sum
 from ..parts import part_of
 from ..tiling import GemmConfig, gemm_config, precision_key
 from .gemm import NARROW, ceil_div, contiguous, default_alpha, on_tma, operands, product, row_unit, unit_inner_stride
@@ -62,7 +63,7 @@ def _scores(
         scores = entry_score(acc, spread, x, LIKELIHOOD, FAST)
         if mask is not None:
             inside &= tl.load(mask + (at_data * mask_stride)[:, None] + column[None, :], mask=inside, other=0) != 0
-        total = tl.sum(tl.where(inside, scores, 0.0), axis=1)
+        total = tree_sum(tl.where(inside, scores, 0.0))
     return total
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..common.noise import normals
 from ..common.posterior import kl_term, std_from_logvar
+from ..common.rows import tree_sum
 from ..tuning import ReparameterizeConfig, config_for
 
 __all__ = ["block_shape", "launch", "reparameterize", "reparameterize_kernel", "row_unit"]
@@ -53,7 +54,7 @@ def reparameterize_kernel(
         at_logvar = logvar + (row * logvar_stride * UNIT)[:, None] + columns[None, :]
         m = tl.load(at_mean, mask=mask, other=0.0).to(tl.float32)
         v = tl.load(at_logvar, mask=mask, other=0.0).to(tl.float32)
-        total += tl.sum(kl_term(m, v), axis=1)
+        total += tree_sum(kl_term(m, v))
         std = std_from_logvar(v)
         quad = (column // 4 + tl.arange(0, BLOCK_DIMS // 4))[None, :]
         for index in range(count):
