@@ -19,7 +19,7 @@ pytestmark = [  # NumPy, under Triton's interpreter, on the overflows these test
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 NAN = float("nan")
-# Where a NaN is put, and the outputs that it must show in; op, case, argument. Row 2 of the data, entry 1.
+# Op, case and argument whose entry 1 of row 2 becomes NaN.
 POISONED = [
     ("linear", "residual", "x"),
     ("linear", "residual", "residual"),
