@@ -30,7 +30,9 @@ def _to_e4m3(x):
     small = (small | (bits & 0x80000000)).to(tl.float32, bitcast=True)
     rounded = tl.where(tl.abs(x) < 0.015625, small, normal)
     clamped = tl.where(x > _LARGEST, _LARGEST, tl.where(x < -_LARGEST, -_LARGEST, rounded))
-    return tl.where(x != x, x, clamped)
+    # A NaN of all ones stays one under a cast that merely drops bits, as Triton's interpreter's does.
+    nan = (bits | 0x7FFFFFFF).to(tl.float32, bitcast=True)
+    return tl.where(x != x, nan, clamped)
 
 
 @triton.jit
