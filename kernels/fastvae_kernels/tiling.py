@@ -24,6 +24,7 @@ __all__ = [
     "Measured",
     "best_tile",
     "gemm_config",
+    "loads_single_entries",
     "measured",
     "measured_devices",
     "precision_key",
@@ -159,6 +160,16 @@ def predicted_seconds(
     return max(busy, moving) + _EXPOSED * min(busy, moving)
 
 
+_SINGLE_LOADS = 48
+"""The most operand entries per step that a thread may load one by one, through registers: with 64, builds spill."""
+
+
+def loads_single_entries(tile: GemmConfig, part: Part) -> bool:
+    """Whether a tile can do with 16-bit rows of odd length, which no wide load and no asynchronous copy can read."""
+    threads = tile.num_warps * (32 if part.target.startswith("sm_") else 64)
+    return (tile.block_rows + tile.block_columns) * tile.block_inputs <= _SINGLE_LOADS * threads
+
+
 @cache
 def best_tile(op: str, outputs: int, inputs: int, precision: str, part: Part) -> GemmConfig:
     """The shipped tile of `op` that is predicted to be fastest for a layer of these widths on a part.
@@ -173,7 +184,9 @@ def best_tile(op: str, outputs: int, inputs: int, precision: str, part: Part) ->
         drawn = op == "linear_prior"
         return predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part, drawn=drawn)
 
-    return min(shipped_tiles(op, part.target)[precision], key=seconds)
+    tiles = shipped_tiles(op, part.target)[precision]
+    odd = precision == "bf16" and inputs % 2 == 1
+    return min([tile for tile in tiles if odd and loads_single_entries(tile, part)] or tiles, key=seconds)
 
 
 @cache

@@ -1,0 +1,146 @@
+"""Find the fastest tiles of the matrix-product kernels on the GPU that is here, and file them for its name.
+
+python tools/tune.py [--op linear --outputs 512 --inputs 784 --precision bf16] tries the default choice and the
+candidates predicted to be fastest for each layer, by default those of the reference model. A candidate must first
+agree with the float64 product; then medians over rotated inputs decide, and the default stays unless something
+beats it by more than the measured noise. Winners go to kernels/fastvae_kernels/configs/<op>.json under the device's
+name, layer by layer, so that an interrupted search resumes; --again measures what is already there. Run tools/aot.py
+afterwards. --dry-run prints the candidates with their predicted times for --part and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
+
+import torch
+import triton
+
+from fastvae_kernels.parts import PARTS, Part, part_of
+from fastvae_kernels.testing import assert_within
+from fastvae_kernels.tiling import REFERENCE_ROWS, GemmConfig
+from tools.tune_grid import LAYERS, Layer, Timing, candidates, config_fields, is_gain, known, predicted, record, write
+from tools.tune_work import CHECKED_ROWS, Work, layer_work
+
+ROOT = Path(__file__).resolve().parents[1]
+PRECISIONS = ("bf16", "tf32", "ieee", "fp8")
+ROTATED_BYTES = 2**28
+
+
+def config_path(op: str) -> Path:
+    """Where an op's tiles are filed."""
+    return ROOT / "kernels" / "fastvae_kernels" / "configs" / f"{op}.json"
+
+
+def why_wrong(work: Work, config: GemmConfig) -> str:
+    """Why a candidate is out: it does not run, or its result is outside the budget; "" if it is right."""
+    try:
+        assert_within(work.run(config), work.exact(), work.eager())
+    except Exception as error:  # a candidate may fail in any way; the search goes on
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    return ""
+
+
+def timing(works: list[Work], config: GemmConfig) -> Timing:
+    """Device time of one run; each takes the next of several sets of operands, so that no cache knows them."""
+    turn = cycle(works)
+    quantiles = [0.2, 0.5, 0.8]
+    times = triton.testing.do_bench(lambda: next(turn).run(config), warmup=25, rep=100, quantiles=quantiles)
+    return Timing(*(1e3 * value for value in times))
+
+
+def tune(layer: Layer, part: Part, limit: int) -> GemmConfig:
+    """Measure a layer's candidates, print them, and return the one to file."""
+    small = layer_work(layer, CHECKED_ROWS)
+    first = layer_work(layer, REFERENCE_ROWS)
+    works = [first, *(layer_work(layer, REFERENCE_ROWS) for _ in range(min(8, ROTATED_BYTES // first.bytes)))]
+    default, *others = candidates(layer, part, limit)
+    if reason := why_wrong(small, default):
+        raise RuntimeError(f"{layer}: the default {default} is wrong: {reason}")
+    found = {default: timing(works, default)}
+    for config in others:
+        reason = why_wrong(small, config)
+        if not reason:
+            found[config] = timing(works, config)
+        print_candidate(layer, config, part, found.get(config), reason)
+    again = timing(works, default)
+    best = min(found, key=lambda config: found[config].p50)
+    winner = best if is_gain(found[default], again, found[best]) else default
+    print(f"default {found[default].p50:.1f} us, again {again.p50:.1f} us; kept:")
+    print_candidate(layer, winner, part, found[winner], "")
+    return winner
+
+
+def print_candidate(layer: Layer, config: GemmConfig, part: Part, measured: Timing | None, reason: str) -> None:
+    found = f"measured {measured.p50:8.1f} us" if measured else ""
+    text = f"predicted {predicted(layer, config, part):8.1f} us  {found}  {reason}"
+    print(f"  {json.dumps(config_fields(config)):<150}{text}".rstrip(), flush=True)
+
+
+def chosen_layers(options: argparse.Namespace, part: Part) -> list[Layer]:
+    """The layers asked for; a precision that the part lacks is left out, and said to be."""
+    precisions = [options.precision] if options.precision else list(PRECISIONS)
+    layers = []
+    for op in [options.op] if options.op else LAYERS:
+        sizes = [(options.outputs, options.inputs)] if options.outputs else LAYERS[op]
+        for precision in precisions:
+            if precision == "fp8" and op == "linear_prior":
+                continue
+            if precision not in part.flops:
+                print(f"left out {op} {precision}: {part.target} has none")
+                continue
+            layers += [Layer(op, outputs, inputs, precision) for outputs, inputs in sizes]
+    return layers
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--op", choices=LAYERS)
+    parser.add_argument("--outputs", type=int)
+    parser.add_argument("--inputs", type=int)
+    parser.add_argument("--precision", choices=PRECISIONS)
+    parser.add_argument("--limit", type=int, default=80, help="candidates besides the default, by predicted time")
+    parser.add_argument("--again", action="store_true", help="also layers measured before on this device")
+    parser.add_argument("--dry-run", action="store_true", help="print the candidates, measure nothing")
+    parser.add_argument("--part", choices=PARTS, default="sm_90", help="the part of a dry run without a GPU")
+    options = parser.parse_args()
+    if bool(options.outputs) != bool(options.inputs) or (options.outputs and not options.op):
+        parser.error("--outputs and --inputs go together, with --op")
+    return options
+
+
+def main() -> int:
+    """Tune each layer and file the winner; see the module docstring."""
+    options = arguments()
+    here = torch.cuda.is_available()
+    part = part_of(torch.device("cuda")) if here else PARTS[options.part]
+    if options.dry_run:
+        for layer in chosen_layers(options, part):
+            print(f"{layer} on {part.target}")
+            for config in candidates(layer, part, options.limit):
+                print_candidate(layer, config, part, None, "")
+        return 0
+    if not here:
+        print("no CUDA device; --dry-run lists the candidates without one", file=sys.stderr)
+        return 1
+    device = torch.cuda.get_device_name()
+    for layer in chosen_layers(options, part):
+        path = config_path(layer.op)
+        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if known(table, device, layer) and not options.again:
+            print(f"{layer}: measured before")
+            continue
+        print(f"{layer} on {device}")
+        write(path, record(table, device, layer, tune(layer, part, options.limit)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The layers of tools/tune.py as something to run with any configuration, and what they should give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastvae_kernels
+from fastvae_kernels.tiling import GemmConfig
+from tools.tune_grid import Layer
+
+__all__ = ["CHECKED_ROWS", "Work", "layer_work"]
+
+CHECKED_ROWS = 4099
+"""Rows a candidate is checked on: every tile's rows many times over, and a last tile that is not full."""
+
+SEED = 7
+DTYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A layer on operands of its own.
+
+    run: its result in a configuration. exact: in float64. eager: as the reference computes it, whose error makes the
+    budget. bytes: of operands and result.
+    """
+
+    run: Callable[[GemmConfig], Tensor]
+    exact: Callable[[], Tensor]
+    eager: Callable[[], Tensor]
+    bytes: int
+
+
+def layer_work(layer: Layer, rows: int) -> Work:
+    """Fresh operands of usual size for a layer of this many rows, on the GPU if there is one."""
+    return {"linear": _linear, "linear_prior": _linear_prior, "linear_score": _linear_score}[layer.op](layer, rows)
+
+
+def _normal(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return (torch.randn(*shape, device=device) * scale).to(dtype)
+
+
+def _weights(layer: Layer) -> tuple[Tensor, Tensor]:
+    dtype = DTYPES[layer.precision]
+    weight = _normal(layer.outputs, layer.inputs, dtype=dtype, scale=layer.inputs**-0.5)
+    return weight, _normal(layer.outputs, dtype=dtype)
+
+
+def _quantized(layer: Layer, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """x, weight and their scales: 8-bit if the layer is, else as they are, without scales."""
+    if layer.precision != "fp8":
+        return x, weight, None, None
+    (x, x_scale), (weight, weight_scale) = (fastvae_kernels.quantize_rows(t) for t in (x, weight))
+    return x, weight, x_scale, weight_scale
+
+
+def _wide(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x.double() if scale is None else x.double() * scale.double()[:, None]
+
+
+def _mode(layer: Layer) -> str:
+    return "tf32" if layer.precision == "tf32" else "ieee"
+
+
+def _linear(layer: Layer, rows: int) -> Work:
+    from fastvae_kernels.triton.linear import launch
+
+    weight, bias = _weights(layer)
+    x = _normal(rows, layer.inputs, dtype=weight.dtype)
+    x, weight, x_scale, weight_scale = _quantized(layer, x, weight)
+    out = x.new_empty(rows, layer.outputs, dtype=bias.dtype)
+    mode = _mode(layer)
+
+    def run(config: GemmConfig) -> Tensor:
+        launch(x, weight, bias, None, x_scale, weight_scale, out, "relu", None, mode, config=config, tma=config.tma)
+        return out
+
+    def exact() -> Tensor:
+        return F.relu(F.linear(_wide(x, x_scale), _wide(weight, weight_scale), bias.double()))
+
+    def eager() -> Tensor:
+        return fastvae_kernels.linear(
+            x,
+            weight,
+            bias,
+            activation="relu",
+            precision=mode,
+            x_scale=x_scale,
+            weight_scale=weight_scale,
+            impl="reference",
+        )
+
+    return Work(run, exact, eager, x.nbytes + weight.nbytes + out.nbytes)
+
+
+def _linear_prior(layer: Layer, rows: int) -> Work:
+    from fastvae_kernels.triton.linear import launch
+
+    weight, bias = _weights(layer)
+    out = weight.new_empty(rows, layer.outputs)
+    mode = _mode(layer)
+
+    def run(config: GemmConfig) -> Tensor:
+        noise = (SEED, 0, 0)
+        launch(None, weight, bias, None, None, None, out, "relu", None, mode, noise, config=config)
+        return out
+
+    def exact() -> Tensor:
+        z = fastvae_kernels.sample_normal(rows, layer.inputs, seed=SEED, dtype=weight.dtype, device=weight.device)
+        return F.relu(F.linear(z.double(), weight.double(), bias.double()))
+
+    def eager() -> Tensor:
+        return fastvae_kernels.linear_prior(
+            rows, weight, bias, seed=SEED, activation="relu", precision=mode, impl="reference"
+        )
+
+    return Work(run, exact, eager, weight.nbytes + out.nbytes)
+
+
+def _linear_score(layer: Layer, rows: int) -> Work:
+    from fastvae_kernels.triton.linear_score import launch
+
+    weight, bias = _weights(layer)
+    x = _normal(rows, layer.inputs, dtype=weight.dtype)
+    data = torch.rand_like(x[:, :1].expand(rows, layer.outputs).contiguous())
+    x, weight, x_scale, weight_scale = _quantized(layer, x, weight)
+    scales = (x_scale, weight_scale)
+    out = torch.empty(rows, dtype=torch.float32, device=x.device)
+    mode = _mode(layer)
+
+    def run(config: GemmConfig) -> Tensor:
+        rest = ("bernoulli", None, None, "identity", None, mode, *scales, out)
+        launch(x, weight, bias, data, *rest, split=False, config=config, tma=config.tma)
+        return out
+
+    def exact() -> Tensor:
+        logits = F.linear(_wide(x, x_scale), _wide(weight, weight_scale), bias.double())
+        return F.binary_cross_entropy_with_logits(logits, data.double(), reduction="none").sum(1)
+
+    def eager() -> Tensor:
+        return fastvae_kernels.linear_score(
+            x, weight, bias, data, precision=mode, x_scale=x_scale, weight_scale=weight_scale, impl="reference"
+        )
+
+    return Work(run, exact, eager, x.nbytes + weight.nbytes + data.nbytes + out.nbytes)
