@@ -81,8 +81,10 @@ def _gaussian_head(
     precision: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    resolve_impl("gaussian_head", impl, x.device, x.dtype)
-    implementation = reference.gaussian_head
+    if resolve_impl("gaussian_head", impl, x.device, x.dtype) == "triton":
+        from ..triton.gaussian_head import gaussian_head as implementation
+    else:
+        implementation = reference.gaussian_head
     head = (x, mean_weight, mean_bias, logvar_weight, logvar_bias)
     return implementation(*head, seed, start, stream, samples, minimum, maximum, posterior, precision)
 
@@ -169,8 +171,10 @@ def _bottleneck(
     precision: str,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    resolve_impl("bottleneck", impl, x.device, x.dtype)
-    implementation = reference.bottleneck
+    if resolve_impl("bottleneck", impl, x.device, x.dtype) == "triton":
+        from ..triton.bottleneck import bottleneck as implementation
+    else:
+        implementation = reference.bottleneck
     layers = (x, mean_weight, mean_bias, logvar_weight, logvar_bias, weight, bias, activation, alpha)
     return implementation(*layers, seed, start, stream, minimum, maximum, precision)
 
