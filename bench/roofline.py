@@ -53,11 +53,12 @@ def step_prediction(step: Step, part: Part, precision: str) -> float:
     rows = step.outputs[0].shape[0]
     dtype = PRECISIONS[precision]
     key = precision_key(dtype, precision)
+    op = "linear" if step.op == "bottleneck" else step.op
     seconds = 0.0
     for outputs, inputs in products(step):
-        tile = best_tile("linear", outputs, inputs, key, part)
-        seconds += predicted_seconds(tile, rows, outputs, inputs, key, part)
-    return max(seconds, step_cost(step).bytes / part.copy_bandwidth) if step.op == "linear" else seconds
+        tile = best_tile(op, outputs, inputs, key, part)
+        seconds += predicted_seconds(tile, rows, outputs, inputs, key, part, drawn=op == "linear_prior")
+    return max(seconds, step_cost(step).bytes / part.copy_bandwidth)
 
 
 def measured_rows(path: Path, device: str | None) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -51,19 +51,34 @@ def _has_e4m3(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype | None) -> str | None:
+def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype | None, interpreting: bool) -> str | None:
     """Why a Triton kernel cannot run on these, or None if it can."""
     if dtype == torch.float64:
         return "it takes torch.float32, torch.bfloat16 or torch.float16; found torch.float64"
     if not _has_triton():
         return "the package triton is not installed"
-    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = device.type == "cpu" and interpreting
     if device.type != "cuda" and not interpreted:
         return f"it takes CUDA tensors, or CPU ones under TRITON_INTERPRET=1; found device {str(device)!r}"
     eight_bits = dtype == torch.float8_e4m3fn or op == "quantize_rows"
     if eight_bits and not interpreted and not _has_e4m3(device):
         return f"float8_e4m3fn needs NVIDIA compute capability 8.9; found {torch.cuda.get_device_name(device)}"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _resolve(op: str, impl: str, device: torch.device | str, dtype: torch.dtype | None, interpreting: bool) -> str:
+    accepted = implementations(op)
+    device = torch.device(device)
+    if impl == "auto":
+        can = device.type == "cuda" and "triton" in accepted
+        return "triton" if can and _why_not_triton(op, device, dtype, interpreting) is None else "reference"
+    if impl not in accepted:
+        names = ", ".join(repr(name) for name in ("auto", *accepted))
+        raise UnavailableError(f"impl of {op} must be one of {names}; found {impl!r}")
+    if impl == "triton" and (reason := _why_not_triton(op, device, dtype, interpreting)):
+        raise UnavailableError(f"impl 'triton' of {op} cannot run: {reason}; impl 'reference' can")
+    return impl
 
 
 def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
@@ -73,14 +88,4 @@ def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dt
     Raises UnavailableError for an unknown name and for a named implementation that cannot run, ValueError
     for an unknown op.
     """
-    accepted = implementations(op)
-    device = torch.device(device)
-    if impl == "auto":
-        can = device.type == "cuda" and "triton" in accepted and _why_not_triton(op, device, dtype) is None
-        return "triton" if can else "reference"
-    if impl not in accepted:
-        names = ", ".join(repr(name) for name in ("auto", *accepted))
-        raise UnavailableError(f"impl of {op} must be one of {names}; found {impl!r}")
-    if impl == "triton" and (reason := _why_not_triton(op, device, dtype)):
-        raise UnavailableError(f"impl 'triton' of {op} cannot run: {reason}; impl 'reference' can")
-    return impl
+    return _resolve(op, impl, device, dtype, os.environ.get("TRITON_INTERPRET") == "1")

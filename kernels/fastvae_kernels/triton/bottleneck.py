@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.posterior import kl_term, std_from_logvar
+from ..common.rows import tree_sum
 from ..tiling import GemmConfig, gemm_config, precision_key
 from .gaussian_head import HEAD_SIZES, gaussian_head, head_arguments, head_block, head_operands, noise_block
 from .gemm import NARROW, ceil_div, contiguous, default_alpha, dot, row_unit, rows_of, unit_inner_stride
@@ -79,7 +80,7 @@ def bottleneck_kernel(
         mean, logvar = head_block(
             x, head, first_row, column, (n, latent), units, (minimum, maximum), OPERANDS, TILE
         )  # fmt: skip
-        total += tl.sum(kl_term(mean, logvar), axis=1)
+        total += tree_sum(kl_term(mean, logvar))
         if DRAW:
             drawn = noise_block(row, column, (seed, start, stream), 0, TILE)
             z = tl.fma(std_from_logvar(logvar), drawn, mean)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..common.noise import normals
 from ..common.posterior import kl_term, std_from_logvar
+from ..common.rows import tree_sum
 from ..tiling import GemmConfig, gemm_config, precision_key
 from .gemm import Operands, ceil_div, dot, operands, row_unit, rows_of, unit_inner_stride
 
@@ -146,7 +147,7 @@ def gaussian_head_kernel(
         mean, logvar = head_block(
             x, head, first_row, column, (n, latent), units, (minimum, maximum), OPERANDS, TILE
         )  # fmt: skip
-        total += tl.sum(kl_term(mean, logvar), axis=1)
+        total += tree_sum(kl_term(mean, logvar))
         columns = column + tl.arange(0, TILE[1])
         inside = (row < n)[:, None] & (columns < latent)[None, :]
         # 32-bit offsets from a 64-bit base: half the registers of 64-bit ones.
