@@ -38,7 +38,7 @@ def batch_size(op: str, arguments: dict[str, Any]) -> int:
 
 def _sample_rows(parameter: Tensor, n: int, rows: slice) -> Tensor:
     """`rows` of every sample; unlike a reshape, joining them keeps images in their memory format."""
-    samples = [sample[rows] for sample in parameter.split(n)] if n else []
+    samples = [sample[rows] for sample in (parameter[i : i + n] for i in range(0, len(parameter), n))] if n else []
     return torch.cat(samples) if samples else parameter[:0]
 
 

@@ -1,6 +1,6 @@
 """The activations, applied to a float32 accumulator before it leaves the chip."""
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 import triton
 import triton.language as tl
