@@ -56,13 +56,13 @@ def _scores(
             acc += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
         acc = activate(acc, alpha, ACTIVATION, FAST)
         inside = (row < rows)[:, None] & known[None, :]
+        if mask is not None:
+            inside &= tl.load(mask + (at_data * mask_stride)[:, None] + column[None, :], mask=inside, other=0) != 0
         x = tl.load(data + (at_data * data_stride)[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
         spread = 0.0
         if logvar is not None:
             spread = tl.load(logvar + column * logvar_stride, mask=known, other=0.0).to(tl.float32)[None, :]
         scores = entry_score(acc, spread, x, LIKELIHOOD, FAST)
-        if mask is not None:
-            inside &= tl.load(mask + (at_data * mask_stride)[:, None] + column[None, :], mask=inside, other=0) != 0
         total = tree_sum(tl.where(inside, scores, 0.0))
     return total
 
