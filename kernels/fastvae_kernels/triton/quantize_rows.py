@@ -30,8 +30,8 @@ def _to_e4m3(x):
     small = (small | (bits & 0x80000000)).to(tl.float32, bitcast=True)
     rounded = tl.where(tl.abs(x) < 0.015625, small, normal)
     clamped = tl.where(x > _LARGEST, _LARGEST, tl.where(x < -_LARGEST, -_LARGEST, rounded))
-    # A NaN of all ones stays one under a cast that merely drops bits, as Triton's interpreter's does.
-    nan = (bits | 0x7FFFFFFF).to(tl.float32, bitcast=True)
+    # A NaN of e4m3's own three bits of mantissa stays one under the cast of Triton's interpreter, which rounds bits.
+    nan = ((bits & 0x80000000) | 0x7FF00000).to(tl.float32, bitcast=True)
     return tl.where(x != x, nan, clamped)
 
 
