@@ -1,0 +1,180 @@
+"""Which builds tools/aot.py makes: every kernel, as every shipped configuration launches it, for every target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from fastvae_kernels.parts import PARTS
+from fastvae_kernels.pieces import row_pieces
+from fastvae_kernels.triton import gemm
+from fastvae_kernels.triton import quantize_rows as quantize
+from fastvae_kernels.triton import reparameterize as reparam
+from fastvae_kernels.tuning import QuantizeConfig, ReparameterizeConfig, RowScoreConfig, SampleConfig, shipped_configs
+from tools import aot_gemms, aot_latent
+from tools.aot_build import Build, Builder
+
+__all__ = ["KERNELS", "all_builds"]
+
+HALF = "float16 where bfloat16 is compiled"
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
+
+
+def target_configs(op: str, target: str) -> Iterator[tuple[str, Any]]:
+    """The configurations of an elementwise op that `target` may be launched with, by the name they are filed under."""
+    configs = shipped_configs(op)
+    hip = not target.startswith("sm_")
+    for device, config in configs.items():
+        if device == "hip" and hip:
+            yield device, config
+        elif device == "default":
+            if not (hip and "hip" in configs):
+                yield device, config
+        elif device != "hip" and aot_gemms.target_of(device) == target:
+            yield device, config
+
+
+def sample_builds(target: str) -> Iterator[Build]:
+    for device, config in target_configs("sample_normal", target):
+        assert isinstance(config, SampleConfig)
+        for dtype, bits in BITS.items():
+            variants = [(False, True), (False, False)] + [(True, True)] * (dtype == "fp32")
+            for uniform, aligned in variants:
+                yield Build(
+                    name=f"{device} {'uniform' if uniform else 'normal'} {dtype} {'4|dim' if aligned else 'any dim'}",
+                    arguments={"out": f"*{dtype}"},
+                    constants={"UNIFORM": uniform, "ALIGNED": aligned, "BLOCK": config.block_quads},
+                    num_warps=config.num_warps,
+                    store_bits=config.store_bits * bits // 32 if aligned else 0,
+                    extra=HALF if dtype == "fp16" else "",
+                )
+
+
+def reparameterize_builds(target: str) -> Iterator[Build]:
+    for device, config in target_configs("reparameterize", target):
+        assert isinstance(config, ReparameterizeConfig)
+        for dtype, bits in BITS.items():
+            for dim in (256,) if dtype == "fp16" else (7, 20, 256):
+                unit = gemm.row_unit(dim, dim)
+                rows, dims = reparam.block_shape(dim, config)
+                yield Build(
+                    name=f"{device} {dtype} dim {dim}",
+                    arguments={**dict.fromkeys(("mean", "logvar", "z"), f"*{dtype}"), "kl": "*fp32"},
+                    constants={
+                        "UNIT": unit,
+                        "SAMPLES_PER_PROGRAM": config.samples_per_program,
+                        "BLOCK_ROWS": rows,
+                        "BLOCK_DIMS": dims,
+                    },
+                    num_warps=config.num_warps,
+                    store_bits=config.store_bits * bits // 32 if unit >= 4 else 0,
+                    extra=HALF if dtype == "fp16" else "",
+                )
+
+
+def quantize_builds(target: str) -> Iterator[Build]:
+    lacks = "" if "fp8" in PARTS[target].flops else "no float8_e4m3fn on this target"
+    for device, config in target_configs("quantize_rows", target):
+        assert isinstance(config, QuantizeConfig)
+        for dtype, k in (("fp32", 784), ("bf16", 784), ("bf16", 2 * config.block_elements), ("bf16", 101)):
+            unit = gemm.row_unit(k, k, largest=16)
+            rows, columns = quantize.block_shape(k, config)
+            yield Build(
+                name=f"{device} {dtype} k {k}",
+                arguments={"x": f"*{dtype}", "q": "*fp8e4nv", "scale": "*fp32"},
+                constants={"UNIT": unit, "SINGLE": k <= columns, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": columns},
+                num_warps=config.num_warps,
+                load_bits=128 if unit == 16 else 0,
+                store_bits=32 if unit == 16 else 0,
+                impossible=lacks,
+            )
+
+
+def row_score_build(
+    name: str, config: RowScoreConfig, likelihood: str, dtype: str, dim: int, logvar: str = "none", **present: bool
+) -> Build:
+    """One build of row_scores_kernel; present: whether there are a mask, a posterior, and partials to share a row."""
+    cut = row_pieces(dim, config)
+    posterior = present.get("posterior", False)
+    unit = gemm.row_unit(dim)
+    data, results = f"*{dtype}", "*fp32" if posterior else None
+    return Build(
+        name=f"{name} {likelihood} {dtype} dim {dim} logvar {logvar}" + "".join(f" {each}" for each in present),
+        arguments={
+            **dict.fromkeys(("output", "x"), data),
+            "logvar": None if logvar == "none" else data,
+            "mask": "*u8" if present.get("mask") else None,
+            **dict.fromkeys(("mean", "posterior_logvar"), data if posterior else None),
+            "reconstruction": "*fp32",
+            **dict.fromkeys(("kl", "negative_elbo"), results),
+            "partials": "*fp32" if present.get("partials") else None,
+        },
+        constants={
+            "LIKELIHOOD": likelihood,
+            "LOGVAR": logvar,
+            "FAST": dtype != "fp32",
+            "UNIT": unit,
+            "LATENT_UNIT": 8,
+            "BLOCK_ROWS": cut.block_rows,
+            "BLOCK_COLUMNS": cut.block_columns,
+            "BLOCK_LATENT": min(32, cut.block_columns),
+            "UNROLL": cut.unroll,
+        },
+        num_warps=config.num_warps,
+        load_bits=config.load_bits * BITS[dtype] // 32 if unit == 8 else 0,
+    )
+
+
+def row_score_builds(target: str) -> Iterator[Build]:
+    for device, config in target_configs("row_scores", target):
+        assert isinstance(config, RowScoreConfig)
+        yield row_score_build(device, config, "bernoulli", "bf16", 784)
+        yield row_score_build(device, config, "bernoulli", "fp32", 784, mask=True, posterior=True)
+        yield row_score_build(device, config, "bernoulli", "bf16", 12288, partials=True)
+        yield row_score_build(device, config, "gaussian", "fp32", 784, "row", mask=True, posterior=True)
+        yield row_score_build(device, config, "gaussian", "bf16", 101, "shared", posterior=True)
+        yield row_score_build(device, config, "squared_error", "fp32", 30)
+
+
+def finish_builds(target: str) -> Iterator[Build]:
+    for device, config in target_configs("row_scores", target):
+        assert isinstance(config, RowScoreConfig)
+        cut = row_pieces(12288, config)
+        results = ("partials", "reconstruction", "kl", "negative_elbo")
+        yield Build(
+            name=f"{device} dim 12288 posterior",
+            arguments={**dict.fromkeys(results, "*fp32"), **dict.fromkeys(("mean", "posterior_logvar"), "*bf16")},
+            constants={
+                "LATENT_UNIT": 8,
+                "PIECES": cut.pieces,
+                "BLOCK_ROWS": cut.block_rows,
+                "BLOCK_LATENT": min(32, cut.block_columns),
+            },
+            num_warps=config.num_warps,
+        )
+
+
+KERNELS: dict[str, tuple[Builder, ...]] = {
+    "sample_normal.sample_kernel": (sample_builds,),
+    "reparameterize.reparameterize_kernel": (reparameterize_builds,),
+    "quantize_rows.quantize_rows_kernel": (quantize_builds,),
+    "row_scores.row_scores_kernel": (row_score_builds,),
+    "row_scores.finish_kernel": (finish_builds,),
+    "linear.linear_kernel": (aot_gemms.linear_builds, aot_gemms.linear_prior_builds),
+    "linear_score.linear_score_kernel": (aot_gemms.linear_score_builds,),
+    "gaussian_head.gaussian_head_kernel": (aot_latent.gaussian_head_builds,),
+    "bottleneck.bottleneck_kernel": (aot_latent.bottleneck_builds,),
+    "linear_score.add_pieces_kernel": (aot_gemms.add_pieces_builds,),
+}
+"""For each "<file of fastvae_kernels/triton>.<kernel>" what makes its builds for a target."""
+
+
+def all_builds(target: str) -> list[Build]:
+    """Every build for a target, those that cannot be or need not be made every time included."""
+    return [
+        replace(build, target=target, kernel=kernel)
+        for kernel, builders in KERNELS.items()
+        for builder in builders
+        for build in builder(target)
+    ]
