@@ -13,6 +13,9 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated, so before any is imported
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # one thread a worker: more than there are cores cost far more than they bring
+
 settings.register_profile("fastvae", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fastvae")
 
