@@ -185,6 +185,8 @@ def best_tile(op: str, outputs: int, inputs: int, precision: str, part: Part) ->
         return predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part, drawn=drawn)
 
     tiles = shipped_tiles(op, part.target)[precision]
+    # A chain runs in one tile that holds all outputs or, where none is so wide, not at all.
+    tiles = tuple(tile for tile in tiles if not tile.block_latent or tile.block_columns >= outputs) or tiles
     odd = precision == "bf16" and inputs % 2 == 1
     return min([tile for tile in tiles if odd and loads_single_entries(tile, part)] or tiles, key=seconds)
 

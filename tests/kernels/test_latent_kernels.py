@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastvae_kernels import bottleneck, gaussian_head, linear, sample_normal, split_head
-from fastvae_kernels.tiling import GemmConfig
+from fastvae_kernels.parts import PARTS
+from fastvae_kernels.tiling import GemmConfig, best_tile
 from fastvae_kernels.triton import bottleneck as bottleneck_module
 from fastvae_kernels.triton import gaussian_head as head_module
 from fastvae_kernels.triton.bottleneck import is_chained, latent_block
@@ -225,6 +226,14 @@ def test_nan_passes_the_bounds_and_stays_in_its_row() -> None:
 )
 def test_wide_layers_are_not_chained(latent: int, outputs: int, chained: bool) -> None:
     assert is_chained(latent, outputs, GemmConfig(64, 64, 64, 4, 3, block_latent=32)) == chained
+
+
+@pytest.mark.parametrize("target", PARTS)
+@pytest.mark.parametrize("precision", ["bf16", "ieee"])
+def test_all_outputs_that_fit_a_shipped_tile_are_chained(precision: str, target: str) -> None:
+    for outputs in (1, 65, 129, 256):
+        for inputs in (1, 256, 4096):
+            assert is_chained(32, outputs, best_tile("bottleneck", outputs, inputs, precision, PARTS[target]))
 
 
 def test_latent_blocks_are_whole_where_they_fit() -> None:
