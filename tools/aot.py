@@ -3,7 +3,7 @@
 python tools/aot.py prints registers, spills, shared memory, matrix instructions and the widths of global loads and
 stores of each build, and exits 1 if a kernel does not compile, spills, needs more shared memory than the part has,
 multiplies without the part's matrix unit, reads or writes more narrowly than promised, or has become worse than
-tools/aot_baseline.json says. --write-baseline rewrites that file. --all also compiles what is left out every day.
+tools/aot_baseline.json says. --write-baseline files the figures there. --all also compiles what is left out every day.
 """
 
 from __future__ import annotations
@@ -140,8 +140,10 @@ def compared(rows: list[Row]) -> list[str]:
 
 
 def write_baseline(rows: list[Row]) -> None:
-    """Replace the figures of what was compiled; of builds that are gone, only a run over everything rids the file."""
-    builds = {row.build.key: figures(row.reading) for row in rows if row.reading}
+    """File the figures of what was compiled, keep those of the other builds that there are, drop the rest."""
+    known = {build.key for target in PARTS for build in all_builds(target) if not build.impossible}
+    builds = {key: value for key, value in baseline()["builds"].items() if key in known}
+    builds |= {row.build.key: figures(row.reading) for row in rows if row.reading}
     lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(builds[key])}" for key in sorted(builds))
     head = f'{{\n  "triton": {json.dumps(triton.__version__)},\n  "builds": {{\n'
     BASELINE.write_text(f"{head}{lines}\n  }}\n}}\n", encoding="utf-8")
@@ -153,13 +155,11 @@ def main() -> int:
     parser.add_argument("--target", choices=PARTS, action="append", help="only this one (may be repeated)")
     parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
     parser.add_argument("--all", action="store_true", help="also what is left out every day")
-    parser.add_argument("--write-baseline", action="store_true", help="of everything, so only without --target")
+    parser.add_argument("--write-baseline", action="store_true", help="file the figures of what is compiled")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         parser.error("kernels under TRITON_INTERPRET=1 are interpreted, not compiled")
-    if options.write_baseline and (options.target or options.kernel):
-        parser.error("--write-baseline takes neither --target nor --kernel")
     builds = chosen(options.target or list(PARTS), options.kernel, options.all or options.write_baseline)
     began = time.perf_counter()
     rows = []

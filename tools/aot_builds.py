@@ -17,7 +17,7 @@ from tools.aot_build import Build, Builder
 
 __all__ = ["KERNELS", "all_builds"]
 
-HALF = "float16 where bfloat16 is compiled"
+NARROW = "16-bit variant, and its like is compiled"
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
 
 
@@ -47,7 +47,7 @@ def sample_builds(target: str) -> Iterator[Build]:
                     constants={"UNIFORM": uniform, "ALIGNED": aligned, "BLOCK": config.block_quads},
                     num_warps=config.num_warps,
                     store_bits=config.store_bits * bits // 32 if aligned else 0,
-                    extra=HALF if dtype == "fp16" else "",
+                    extra=NARROW if dtype == "fp16" or (dtype, aligned) == ("bf16", False) else "",
                 )
 
 
@@ -69,7 +69,7 @@ def reparameterize_builds(target: str) -> Iterator[Build]:
                     },
                     num_warps=config.num_warps,
                     store_bits=config.store_bits * bits // 32 if unit >= 4 else 0,
-                    extra=HALF if dtype == "fp16" else "",
+                    extra=NARROW if dtype == "fp16" or (dtype, dim) == ("bf16", 20) else "",
                 )
 
 

@@ -22,7 +22,8 @@ __all__ = [
 
 DTYPES = {"bf16": "bf16", "fp8": "fp8e4nv", "tf32": "fp32", "ieee": "fp32"}
 ELEMENT_BITS = {"bf16": 16, "fp16": 16, "fp8e4nv": 8, "fp32": 32}
-FALLBACK = "pointer form of a TMA tile, beyond the first of its precision"
+FALLBACK = "pointer form of a TMA tile, beyond the first"
+LIGHTER = "float32 tile, and another holds more outputs a thread"
 
 
 def target_of(device: str) -> str:
@@ -45,13 +46,14 @@ def gemm_tiles(op: str, target: str) -> Iterator[tuple[str, GemmConfig]]:
 
 def sources(op: str, target: str) -> Iterator[tuple[str, GemmConfig, str, str]]:
     """Precision, tile, SOURCE and why it is an extra: both forms of a TMA tile where the target has one."""
-    seen = set()
+    fallback = first_tile(op, target, "bf16")
     for precision, tile in gemm_tiles(op, target):
+        lighter = why_extra(op, target, precision, tile)
         tma = tile.tma and PARTS[target].has_tma
         if tma:
-            yield precision, tile, "tma", ""
-        yield precision, tile, "memory", FALLBACK if tma and (precision, tma) in seen else ""
-        seen.add((precision, tma))
+            yield precision, tile, "tma", lighter
+        first = precision == "bf16" and tile == fallback
+        yield precision, tile, "memory", lighter or ("" if first or not tma else FALLBACK)
 
 
 def per_thread(tile: GemmConfig) -> int:
@@ -62,6 +64,11 @@ def per_thread(tile: GemmConfig) -> int:
 def is_heaviest(op: str, target: str, precision: str, tile: GemmConfig) -> bool:
     """Whether no tile of that precision has a thread hold more outputs; of several the first."""
     return tile == max((each for own, each in gemm_tiles(op, target) if own == precision), key=per_thread)
+
+
+def why_extra(op: str, target: str, precision: str, tile: GemmConfig) -> str:
+    """Why a tile is compiled with --all only, if so: of float32, every day brings the heaviest."""
+    return "" if precision in ("bf16", "fp8") or is_heaviest(op, target, precision, tile) else LIGHTER
 
 
 def label(tile: GemmConfig) -> str:
@@ -173,7 +180,8 @@ def linear_builds(target: str) -> Iterator[Build]:
 def linear_prior_builds(target: str) -> Iterator[Build]:
     # The loop draws, the epilogue is the one of `linear`: no register serves both.
     for precision, tile in gemm_tiles("linear_prior", target):
-        yield linear_build(target, precision, tile, "prior", activation="relu")
+        extra = why_extra("linear_prior", target, precision, tile)
+        yield linear_build(target, precision, tile, "prior", activation="relu", extra=extra)
 
 
 def linear_score_build(target: str, precision: str, tile: GemmConfig, source: str, **changes: Any) -> Build:

@@ -9,7 +9,7 @@ from typing import Any
 from fastvae_kernels.tiling import GemmConfig
 from fastvae_kernels.triton.bottleneck import latent_block
 from tools.aot_build import Build
-from tools.aot_gemms import gemm_tiles, label, product_build
+from tools.aot_gemms import gemm_tiles, label, product_build, why_extra
 
 __all__ = ["bottleneck_builds", "gaussian_head_builds"]
 
@@ -35,7 +35,8 @@ def head_build(target: str, precision: str, tile: GemmConfig, block: int, varian
 
 def gaussian_head_builds(target: str) -> Iterator[Build]:
     for precision, tile in gemm_tiles("gaussian_head", target):
-        build = head_build(target, precision, tile, tile.block_columns, "posterior")
+        extra = why_extra("gaussian_head", target, precision, tile)
+        build = head_build(target, precision, tile, tile.block_columns, "posterior", extra=extra)
         outputs: dict[str, str | None] = dict.fromkeys(("z", "mean_out", "logvar_out"), build.arguments["x"])
         # Rows of a narrow tile are too short for every thread to store its widest.
         yield replace(build, arguments=build.arguments | outputs, store_bits=0)
@@ -62,6 +63,7 @@ def bottleneck_build(target: str, precision: str, tile: GemmConfig, one_block: b
 def bottleneck_builds(target: str) -> Iterator[Build]:
     tiles = list(gemm_tiles("bottleneck", target))
     for precision, tile in tiles:
-        yield bottleneck_build(target, precision, tile, True)
+        extra = why_extra("bottleneck", target, precision, tile)
+        yield bottleneck_build(target, precision, tile, True, extra)
         widest = max(each.block_columns for own, each in tiles if own == precision)
-        yield bottleneck_build(target, precision, tile, False, "" if tile.block_columns == widest else MORE)
+        yield bottleneck_build(target, precision, tile, False, extra or ("" if tile.block_columns == widest else MORE))
