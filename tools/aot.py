@@ -140,9 +140,11 @@ def compared(rows: list[Row]) -> list[str]:
 
 
 def write_baseline(rows: list[Row]) -> None:
-    """File the figures of what was compiled, keep those of the other builds that there are, drop the rest."""
+    """File the figures of what was compiled, keep this compiler's of the other builds that there are, drop the rest."""
     known = {build.key for target in PARTS for build in all_builds(target) if not build.impossible}
-    builds = {key: value for key, value in baseline()["builds"].items() if key in known}
+    old = baseline()
+    kept = old["builds"] if old["triton"] == triton.__version__ else {}
+    builds = {key: value for key, value in kept.items() if key in known}
     builds |= {row.build.key: figures(row.reading) for row in rows if row.reading}
     lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(builds[key])}" for key in sorted(builds))
     head = f'{{\n  "triton": {json.dumps(triton.__version__)},\n  "builds": {{\n'

@@ -1,4 +1,5 @@
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,20 @@ def test_a_few_registers_more_are_no_regression_however_few_there_were() -> None
 def test_a_build_that_the_baseline_lacks_is_an_error_that_says_what_to_do() -> None:
     (line,) = regressions("sm_90/new", GOOD, {})
     assert "--write-baseline" in line
+
+
+def test_filed_figures_are_kept_unless_their_build_is_gone_or_another_compiler_made_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, second = all_builds("sm_80")[:2]
+    file = tmp_path / "baseline.json"
+    monkeypatch.setattr(aot, "BASELINE", file)
+    for version, kept in ((aot.triton.__version__, {second.key}), ("0.0", set())):
+        builds = {key: figures(GOOD) for key in (second.key, "sm_80/gone")}
+        file.write_text(json.dumps({"triton": version, "builds": builds}))
+        aot.write_baseline([aot.Row(first, GOOD, 0.0, ())])
+        assert aot.baseline()["builds"].keys() == {first.key} | kept
+        assert aot.baseline()["triton"] == aot.triton.__version__
 
 
 def jitted_kernels() -> set[str]:
