@@ -17,15 +17,16 @@ from fastvae import noise
 from fastvae.errors import InputError
 from fastvae.runtime import Engine
 
-VERBS = {
-    "reconstruction": ("encode", "score"),
-    "kl": ("encode",),
-    "elbo": ("encode", "score"),
-    "iwae": ("encode", "score"),
-    "mse": ("encode", "squared_error"),
-    "l2": ("encode", "squared_error"),
+# The verb whose plan gives each metric at z = posterior mean, and the one that scores drawn latents.
+AT_MEAN = {"reconstruction": "elbo", "kl": "kl", "elbo": "elbo", "mse": "distance", "l2": "distance"}
+OF_DRAWS = {
+    "reconstruction": "score",
+    "elbo": "score",
+    "iwae": "score",
+    "mse": "squared_error",
+    "l2": "squared_error",
 }
-METRICS = tuple(VERBS)
+METRICS = ("reconstruction", "kl", "elbo", "iwae", "mse", "l2")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Metric:
     @property
     def verbs(self) -> tuple[str, ...]:
         """The verbs whose plans it runs."""
-        return VERBS[self.name]
+        at_mean = self.samples is None or self.name == "kl"  # the divergence has no draws in it
+        return (AT_MEAN[self.name],) if at_mean else ("encode", OF_DRAWS[self.name])
 
 
 def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condition: Tensor | None = None) -> Tensor:
@@ -58,25 +60,37 @@ def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condit
 
     Row ``i`` of ``x`` uses the noise of index ``start + i``.
     """
+    if len(metric.verbs) == 1:
+        return _score_at_mean(engine, x, metric, condition)
     mean, logvar = engine.encode(x, condition)
     if metric.name == "iwae":
         return -_importance_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
-    if metric.name == "kl":
-        return _draw(engine, mean, logvar, metric, start=start, first=0, samples=0)[1]
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    kl, count = total, metric.samples or 1
+    kl = total
     for first, samples in _chunks(engine, metric, len(x)):
-        if metric.samples is None:
-            z, kl = mean[None], _draw(engine, mean, logvar, metric, start=start, first=0, samples=0)[1]
-        else:
-            z, kl = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
+        z, kl = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
         error = engine.nll if "score" in metric.verbs else engine.squared_error
         for value in error(z, x, condition=condition).double():
             total = total + (value.sqrt() if metric.name == "l2" else value)
-    result = total / count
+    result = total / (metric.samples or 1)
+    return _finished(result, kl, x, metric)
+
+
+def _score_at_mean(engine: Engine, x: Tensor, metric: Metric, condition: Tensor | None) -> Tensor:
+    if metric.name == "kl":
+        return engine.kl(x, condition)
+    if metric.verbs == ("elbo",):
+        nll, kl = engine.elbo(x, condition)
+        return _finished(nll, kl, x, metric)
+    squares = engine.distance(x, condition)
+    return squares.sqrt() if metric.name == "l2" else _finished(squares, squares, x, metric)
+
+
+def _finished(result: Tensor, kl: Tensor, x: Tensor, metric: Metric) -> Tensor:
+    """The metric from its mean error over draws: divided by the entries of a row, or with the divergence added."""
     if metric.name == "mse":
         return result / x[:1].numel() if len(x) else result
-    return result + metric.beta * kl if metric.name == "elbo" else result
+    return result.double() + metric.beta * kl.double() if metric.name == "elbo" else result
 
 
 def _importance_bound(

@@ -31,7 +31,20 @@ from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
 
-VERBS = ("encode", "embed", "decode", "parameters", "generate", "reconstruct", "score", "squared_error", "impute")
+VERBS = (
+    "encode",
+    "embed",
+    "decode",
+    "parameters",
+    "generate",
+    "reconstruct",
+    "score",
+    "squared_error",
+    "impute",
+    "kl",
+    "elbo",
+    "distance",
+)
 
 
 def build_plan(
@@ -56,6 +69,9 @@ def build_plan(
     score           z, x                   nll, -log p(x|z)
     squared_error   z, x                   squared_error, summed over a row
     impute          z, x, mask             nll over the entries where mask is True; output
+    kl              x                      kl, of the posterior to the prior
+    elbo            x                      nll at the posterior mean; kl
+    distance        x                      squared_error at the posterior mean
     ==============  =====================  =======================================================
 
     A conditional model's plans take ``condition`` as well.
@@ -122,6 +138,17 @@ class _Builder:
         output = self._output(self._latent())
         x = self._input("x", self.spec.input_shape)
         return (self._step("squared_error", (output, x), "squared_error", ()),)
+
+    def _kl(self) -> tuple[str, ...]:
+        return (self._step("kl", self._encode(), "kl", ()),)
+
+    def _elbo(self) -> tuple[str, ...]:
+        mean, logvar = self._encode()
+        return self._nll(self._decoder(mean), None), self._step("kl", (mean, logvar), "kl", ())
+
+    def _distance(self) -> tuple[str, ...]:
+        output = self._output(self._encode()[0])
+        return (self._step("squared_error", (output, "x"), "squared_error", ()),)
 
     def _input(self, name: str, shape: Shape) -> str:
         self.shapes[name] = shape

@@ -16,7 +16,8 @@ from fastvae.layers import Shape
 class Step:
     """One op: ``outputs = op(*inputs, **attributes)``.
 
-    ``op`` names an op of ``fastvae_kernels``, or one of the executor's views (reshape, join, split, pad, narrow).
+    ``op`` names an op of ``fastvae_kernels``, one of the executor's views (reshape, join, split, pad, narrow), or
+    ``kl``, the divergence that ``reparameterize`` gives with no draws.
     ``inputs`` name buffers or weights of the plan; None where an optional operand is absent.
     """
 

@@ -124,6 +124,19 @@ class Engine:
         """Sum of squared differences between x and E[x|z]: (samples, rows), for shapes as in :meth:`nll`."""
         return self._run_samples("squared_error", z, {"x": x, "condition": condition})[0]
 
+    def kl(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """KL(q(z|x) || N(0, I)) in nats: (rows,)."""
+        return self._run("kl", len(x), {"x": x, "condition": condition})[0]
+
+    def elbo(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p(x|z) at the mean z of q(z|x), and KL(q(z|x) || N(0, I)), in nats: each (rows,)."""
+        nll, kl = self._run("elbo", len(x), {"x": x, "condition": condition})
+        return nll, kl
+
+    def distance(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Sum of squared differences between x and its reconstruction: (rows,)."""
+        return self._run("distance", len(x), {"x": x, "condition": condition})[0]
+
     def impute(self, z: Tensor, x: Tensor, *, mask: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-log p(x|z) over the entries where ``mask`` (rows, *input_shape) is True, and E[x|z] of all.
 

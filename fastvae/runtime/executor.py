@@ -41,7 +41,7 @@ class Executor:
         self._impl = impl
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
-        for op in {step.op for step in plan.steps} - VIEWS.keys():
+        for op in {OPS_BEHIND.get(step.op, step.op) for step in plan.steps} - VIEWS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)
             except fastvae_kernels.UnavailableError as error:
@@ -76,6 +76,9 @@ class Executor:
             settings: dict[str, Any] = {"seed": draw.seed, "start": draw.start, "stream": noise.PRIOR}
             settings |= {"device": draw.device, "dtype": draw.dtype, "impl": self._impl}
             return (fastvae_kernels.sample_normal(draw.rows, **step.attributes, **settings),)
+        if step.op == "kl":
+            mean, logvar = (x.flatten(1) for x in operands)
+            return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
         result = getattr(fastvae_kernels, step.op)(*operands, **step.attributes, impl=self._impl)
         return (result,)
 
@@ -108,6 +111,9 @@ def _narrow(x: Tensor, *, columns: int) -> tuple[Tensor, ...]:
     """The first columns of flat rows, as a view."""
     return (x[:, :columns],)
 
+
+# Steps that are not ops of fastvae_kernels themselves but a way to call one.
+OPS_BEHIND = {"kl": "reparameterize"}
 
 VIEWS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "reshape": _reshape,
