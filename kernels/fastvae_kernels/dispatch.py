@@ -11,9 +11,9 @@ from .errors import UnavailableError
 __all__ = ["implementations", "resolve_impl"]
 
 _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
-    "sample_normal": ("reference", "triton"),
-    "sample_uniform": ("reference", "triton"),
-    "reparameterize": ("reference", "triton"),
+    "sample_normal": ("reference", "cpu", "triton"),
+    "sample_uniform": ("reference", "cpu", "triton"),
+    "reparameterize": ("reference", "cpu", "triton"),
     "linear": ("reference", "triton"),
     "linear_prior": ("reference", "triton"),
     "quantize_rows": ("reference", "triton"),
@@ -71,6 +71,8 @@ def _resolve(op: str, impl: str, device: torch.device | str, dtype: torch.dtype 
     accepted = implementations(op)
     device = torch.device(device)
     if impl == "auto":
+        if device.type == "cpu" and "cpu" in accepted:
+            return "cpu"
         can = device.type == "cuda" and "triton" in accepted
         return "triton" if can and _why_not_triton(op, device, dtype, interpreting) is None else "reference"
     if impl not in accepted:
@@ -78,13 +80,16 @@ def _resolve(op: str, impl: str, device: torch.device | str, dtype: torch.dtype 
         raise UnavailableError(f"impl of {op} must be one of {names}; found {impl!r}")
     if impl == "triton" and (reason := _why_not_triton(op, device, dtype, interpreting)):
         raise UnavailableError(f"impl 'triton' of {op} cannot run: {reason}; impl 'reference' can")
+    if impl == "cpu" and device.type != "cpu":
+        raise UnavailableError(f"impl 'cpu' of {op} cannot run: it takes CPU tensors; found device {str(device)!r}")
     return impl
 
 
 def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
     """The name of the implementation that `impl` means for `op` on tensors of this device and dtype.
 
-    "auto" is "triton" on a CUDA device where `op` has such a kernel that takes `dtype`, else "reference".
+    "auto" is "triton" on a CUDA device where `op` has such a kernel that takes `dtype`, "cpu" on the CPU where `op` has
+    that, else "reference".
     Raises UnavailableError for an unknown name and for a named implementation that cannot run, ValueError
     for an unknown op.
     """

@@ -1,4 +1,4 @@
-"""Makes Triton's interpreter multiply matrices as hardware does: no entry's bits depend on its place in the tile."""
+"""Chooses what can run, and makes Triton's interpreter multiply matrices as hardware does: no entry's bits depend on its place in the tile."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +20,14 @@ def _dot(builder: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imp
 
     product = np.matmul(wide(a), wide(b)).astype(d.data.dtype)
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the tests' tensors are on a GPU, implementations for CPUs have nothing to run on."""
+    if torch.cuda.is_available():
+        cpu = [item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("impl") == "cpu"]
+        config.hook.pytest_deselected(items=cpu)
+        items[:] = [item for item in items if item not in cpu]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,7 +56,13 @@ def test_triton_on_cpu_needs_the_interpreter() -> None:
 
 def test_the_implementation_folders_do_not_import_each_other() -> None:
     package = ROOT / "kernels" / "fastvae_kernels"
-    for folder, other in (("reference", "triton"), ("triton", "reference")):
+    for folder, other in (
+        ("reference", "triton"),
+        ("reference", "cpu"),
+        ("triton", "reference"),
+        ("triton", "cpu"),
+        ("cpu", "triton"),
+    ):
         for file in (package / folder).glob("*.py"):
             assert f"..{other}" not in file.read_text()
             assert f"fastvae_kernels.{other}" not in file.read_text()
@@ -71,8 +77,14 @@ def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("reparameterize", "auto", "cuda") == "triton"
     assert resolve_impl("reparameterize", "auto", "cuda", torch.float64) == "reference"
     assert resolve_impl("conv2d", "auto", "cuda") == "reference"
-    assert resolve_impl("reparameterize", "auto", "cpu") == "reference"
+    assert resolve_impl("linear", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
+
+
+def test_auto_takes_the_cpu_implementation_on_a_cpu_and_nowhere_else() -> None:
+    assert resolve_impl("sample_normal", "auto", "cpu") == "cpu"
+    with pytest.raises(UnavailableError, match="takes CPU tensors; found device 'cuda'"):
+        resolve_impl("sample_normal", "cpu", "cuda")
 
 
 @pytest.mark.parametrize("op", OPS)

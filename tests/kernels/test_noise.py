@@ -1,5 +1,7 @@
 """The noise contract: known answers, invariance to how it is asked for, and that it is noise."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import fastvae_kernels
-from fastvae_kernels import implementations, sample_normal, sample_uniform
+from fastvae_kernels import implementations, reparameterize, sample_normal, sample_uniform
 from fastvae_kernels.common.noise import normals, philox_words
 from fastvae_kernels.reference import philox4x32
 from fastvae_kernels.reference import sample_normal as reference_sample
+from fastvae_kernels.reference.transforms import box_muller
 from fastvae_kernels.testing import NORMAL_EPSILONS, oracle_normals, philox
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -136,7 +139,7 @@ def test_normals_stay_within_the_stated_epsilons_over_many() -> None:
 @pytest.mark.parametrize("words", [(0, 0), (2**32 - 1, 2**29), (2**32 - 1, 0), (0, 2**30), (0, 2**31)])
 def test_transform_of_extreme_words(words: tuple[int, int]) -> None:
     """The radius of the largest and smallest uniforms, and angles at the quadrants' seams."""
-    cosine, sine = reference_sample.__globals__["_pair"](*(torch.tensor([w]) for w in words))
+    cosine, sine = box_muller(*(torch.tensor([w]) for w in words))
     u = np.float32(np.float32(words[0]) * np.float32(2.0**-32) + np.float32(2.0**-33))
     radius, angle = np.sqrt(-2 * np.log(np.float64(u))), 2 * np.pi * words[1] / 2**32
     np.testing.assert_allclose(cosine.item(), radius * np.cos(angle), rtol=1e-15, atol=1e-14)
@@ -145,7 +148,7 @@ def test_transform_of_extreme_words(words: tuple[int, int]) -> None:
 
 def test_angle_keeps_relative_accuracy_at_its_zeros() -> None:
     for zero, part in ((0, 1), (2**30, 0), (2**31, 1), (3 * 2**30, 0)):
-        pair = reference_sample.__globals__["_pair"](torch.tensor([0]), torch.tensor([zero + 1]))
+        pair = box_muller(torch.tensor([0]), torch.tensor([zero + 1]))
         radius = np.sqrt(66 * np.log(2.0))
         np.testing.assert_allclose(abs(pair[part].item()), radius * 2 * np.pi * 2.0**-32, rtol=1e-14)
 
@@ -222,3 +225,42 @@ def test_empty(impl: str, n: int, dim: int, samples: int | None) -> None:
     for op in ("sample_normal", "sample_uniform"):
         draw = getattr(fastvae_kernels, op)
         assert draw(n, dim, seed=0, samples=samples, device=DEVICE, impl=impl).shape == shape
+
+
+@pytest.mark.parametrize("draw", [sample_normal, sample_uniform])
+@given(
+    n=st.integers(0, 400),
+    dim=st.integers(0, 70),
+    samples=st.one_of(st.none(), st.integers(0, 3)),
+    seed=st.integers(0, 2**64 - 1),
+    start=st.one_of(st.integers(0, 2**60), st.integers(2**32 - 300, 2**32 + 300)),
+    stream=st.integers(0, 2**32 - 4),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+)
+def test_the_cpu_implementation_has_the_reference_s_bits(draw: Any, **where: Any) -> None:
+    assert torch.equal(draw(**where, impl="cpu"), draw(**where, impl="reference"))
+
+
+@pytest.mark.parametrize(("n", "dim"), [(3, 70_000), (9_000, 30)])
+def test_threads_and_blocks_do_not_show(n: int, dim: int) -> None:
+    where = {"seed": 5, "start": 2**32 - 2, "stream": 7}
+    expected = sample_normal(n, dim, **where, impl="reference")
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(sample_normal(n, dim, **where, impl="cpu"), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@given(seed=st.integers(0, 2**64 - 1), start=st.integers(0, 2**50), samples=st.one_of(st.none(), st.integers(0, 3)))
+def test_reparameterize_on_the_cpu_has_the_reference_s_bits(seed: int, start: int, samples: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, logvar = (torch.randn(5, 6, generator=generator).to(torch.bfloat16) for _ in range(2))
+    for dtype in (torch.float32, torch.bfloat16):
+        where = {"seed": seed, "start": start, "samples": samples}
+        found, expected = (
+            reparameterize(mean.to(dtype), logvar.to(dtype), **where, impl=impl) for impl in ("cpu", "reference")
+        )
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

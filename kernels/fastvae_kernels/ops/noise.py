@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import reference
+from .. import cpu, reference
 from ..checks import check_floating, check_int, check_like, check_noise, check_shape
 from ..dispatch import resolve_impl
 from .registration import register
@@ -36,10 +36,11 @@ def _sample_normal(
 ) -> Tensor:
     if device.type == "meta":  # no tensor argument sends the dispatcher to the shape rule
         return _empty_sample(n, dim, samples, dtype, device)
-    if resolve_impl("sample_normal", impl, device, dtype) == "triton":
+    chosen = resolve_impl("sample_normal", impl, device, dtype)
+    if chosen == "triton":
         from ..triton.sample_normal import sample_normal as implementation
     else:
-        implementation = reference.sample_normal
+        implementation = cpu.sample_normal if chosen == "cpu" else reference.sample_normal
     return implementation(n, dim, seed, start, stream, samples, dtype, device)
 
 
@@ -57,10 +58,11 @@ def _sample_uniform(
 ) -> Tensor:
     if device.type == "meta":  # no tensor argument sends the dispatcher to the shape rule
         return _empty_sample(n, dim, samples, dtype, device)
-    if resolve_impl("sample_uniform", impl, device, dtype) == "triton":
+    chosen = resolve_impl("sample_uniform", impl, device, dtype)
+    if chosen == "triton":
         from ..triton.sample_normal import sample_uniform as implementation
     else:
-        implementation = reference.sample_uniform
+        implementation = cpu.sample_uniform if chosen == "cpu" else reference.sample_uniform
     return implementation(n, dim, seed, start, stream, samples, dtype, device)
 
 
@@ -136,10 +138,11 @@ def sample_uniform(
 def _reparameterize(
     mean: Tensor, logvar: Tensor, seed: int, start: int, stream: int, samples: int | None, impl: str
 ) -> tuple[Tensor, Tensor]:
-    if resolve_impl("reparameterize", impl, mean.device, mean.dtype) == "triton":
+    chosen = resolve_impl("reparameterize", impl, mean.device, mean.dtype)
+    if chosen == "triton":
         from ..triton.reparameterize import reparameterize as implementation
     else:
-        implementation = reference.reparameterize
+        implementation = cpu.reparameterize if chosen == "cpu" else reference.reparameterize
     return implementation(mean, logvar, seed, start, stream, samples)
 
 

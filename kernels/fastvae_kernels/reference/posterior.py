@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .sample_normal import sample_normal
 
-__all__ = ["divergence", "draw"]
+__all__ = ["displaced", "divergence", "draw"]
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -18,12 +18,17 @@ def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return terms.contiguous().sum(1)
 
 
-def draw(mean: Tensor, logvar: Tensor, seed: int, start: int, stream: int, samples: int | None) -> Tensor:
-    """mean + exp(logvar / 2) ε with ε from `sample_normal`; [n, dim] -> [n, dim] or [samples, n, dim].
+def displaced(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """mean + exp(logvar / 2) noise, written over the noise [n, dim] or [samples, n, dim].
 
     The standard deviation saturates at the largest finite number, so that 0 · inf cannot occur.
     """
     std = (logvar * 0.5).exp_().clamp_max_(torch.finfo(mean.dtype).max)
+    return noise.mul_(std).add_(mean)
+
+
+def draw(mean: Tensor, logvar: Tensor, seed: int, start: int, stream: int, samples: int | None) -> Tensor:
+    """mean + exp(logvar / 2) ε with ε from `sample_normal`; [n, dim] -> [n, dim] or [samples, n, dim]."""
     n, dim = mean.shape
     noise = sample_normal(n, dim, seed, start, stream, samples, mean.dtype, mean.device)
-    return noise.mul_(std).add_(mean)
+    return displaced(mean, logvar, noise)

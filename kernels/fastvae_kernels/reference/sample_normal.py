@@ -5,49 +5,17 @@ four words become four uniforms, or two Box-Muller pairs. The transform runs in 
 float32, then to the output's dtype, so neither chunking nor a vector library's last bit can show.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from .philox import MASK32, Words, rounds
+from .transforms import normals, uniforms
 
 __all__ = ["sample_normal", "sample_uniform"]
 
 _CHUNK = 16384  # counters at a time: six int64 buffers of this length stay in a core's cache
-_BELOW_ONE = 1.0 - 2.0**-24
-
-
-def _uniform(word: Tensor) -> Tensor:
-    """(w + ½) / 2**32 in float32, every step rounded to it: in [2**-33, 1]."""
-    return word.to(torch.float32).mul_(2.0**-32).add_(2.0**-33)
-
-
-def _uniforms(words: Words) -> Words:
-    w0, w1, w2, w3 = (_uniform(word).clamp_max_(_BELOW_ONE) for word in words)
-    return w0, w1, w2, w3
-
-
-def _pair(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
-    """A Box-Muller pair in float64.
-
-    With b the exact integer angle, of period 2**32, cos and sin are both the sine of an angle folded into
-    [-π/2, π/2] while still an exact integer, so they keep their relative accuracy near their zeros.
-    """
-    radius = _uniform(radius_word).to(torch.float64).log_().mul_(-2.0).sqrt_()
-    b = angle_word.to(torch.float64)
-    cosine = (b - 2.0**31).abs_().sub_(2.0**30)
-    sine = b.sub_(2.0**30).abs_().sub_(2.0**31).abs_().sub_(2.0**30)
-    cosine.mul_(math.pi * 2.0**-31).sin_().mul_(radius)
-    sine.mul_(math.pi * 2.0**-31).sin_().mul_(radius)
-    return cosine, sine
-
-
-def _normals(words: Words, wanted: int) -> tuple[Tensor, ...]:
-    """Four normals a counter; the second pair is skipped where at most two are wanted."""
-    first = _pair(words[0], words[1])
-    return first if wanted <= 2 else (*first, *_pair(words[2], words[3]))
 
 
 def _blocks(lanes: int, quads: int) -> Iterator[tuple[int, int, int, int]]:
@@ -87,7 +55,7 @@ def _sample(
             lane_ids = torch.arange(lane, lane_end, device=device)
             quad_ids = torch.arange(quad, quad_end, device=device)
             words = _words(lane_ids, quad_ids, n, seed, start, stream)
-            values = _uniforms(words) if uniform else _normals(words, dim - 4 * quad)
+            values = uniforms(words) if uniform else normals(words, dim - 4 * quad)
             for offset, value in enumerate(values):
                 columns = out[lane:lane_end, 4 * quad + offset : 4 * quad_end : 4]
                 value = value.view(lane_end - lane, -1)[:, : columns.shape[1]]
