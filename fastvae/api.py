@@ -6,25 +6,27 @@ kind; the computing is done by the engine, scoring and imputation.
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
 from fastvae.embedded import resolve
-from fastvae.errors import InputError
+from fastvae.errors import InputError, UnsupportedError
 from fastvae.formats import native, read_checkpoint
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import DEFAULT_MAX_MEMORY, Model
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
 from fastvae.runtime.batching import blocks
-from fastvae.scoring import Metric, score_block
+from fastvae.scoring import Metric, from_parts, score_block
 from fastvae.spec import ModelSpec
 from fastvae.walk import Walker
 
@@ -39,6 +41,8 @@ def load(
     impl: str = "auto",
     batch_size: int | None = None,
     batch_invariant: bool = False,
+    threads: int | None = None,
+    arena: bool = True,
     cast: bool = False,
     allow_nonfinite: bool = False,
     max_memory: int = DEFAULT_MAX_MEMORY,
@@ -53,11 +57,13 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
         precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
             float64 weights. Sums accumulate in float32 or better.
-        impl: ``reference`` (plain PyTorch) or ``triton``, which never fall back; ``auto`` takes the fastest
-            there is for each op and logs it once.
+        impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
+            ``auto`` takes the fastest there is and logs it once.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
             it beyond rounding, nor at all with ``batch_invariant``.
         batch_invariant: make the bits of a row's result independent of the rows around it.
+        threads: of one call in ONNX Runtime; None is as many as PyTorch uses.
+        arena: whether ONNX Runtime keeps the memory of a call for the next one.
         cast: convert weights of another float dtype than the spec declares instead of refusing them.
         allow_nonfinite: load weights that hold NaN or Inf.
         max_memory: refuse models whose weights and one row's activations need more bytes than this.
@@ -68,7 +74,7 @@ def load(
             spec, or is not safe to read. Nothing in it is ever executed.
         UnsupportedError: a precision or implementation that cannot run this model.
     """
-    settings = Settings(device, precision, impl, batch_size, batch_invariant)
+    settings = Settings(device, precision, impl, batch_size, batch_invariant, threads, arena)
     model = read_checkpoint(
         resolve(source),
         format=format,
@@ -152,6 +158,10 @@ class VAE:
             InputError: an argument out of range.
         """
         n, seed, start = self._check_generation(n, seed, start, output, kind)
+        if kind == "numpy" and output == "mean" and condition is None:
+            few = self._engine.few_generated(n, seed=seed, start=start)
+            if few is not None:
+                return few
         conditions = self._walker.conditions(condition, n, "generate")
         return of_kind(self._generated(0, n, seed, start, output, conditions), kind)
 
@@ -199,12 +209,12 @@ class VAE:
         for first, last in blocks(high, engine.batch_rows("generate"), low):
             condition = conditions.block(first, last)
             where = {"seed": seed, "start": start + first}
+            part = result[first - low : last - low]
             if output == "mean":
-                part = engine.generate(last - first, **where, condition=condition)
+                engine.generate(last - first, **where, condition=condition, out=part)
             else:
                 z = engine.prior_samples(last - first, **where)
-                part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
-            result[first - low : last - low] = part
+                part.copy_(engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD))
         return result
 
     def encode(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Posterior:
@@ -220,13 +230,21 @@ class VAE:
         Raises:
             InputError: ``x`` or ``condition`` of the wrong kind, shape, dtype or range.
         """
+        if direct := self._walker.direct("encode", x, condition, invalid):
+            return Posterior(direct[0], direct[1], self._engine)
         rows = self._walker.rows("x", x, invalid=invalid)
         shapes = [self.spec.latent_shape] * 2
-        mean, logvar = self._walker.map(rows, self._engine.encode, ["encode"], shapes, condition, invalid)
+
+        def compute(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor]) -> Sequence[Tensor]:
+            return self._engine.encode(block, vectors, out)
+
+        mean, logvar = self._walker.walk(rows, compute, ["encode"], shapes, condition, invalid)
         return Posterior(rows.like(mean), rows.like(logvar), self._engine)
 
     def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
+        if direct := self._walker.direct("embed", x, condition, invalid):
+            return direct[0]
         rows = self._walker.rows("x", x, invalid=invalid)
         return rows.like(
             self._walker.map_one(rows, self._engine.embed, "embed", self.spec.latent_shape, condition, invalid)
@@ -234,6 +252,8 @@ class VAE:
 
     def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
+        if direct := self._walker.direct("reconstruct", x, condition, invalid):
+            return direct[0]
         rows = self._walker.rows("x", x, invalid=invalid)
         shape = self.spec.input_shape
         result = self._walker.map_one(rows, self._engine.reconstruct, "reconstruct", shape, condition, invalid)
@@ -248,6 +268,8 @@ class VAE:
         Raises:
             InputError: ``z`` or ``condition`` of the wrong kind, shape, dtype; NaN or Inf.
         """
+        if direct := self._walker.direct("decode", z, condition):
+            return direct[0]
         rows = self._walker.latents("z", z)
         return rows.like(self._walker.map_one(rows, self._engine.decode, "decode", self.spec.input_shape, condition))
 
@@ -329,9 +351,11 @@ class VAE:
         """
         what = Metric(metric, 1 if samples is None and metric == "iwae" else samples, seed, beta)
         start = noise.check_count("start", start)
+        if what.at_mean and (direct := self._walker.direct(what.verbs[0], x, condition, invalid)):
+            return from_parts(direct, x[0].size, what).astype(np.float32, copy=False)
         rows = self._walker.rows("x", x, invalid=invalid)
 
-        def compute(block: Tensor, vectors: Tensor | None, low: int) -> tuple[Tensor]:
+        def compute(block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor]) -> tuple[Tensor]:
             return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
 
         return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
@@ -392,3 +416,22 @@ class VAE:
             OutputError: the file cannot be written; nothing is left under its name.
         """
         native.write(self._model, path)
+
+    def export(self, path: str | os.PathLike[str], verb: str = "decode") -> None:
+        """Write a verb as an ONNX file: float32, opset 20, with a dynamic batch, checked by ONNX's own checker.
+
+        Args:
+            path: a name that ends in ``.onnx``.
+            verb: ``encode``, ``decode``, ``reconstruct``, ``generate`` (the noise is an input), ``elbo``, or any other
+                of :data:`fastvae.plan.VERBS`. Inputs and outputs are described in :func:`fastvae.plan.build_plan`.
+
+        Raises:
+            InputError: the name does not end in ``.onnx``.
+            OutputError: the file cannot be written; nothing is left under its name.
+            UnsupportedError: an unknown verb, a model beyond the 2 GiB of one file, or ``onnx`` is not installed.
+        """
+        if importlib.util.find_spec("onnx") is None:
+            raise UnsupportedError("export: onnx is not installed; pip install 'fastvae-engine[cpu]'")
+        from fastvae.onnx import export
+
+        export(self._model, verb, path)

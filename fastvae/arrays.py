@@ -38,15 +38,26 @@ class Rows:
         return len(self.source)
 
     def block(self, low: int, high: int) -> Tensor:
-        """Rows low to high as a (high - low, *shape) tensor of the engine's device and dtype."""
+        """Rows low to high as a (high - low, *shape) tensor of the engine's device and dtype, to be read only.
+
+        It may share the caller's memory.
+        """
         part: Any = self.source[low:high]
-        if isinstance(part, np.ndarray):
+        if isinstance(part, np.ndarray) and self._shareable(part):
+            part = torch.from_numpy(part)
+        elif isinstance(part, np.ndarray):
             # A copy: PyTorch can share neither read-only nor byte-swapped nor negatively strided memory.
             wide = part.dtype == np.float64 and self.dtype == torch.float64
             with np.errstate(over="ignore"):
                 part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
         block: Tensor = part.detach().to(device=self.device, dtype=self.dtype)
         return block.reshape(high - low, *self.shape)
+
+    def _shareable(self, part: np.ndarray[Any, Any]) -> bool:
+        """Whether ``part`` can be a tensor of the engine's dtype without a copy."""
+        flags = part.flags
+        same = part.dtype == np.float32 and part.dtype.isnative and self.dtype == torch.float32
+        return same and flags.c_contiguous and flags.writeable and flags.aligned
 
     def like(self, result: Tensor) -> Array:
         """``result`` in the kind the rows came in."""

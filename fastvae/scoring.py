@@ -8,8 +8,11 @@ importance-weighted bound (Burda et al. 2016); ``mse`` and ``l2`` are distances 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +54,12 @@ class Metric:
     @property
     def verbs(self) -> tuple[str, ...]:
         """The verbs whose plans it runs."""
-        at_mean = self.samples is None or self.name == "kl"  # the divergence has no draws in it
-        return (AT_MEAN[self.name],) if at_mean else ("encode", OF_DRAWS[self.name])
+        return (AT_MEAN[self.name],) if self.at_mean else ("encode", OF_DRAWS[self.name])
+
+    @property
+    def at_mean(self) -> bool:
+        """Whether one plan gives it, because no z is drawn; the divergence never needs one."""
+        return self.samples is None or self.name == "kl"
 
 
 def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condition: Tensor | None = None) -> Tensor:
@@ -60,8 +67,9 @@ def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condit
 
     Row ``i`` of ``x`` uses the noise of index ``start + i``.
     """
-    if len(metric.verbs) == 1:
-        return _score_at_mean(engine, x, metric, condition)
+    if metric.at_mean:
+        result: Tensor = from_parts(_parts_at_mean(engine, x, metric, condition), x[:1].numel(), metric)
+        return result
     mean, logvar = engine.encode(x, condition)
     if metric.name == "iwae":
         return -_importance_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
@@ -69,28 +77,32 @@ def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condit
     kl = total
     for first, samples in _chunks(engine, metric, len(x)):
         z, kl = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
-        error = engine.nll if "score" in metric.verbs else engine.squared_error
-        for value in error(z, x, condition=condition).double():
+        distance = engine.nll if "score" in metric.verbs else engine.squared_error
+        for value in distance(z, x, condition=condition).double():
             total = total + (value.sqrt() if metric.name == "l2" else value)
     result = total / (metric.samples or 1)
-    return _finished(result, kl, x, metric)
+    if metric.name != "l2":
+        result = from_parts((result, kl), x[:1].numel(), metric)
+    return result
 
 
-def _score_at_mean(engine: Engine, x: Tensor, metric: Metric, condition: Tensor | None) -> Tensor:
+def _parts_at_mean(engine: Engine, x: Tensor, metric: Metric, condition: Tensor | None) -> tuple[Tensor, ...]:
     if metric.name == "kl":
-        return engine.kl(x, condition)
-    if metric.verbs == ("elbo",):
-        nll, kl = engine.elbo(x, condition)
-        return _finished(nll, kl, x, metric)
-    squares = engine.distance(x, condition)
-    return squares.sqrt() if metric.name == "l2" else _finished(squares, squares, x, metric)
+        return (engine.kl(x, condition),)
+    return engine.elbo(x, condition) if metric.verbs == ("elbo",) else (engine.distance(x, condition),)
 
 
-def _finished(result: Tensor, kl: Tensor, x: Tensor, metric: Metric) -> Tensor:
-    """The metric from its mean error over draws: divided by the entries of a row, or with the divergence added."""
+def from_parts(parts: Sequence[Any], size: int, metric: Metric) -> Any:
+    """The metric, (rows,), from what its plan gives: its error, and the divergence after it where there is one.
+
+    ``parts`` are tensors or NumPy arrays; ``size`` is the number of entries of a row.
+    """
+    if metric.name == "elbo":
+        kl = parts[1].double() if isinstance(parts[1], Tensor) else parts[1].astype(np.float64)
+        return parts[0] + metric.beta * kl
     if metric.name == "mse":
-        return result / x[:1].numel() if len(x) else result
-    return result.double() + metric.beta * kl.double() if metric.name == "elbo" else result
+        return parts[0] / size if size else parts[0]
+    return parts[0] ** 0.5 if metric.name == "l2" else parts[0]
 
 
 def _importance_bound(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fastvae.arrays import Conditions, Rows, check_condition, check_rows, invalid_rows
+from fastvae.arrays import INVALID, Conditions, Rows, check_condition, check_rows, invalid_rows
 from fastvae.errors import InputError
 from fastvae.layers import Shape
 from fastvae.runtime import Engine
 from fastvae.runtime.batching import blocks
+
+# block, condition, index of its first row, where the results belong -> the results
+Compute: TypeAlias = Callable[[Tensor, Tensor | None, int, Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Walker:
@@ -21,6 +26,7 @@ class Walker:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._unit_interval = engine.head.unit_interval
 
     def rows(self, name: str, x: Any, *, invalid: str = "raise", missing: bool = False) -> Rows:
         """The data argument ``name``, checked; see :func:`fastvae.arrays.check_rows`."""
@@ -31,10 +37,34 @@ class Walker:
             engine.spec.input_shape,
             device=engine.device,
             dtype=engine.dtype,
-            unit_interval=engine.head.unit_interval,
+            unit_interval=self._unit_interval,
             invalid=invalid,
             missing=missing,
         )
+
+    def direct(
+        self, verb: str, x: Any, condition: Any = None, invalid: str = "raise"
+    ) -> list[NDArray[np.float32]] | None:
+        """The outputs of a verb for a few clean float32 rows, by the shortest way; None where the long one is needed.
+
+        The long way also finds the words for what is wrong with an argument.
+        """
+        latents = verb == "decode"
+        shape = self._engine.spec.latent_shape if latents else self._engine.spec.input_shape
+        if type(x) is not np.ndarray or x.dtype != np.float32 or x.shape[1:] != shape or not x.flags.c_contiguous:
+            return None
+        run = self._engine.direct(verb)
+        if run is None or condition is not None or invalid not in INVALID:
+            return None
+        if not 0 < len(x) <= self._engine.batch_rows(verb):
+            return None
+        least, most = x.min(), x.max()  # NaN where there is one
+        bounded = (
+            (least >= 0.0 and most <= 1.0)
+            if self._unit_interval and not latents
+            else (least > -math.inf and most < math.inf)
+        )
+        return run(x) if bounded else None
 
     def latents(self, name: str, z: Any) -> Rows:
         """The latent argument ``name``, checked."""
@@ -59,14 +89,16 @@ class Walker:
     def walk(
         self,
         rows: Rows,
-        compute: Callable[[Tensor, Tensor | None, int], Sequence[Tensor]],
+        compute: Compute,
         verbs: Sequence[str],
         shapes: Sequence[Shape],
         condition: Any = None,
         invalid: str = "raise",
     ) -> list[Tensor]:
-        """``compute(block, condition, index of the block's first row)`` over all rows, into results of ``shapes``.
+        """``compute`` over all rows, block by block, into results of ``shapes``.
 
+        It gets a block, its condition, the index of its first row, and where its results belong: it may write there, or
+        return others to be copied.
         ``verbs`` are those whose plans it runs: they decide the size of a block and whether a condition is needed.
         With ``invalid="mask"`` rows that hold NaN or Inf are computed as zeros and come back NaN.
         """
@@ -77,32 +109,26 @@ class Walker:
             bad = invalid_rows(block) if invalid == "mask" else None
             if bad is not None:
                 block = block.masked_fill(bad.reshape(-1, *[1] * (block.ndim - 1)), 0)
-            for result, part in zip(results, compute(block, conditions.block(low, high), low), strict=True):
-                result[low:high] = part
+            targets = [result[low:high] for result in results]
+            for target, part in zip(targets, compute(block, conditions.block(low, high), low, targets), strict=True):
+                if part is not target:
+                    target.copy_(part)
                 if bad is not None:
-                    result[low:high][bad] = math.nan
+                    target[bad] = math.nan
         return results
-
-    def map(
-        self,
-        rows: Rows,
-        compute: Callable[[Tensor, Tensor | None], Sequence[Tensor]],
-        verbs: Sequence[str],
-        shapes: Sequence[Shape],
-        condition: Any = None,
-        invalid: str = "raise",
-    ) -> list[Tensor]:
-        """:meth:`walk` for a computation that does not depend on where a row stands."""
-        return self.walk(rows, lambda block, vectors, _: compute(block, vectors), verbs, shapes, condition, invalid)
 
     def map_one(
         self,
         rows: Rows,
-        compute: Callable[[Tensor, Tensor | None], Tensor],
+        compute: Callable[[Tensor, Tensor | None, Tensor], Tensor],
         verb: str,
         shape: Shape,
         condition: Any = None,
         invalid: str = "raise",
     ) -> Tensor:
-        """:meth:`map` for a computation with one result."""
-        return self.map(rows, lambda block, vectors: (compute(block, vectors),), [verb], [shape], condition, invalid)[0]
+        """:meth:`walk` for a computation with one result that does not depend on where a row stands."""
+
+        def each(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor]) -> tuple[Tensor]:
+            return (compute(block, vectors, out[0]),)
+
+        return self.walk(rows, each, [verb], [shape], condition, invalid)[0]

@@ -1,4 +1,4 @@
-"""``inspect``, ``convert`` and ``models``: what a checkpoint is."""
+"""``inspect``, ``convert``, ``export`` and ``models``: what a checkpoint is, and other forms of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fastvae.cli.options import ModelOptions, OutOptions, command
 from fastvae.cli.work import note
 from fastvae.formats import detect, native, read_checkpoint
 from fastvae.model import Model
-from fastvae.plan import build_plan, plan_cost
+from fastvae.plan import VERBS, build_plan, plan_cost
+from fastvae.runtime import Settings
 from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
 from fastvae.spec_json import spec_to_json
 
@@ -58,6 +59,19 @@ def convert(model: ModelOptions, out: OutOptions) -> None:
         f"{out.out}: from {found}, input {list(spec.input_shape)}, latent {list(spec.latent_shape)}, "
         f"{_parameters(spec):,} parameters, {out.out.stat().st_size:,} bytes"
     )
+
+
+@command("fastvae export digits --verb decode --out decoder.onnx")
+def export(
+    model: ModelOptions,
+    out: OutOptions,
+    verb: Annotated[str, Option(help=f"What the graph computes: {', '.join(VERBS)}.")] = "decode",
+) -> None:
+    """Write a verb of a model as an ONNX file with a dynamic batch."""
+    out.check(".onnx")
+    vae = fastvae.VAE(_read(model)[1], Settings(impl="reference"))
+    vae.export(out.out, verb)
+    note(f"{out.out}: {verb}, {out.out.stat().st_size:,} bytes")
 
 
 @command("fastvae models")
@@ -167,4 +181,4 @@ def _describe(layer: Any) -> str:
     return " ".join([layer.kind, *values])
 
 
-COMMANDS = (inspect, convert, models)
+COMMANDS = (inspect, convert, export, models)

@@ -101,9 +101,12 @@ class RunOptions(ModelOptions):
     precision: Annotated[
         str, Option(help="ieee (float32), bf16, fp16 or float64; auto: as the weights.", rich_help_panel=MODEL)
     ] = "auto"
-    impl: Annotated[
-        str, Option(help="Implementation, e.g. reference or triton; auto: the fastest.", rich_help_panel=MODEL)
-    ] = "auto"
+    impl: Annotated[str, Option(help="reference, onnxruntime or triton; auto: the fastest.", rich_help_panel=MODEL)] = (
+        "auto"
+    )
+    threads: Annotated[
+        int | None, Option(help="Threads of ONNX Runtime; default: as many as PyTorch uses.", rich_help_panel=MODEL)
+    ] = None
     batch_size: Annotated[
         int | None, Option(help="Rows of an internal batch; default: what fits the caches.", rich_help_panel=MODEL)
     ] = None
@@ -125,6 +128,7 @@ class RunOptions(ModelOptions):
             device=self.device,
             precision=self.precision,
             impl=self.impl,
+            threads=self.threads,
             batch_size=self.batch_size,
             batch_invariant=batch_invariant if self.batch_invariant is None else self.batch_invariant,
             cast=self.cast,

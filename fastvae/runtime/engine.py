@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import fastvae_kernels
@@ -22,9 +25,14 @@ from fastvae.model import Model
 from fastvae.plan import build_plan
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
+from fastvae.runtime.latents import BLOCK, prior
+from fastvae.runtime.ort import OnnxExecutor, why_not
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
-IMPLEMENTATIONS = ("auto", "reference", "triton")
+IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
+
+# Where a verb's outputs go: contiguous tensors of the engine's dtype, or None for new ones.
+Out: TypeAlias = Sequence[Tensor] | None
 
 logger = logging.getLogger("fastvae")
 
@@ -38,6 +46,8 @@ class Settings:
     impl: str = "auto"
     batch_size: int | None = None
     batch_invariant: bool = False
+    threads: int | None = None
+    arena: bool = True
 
 
 class Engine:
@@ -54,13 +64,21 @@ class Engine:
         self.device = _device(settings.device)
         self.precision = _precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
-        self.impl = _implementation(settings.impl, self.device)
+        self.impl = _implementation(settings.impl, self.device, self.dtype)
+        # The ops outside plans (noise, reparameterization) have no form in ONNX Runtime.
+        self._op_impl = "auto" if self.impl == "onnxruntime" else self.impl
+        self._threads = torch.get_num_threads()
+        if settings.threads is not None:
+            if self.impl != "onnxruntime":
+                raise UnsupportedError("threads: only impl='onnxruntime' has its own; use torch.set_num_threads")
+            self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
+        self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
         self.head = output_head(model)
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
             self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
-        self._executors: dict[str, Executor] = {}
+        self._executors: dict[str, Executor | OnnxExecutor] = {}
         self._lock = threading.Lock()
         if settings.impl != "auto":
             self._executor("reconstruct")
@@ -85,29 +103,31 @@ class Engine:
         """Whether the plan of ``verb`` reads a condition."""
         return "condition" in self._executor(verb).plan.inputs
 
-    def generate(self, rows: int, *, seed: int, start: int, condition: Tensor | None = None) -> Tensor:
+    def generate(
+        self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
         if self.batch_invariant:  # noise is the same for any number of rows, so only the decoder runs in tiles
-            return self.decode(self.prior_samples(rows, seed=seed, start=start), condition)
+            return self.decode(self.prior_samples(rows, seed=seed, start=start), condition, out)
         draw = Draw(rows, seed, start, self.device, self.dtype)
-        return self._run("generate", rows, {"condition": condition}, draw)[0]
+        return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, condition: Tensor | None = None, out: Out = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (rows, *latent_shape)."""
-        mean, logvar = self._run("encode", len(x), {"x": x, "condition": condition})
+        mean, logvar = self._run("encode", len(x), {"x": x, "condition": condition}, out=out)
         return mean, logvar
 
-    def embed(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def embed(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """Mean of q(z|x): (rows, *latent_shape)."""
-        return self._run("embed", len(x), {"x": x, "condition": condition})[0]
+        return self._run("embed", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
-    def reconstruct(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def reconstruct(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """E[x|z] at the mean of q(z|x): (rows, *input_shape)."""
-        return self._run("reconstruct", len(x), {"x": x, "condition": condition})[0]
+        return self._run("reconstruct", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape)."""
-        return self._run("decode", len(z), {"z": z, "condition": condition})[0]
+        return self._run("decode", len(z), {"z": z, "condition": condition}, out=_one(out))[0]
 
     def parameters(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         """Parameters of p(x|z) for z of shape (rows, *latent_shape), as OutputHead reads them."""
@@ -157,7 +177,7 @@ class Engine:
 
         def draw(mean: Tensor, logvar: Tensor, start: int) -> tuple[Tensor, Tensor]:
             return fastvae_kernels.reparameterize(
-                mean, logvar, seed=seed, start=start, stream=stream, samples=samples, impl=self.impl
+                mean, logvar, seed=seed, start=start, stream=stream, samples=samples, impl=self._op_impl
             )
 
         if not self.batch_invariant:
@@ -170,6 +190,11 @@ class Engine:
         z = torch.cat([z for z, _ in parts], dim=1)[:, : len(mean)]
         return z.reshape(shape), torch.cat([kl for _, kl in parts])[: len(mean)]
 
+    def few_generated(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
+        """:meth:`generate` by the shortest way, for as few rows as one block of kept noise; None if there is none."""
+        run = self.direct("generate") if 0 < rows <= BLOCK else None
+        return run(prior(rows, self.spec.latent_dim, seed=seed, start=start).numpy())[0] if run else None
+
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
         """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
         z = fastvae_kernels.sample_normal(
@@ -180,7 +205,7 @@ class Engine:
             stream=stream,
             dtype=self.dtype,
             device=self.device,
-            impl=self.impl,
+            impl=self._op_impl,
         )
         return z.reshape(rows, *self.spec.latent_shape)
 
@@ -198,9 +223,14 @@ class Engine:
         return tuple(output.reshape(samples, rows, *output.shape[1:]) for output in outputs)
 
     def _run(
-        self, verb: str, rows: int, inputs: Mapping[str, Tensor | None], draw: Draw | None = None
+        self,
+        verb: str,
+        rows: int,
+        inputs: Mapping[str, Tensor | None],
+        draw: Draw | None = None,
+        out: Out = None,
     ) -> tuple[Tensor, ...]:
-        """The verb's plan on all rows at once or, in batch-invariant mode, tile by tile."""
+        """The verb's plan on all rows at once or, in batch-invariant mode, tile by tile; into ``out`` where given."""
         executor = self._executor(verb)
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None and name in executor.plan.inputs}
         given = {
@@ -208,21 +238,53 @@ class Engine:
         }
         with torch.no_grad():
             if not self.batch_invariant:
-                return executor(given, draw)
-            tiles = [
-                executor({name: padded(tensor[low:high], TILE) for name, tensor in given.items()})
-                for low, high in blocks(max(rows, 1), TILE)
-            ]
-            return tuple(torch.cat(parts)[:rows] for parts in zip(*tiles, strict=True))
+                return executor(given, draw, out)
+            return self._tiled(executor, rows, given, out)
 
-    def _executor(self, verb: str) -> Executor:
+    def _tiled(
+        self, executor: Executor | OnnxExecutor, rows: int, given: Mapping[str, Tensor], out: Out
+    ) -> tuple[Tensor, ...]:
+        results = out
+        for low, high in blocks(max(rows, 1), TILE):
+            tile = executor({name: padded(tensor[low:high], TILE) for name, tensor in given.items()})
+            if results is None:
+                results = [part.new_empty(rows, *part.shape[1:]) for part in tile]
+            for result, part in zip(results, tile, strict=True):
+                result[low:high] = part[: len(result) - low]
+        return tuple(results or ())
+
+    def direct(self, verb: str) -> Callable[[NDArray[np.float32]], list[NDArray[np.float32]]] | None:
+        """A function from rows to a verb's outputs with nothing in between, or None where something has to be.
+
+        It takes C-contiguous rows of the plan's only input (of the noise, for ``generate``), as many as fit one
+        internal batch.
+        """
+        if self.impl != "onnxruntime" or self.batch_invariant:
+            return None
+        executor = self._executor(verb)
+        assert isinstance(executor, OnnxExecutor)
+        return executor.run_numpy if executor.takes_one else None
+
+    def _executor(self, verb: str) -> Executor | OnnxExecutor:
+        executor = self._executors.get(verb)
+        if executor is not None:
+            return executor
         with self._lock:
             if verb not in self._executors:
                 plan = build_plan(
                     self.model, verb, dtype=self.dtype, device=self.device, batch_invariant=self.batch_invariant
                 )
-                self._executors[verb] = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
+                if self.impl == "onnxruntime":
+                    self._executors[verb] = OnnxExecutor(
+                        plan, threads=self._threads, arena=self._arena, batch_invariant=self.batch_invariant
+                    )
+                else:
+                    self._executors[verb] = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
             return self._executors[verb]
+
+
+def _one(out: Tensor | None) -> Out:
+    return None if out is None else (out,)
 
 
 def _device(name: str) -> torch.device:
@@ -248,11 +310,19 @@ def _precision(name: str, model: Model) -> str:
     return name
 
 
-def _implementation(name: str, device: torch.device) -> str:
+def _implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The implementation of plans: ``auto`` is ONNX Runtime on a CPU where it can run, and stays ``auto`` elsewhere."""
     if name not in IMPLEMENTATIONS:
         accepted = ", ".join(map(repr, IMPLEMENTATIONS))
         raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
-    if name == "auto":
-        chosen = "triton where an op has a kernel, else reference" if device.type == "cuda" else "reference"
-        logger.info("impl='auto' on %s: %s", device, chosen)
-    return name
+    reason = why_not(device, dtype)
+    if name == "onnxruntime" and reason:
+        raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        logger.info("impl='auto' on %s: triton where an op has a kernel, else reference", device)
+        return name
+    chosen = "reference" if reason else "onnxruntime"
+    logger.info("impl='auto' on %s: %s%s", device, chosen, f" ({reason})" if reason else "")
+    return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,10 @@ class Executor:
             except fastvae_kernels.UnavailableError as error:
                 raise UnsupportedError(f"impl: {error}") from error
 
-    def __call__(self, inputs: Mapping[str, Tensor], draw: Draw | None = None) -> tuple[Tensor, ...]:
-        """The plan's outputs for ``inputs``, each of shape (rows, *shape of a row).
+    def __call__(
+        self, inputs: Mapping[str, Tensor], draw: Draw | None = None, out: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """The plan's outputs for ``inputs``, each of shape (rows, *shape of a row), copied into ``out`` where given.
 
         Buffers are released after their last read, so that memory peaks where ``plan_cost`` says.
         """
@@ -60,7 +62,8 @@ class Executor:
             for name in [n for n in step.inputs if n is not None and self._last_reads.get(n) == index]:
                 buffers.pop(name, None)
             del operands, results
-        return tuple(buffers[name] for name in self.plan.outputs)
+        results = tuple(buffers[name] for name in self.plan.outputs)
+        return results if out is None else tuple(to.copy_(part) for to, part in zip(out, results, strict=True))
 
     def _operand(self, name: str | None, buffers: Mapping[str, Tensor]) -> Tensor | None:
         if name is None:

@@ -1,4 +1,4 @@
-"""Chooses what can run, and makes Triton's interpreter multiply matrices as hardware does: no entry's bits depend on its place in the tile."""
+"""Selects what can run, and makes Triton's interpreter multiply as hardware does: its place shows in no bit."""
 
 from collections.abc import Iterator
 from typing import Any

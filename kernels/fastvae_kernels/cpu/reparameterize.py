@@ -15,5 +15,6 @@ def reparameterize(
     """Shapes and dtypes as in `reference.reparameterize`; tensors on the CPU."""
     acc = accumulation_dtype(mean.dtype)
     mean32, logvar32 = mean.to(acc), logvar.to(acc)
-    noise = sample_normal(*mean.shape, seed, start, stream, samples, acc, mean.device)
+    n, dim = mean.shape
+    noise = sample_normal(n, dim, seed, start, stream, samples, acc, mean.device)
     return displaced(mean32, logvar32, noise).to(mean.dtype), divergence(mean32, logvar32)

@@ -1,0 +1,43 @@
+"""Writing a verb of a model as an ONNX file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+
+from fastvae.atomic import atomic_write
+from fastvae.errors import InputError
+from fastvae.model import Model
+from fastvae.onnx.lower import NOISE, to_onnx
+from fastvae.plan import build_plan
+
+NOISE_OUTSIDE = "none: the graph is deterministic; z, where there is one, is an input"
+NOISE_INPUT = (
+    f"input {NOISE!r}, (rows, latent_dim) standard normals; fastvae_kernels.sample_normal(rows, latent_dim, seed=..., "
+    "start=...) gives fastvae's own"
+)
+
+
+def export(model: Model, verb: str, path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Write ``verb`` of ``model`` to ``path``, checked by ONNX's own checker, and return it.
+
+    The verbs are those of :func:`fastvae.plan.build_plan`. The batch is dynamic; the file's metadata say which verb
+    of which model it is and where noise comes from.
+
+    Raises:
+        InputError: the name does not end in ``.onnx``.
+        OutputError: the file cannot be written; nothing is left under its name.
+        UnsupportedError: an unknown verb, or a model beyond the 2 GiB of one ONNX file.
+    """
+    if Path(path).suffix != ".onnx":
+        raise InputError(f"{path}: expected a name that ends in .onnx")
+    plan = build_plan(model, verb)
+    draws = any(step.op == "sample_normal" for step in plan.steps)
+    metadata = {"fastvae.model": model.spec.name, "fastvae.noise": NOISE_INPUT if draws else NOISE_OUTSIDE}
+    made = to_onnx(plan, name=f"{model.spec.name or 'vae'}_{verb}", metadata=metadata)
+    onnx.checker.check_model(made, full_check=True)
+    with atomic_write(path) as file:
+        file.write(made.SerializeToString())
+    return made

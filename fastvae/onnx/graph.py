@@ -1,0 +1,76 @@
+"""Writing an ONNX graph node by node, without keeping track of names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from fastvae.layers import Shape
+
+OPSET = 20
+# Of the runtimes we support, the oldest reads this version of the file format.
+IR_VERSION = 9
+ROWS = "rows"
+
+
+class Graph:
+    """An ONNX graph under construction: nodes, constants, and the inputs and outputs of the whole."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._made = 0
+
+    def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """A node with one output, whose name is returned."""
+        return self.add_many(op, inputs, (output or self._fresh(op),), **attributes)[0]
+
+    def add_many(self, op: str, inputs: Sequence[str], outputs: tuple[str, ...], **attributes: Any) -> tuple[str, ...]:
+        """A node with several outputs of these names."""
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
+        return outputs
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """An array as a constant, stored once under each name."""
+        self._constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def number(self, value: float) -> str:
+        """A float32 scalar."""
+        return self.constant(f"number:{value!r}", np.array(value, dtype=np.float32))
+
+    def integers(self, *values: int) -> str:
+        """A one-dimensional int64 tensor, as shapes and axes are given."""
+        return self.constant(f"integers:{values}", np.array(values, dtype=np.int64))
+
+    def input(self, name: str, shape: Shape, *, rows: str = ROWS, boolean: bool = False) -> None:
+        """An input of shape (rows, *shape), float32 or boolean; ``rows`` is the name of a dynamic axis."""
+        dtype = onnx.TensorProto.BOOL if boolean else onnx.TensorProto.FLOAT
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, [rows, *shape]))
+
+    def output(self, value: str, name: str, shape: Shape, *, rows: str = ROWS) -> None:
+        """``value`` as an output ``name`` of shape (rows, *shape), float32."""
+        self.add("Identity", [value], name)
+        self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, *shape]))
+
+    def finish(self, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The whole as a model, with the constants that some node reads."""
+        read = {name for node in self._nodes for name in node.input}
+        constants = [tensor for name, tensor in self._constants.items() if name in read]
+        graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
+        opsets = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fastvae")
+        helper.set_model_props(model, metadata)
+        return model
+
+    def _fresh(self, op: str) -> str:
+        self._made += 1
+        return f"{op.lower()}.{self._made}"

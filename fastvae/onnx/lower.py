@@ -1,0 +1,229 @@
+"""From a plan to an ONNX graph: each step becomes the nodes that compute the same.
+
+The batch stays dynamic: rows are the first axis of every input and output, under one name. Noise never enters a
+graph by itself; a plan that draws it takes standard normals as an input instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+
+from fastvae.errors import UnsupportedError
+from fastvae.layers import Shape
+from fastvae.onnx import scores
+from fastvae.onnx.activations import activate, logvar
+from fastvae.onnx.graph import Graph
+from fastvae.plan import Plan, Step
+
+# z may hold several draws for each row of the data, one block of rows after the other.
+DRAWN = "samples * rows"
+OUTPUTS = {
+    "encode": ("mean", "logvar"),
+    "embed": ("mean",),
+    "parameters": ("location", "logvar"),
+    "score": ("nll",),
+    "squared_error": ("squared_error",),
+    "impute": ("nll", "output"),
+    "kl": ("kl",),
+    "elbo": ("nll", "kl"),
+    "distance": ("squared_error",),
+}
+NOISE = "noise"
+LIMIT = 2**31 - 2**20
+
+
+def to_onnx(
+    plan: Plan, *, name: str = "fastvae", metadata: Mapping[str, str] | None = None, batch_invariant: bool = False
+) -> onnx.ModelProto:
+    """``plan`` as an ONNX model in float32 with a dynamic batch.
+
+    Inputs are called as in the plan, outputs as in :func:`output_names`. A plan that draws z takes the input ``noise``,
+    (rows, latent_dim) standard normals, instead. Verbs with both z and x take any whole multiple of x's rows as z's.
+
+    Args:
+        plan: with weights of any float dtype; the model computes in float32.
+        name: of the graph.
+        metadata: what to say in the file besides the verb.
+        batch_invariant: write sums over a row so that their order does not depend on the row's place in the batch.
+
+    Raises:
+        UnsupportedError: the weights take more than the 2 GiB one file may have, or a step has no ONNX form.
+    """
+    if sum(weight.numel() * 4 for weight in plan.weights.values()) > LIMIT:
+        raise UnsupportedError("onnx: the model's weights take more than 2 GiB, which one ONNX file cannot hold")
+    return _Lowering(plan, name, batch_invariant).run({"fastvae.verb": plan.verb, **(metadata or {})})
+
+
+def output_names(plan: Plan) -> tuple[str, ...]:
+    """What the graph calls the plan's outputs: the same for every model."""
+    return OUTPUTS.get(plan.verb, ("output",))[: len(plan.outputs)]
+
+
+class _Lowering:
+    """One translation: the graph so far, and which of its values holds each buffer of the plan."""
+
+    def __init__(self, plan: Plan, name: str, batch_invariant: bool) -> None:
+        self.plan, self.batch_invariant = plan, batch_invariant
+        self.graph = Graph(name)
+        self.values: dict[str, str] = {}
+        self.several = {"x", "z"} <= set(plan.inputs)
+
+    def run(self, metadata: dict[str, str]) -> onnx.ModelProto:
+        for name in self.plan.inputs:
+            self.input(name, self.plan.shapes[name], boolean=name == "mask")
+        for step in self.plan.steps:
+            if step.op not in LOWERINGS:
+                raise UnsupportedError(f"onnx: the op {step.op!r} has no ONNX form")
+            results = LOWERINGS[step.op](self, step, *(self._operand(operand) for operand in step.inputs))
+            self.values.update(zip(step.outputs, results, strict=True))
+        for buffer, name in zip(self.plan.outputs, output_names(self.plan), strict=True):
+            rows = DRAWN if self.several else "rows"
+            self.graph.output(self.values[buffer], name, self.plan.shapes[buffer], rows=rows)
+        return self.graph.finish(metadata)
+
+    def input(self, name: str, shape: Shape, *, boolean: bool = False) -> str:
+        """Take ``name`` from the caller."""
+        self.values[name] = name
+        self.graph.input(name, shape, rows=DRAWN if self.several and name == "z" else "rows", boolean=boolean)
+        return name
+
+    def _operand(self, name: str | None) -> str | None:
+        if name is None or name in self.values:
+            return None if name is None else self.values[name]
+        return self.graph.constant(name, self.plan.weights[name].detach().cpu().float().numpy())
+
+    def expanded(self, weight: str | None, x: str) -> str | None:
+        """A per-channel operand in a shape that broadcasts against rows of buffer ``x``."""
+        if weight is None:
+            return None
+        tensor, rank = self.plan.weights[weight].detach().cpu().float(), len(self.plan.shapes[x])
+        if tensor.ndim == 1 and rank > 1:
+            tensor = tensor.reshape(-1, *[1] * (rank - 1))
+        return self.graph.constant(f"{weight}:rank{rank}", tensor.numpy())
+
+    def samples(self, x: str | None) -> scores.Samples:
+        name = "x" if x is None else x
+        shape, several = self.plan.shapes["x"], self.several
+        return scores.Samples(self.graph, name, shape, several=several, aligned=self.batch_invariant)
+
+
+def _activated(to: _Lowering, step: Step, value: str) -> str:
+    return activate(to.graph, value, step.attributes.get("activation", "identity"), step.attributes.get("alpha"))
+
+
+def _linear(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
+    product = to.graph.add("Gemm", [x, weight, *([bias] if bias else [])], transB=1)
+    return (_activated(to, step, product),)
+
+
+def _conv2d(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
+    return (_activated(to, step, to.graph.add("Conv", _present(x, weight, bias), **_geometry(step))),)
+
+
+def _conv_transpose2d(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
+    geometry = _geometry(step) | {"output_padding": list(step.attributes["output_padding"])}
+    return (_activated(to, step, to.graph.add("ConvTranspose", _present(x, weight, bias), **geometry)),)
+
+
+def _geometry(step: Step) -> dict[str, Any]:
+    a = step.attributes
+    return {
+        "strides": list(a["stride"]),
+        "pads": [*a["padding"], *a["padding"]],
+        "dilations": list(a["dilation"]),
+        "group": a["groups"],
+    }
+
+
+def _affine(to: _Lowering, step: Step, x: str, scale: str | None, shift: str | None) -> tuple[str, ...]:
+    buffer, *parameters = step.inputs
+    assert buffer is not None
+    scale, shift = (to.expanded(name, buffer) for name in parameters)
+    value = x if scale is None else to.graph.add("Mul", [x, scale])
+    value = value if shift is None else to.graph.add("Add", [value, shift])
+    return (_activated(to, step, value),)
+
+
+def _logvar(to: _Lowering, step: Step, raw: str) -> tuple[str, ...]:
+    return (logvar(to.graph, raw, **step.attributes),)
+
+
+def _bernoulli_nll(to: _Lowering, step: Step, logits: str, x: str, mask: str | None) -> tuple[str, ...]:
+    return (scores.bernoulli_nll(to.graph, logits, x, mask, to.samples(x)),)
+
+
+def _gaussian_nll(to: _Lowering, step: Step, mean: str, variance: str, x: str, mask: str | None) -> tuple[str, ...]:
+    samples = to.samples(x)
+    weight = to.plan.weights.get(str(step.inputs[1]))
+    if weight is not None:
+        return (scores.gaussian_nll_constant(to.graph, mean, weight.detach().cpu().double(), x, mask, samples),)
+    return (scores.gaussian_nll(to.graph, mean, variance, x, mask, samples),)
+
+
+def _squared_error(to: _Lowering, step: Step, output: str, x: str) -> tuple[str, ...]:
+    return (scores.squared_error(to.graph, output, x, to.samples(x)),)
+
+
+def _kl(to: _Lowering, step: Step, mean: str, variance: str) -> tuple[str, ...]:
+    shape = to.plan.shapes[str(step.inputs[0])]
+    rows = scores.Samples(to.graph, mean, shape, several=False, aligned=to.batch_invariant)
+    return (scores.divergence(to.graph, mean, variance, rows),)
+
+
+def _sample_normal(to: _Lowering, step: Step) -> tuple[str, ...]:
+    return (to.input(NOISE, (step.attributes["dim"],)),)
+
+
+def _reshape(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
+    return (to.graph.add("Reshape", [x, to.graph.integers(0, *step.attributes["shape"])]),)
+
+
+def _join(to: _Lowering, step: Step, x: str, condition: str) -> tuple[str, ...]:
+    shape = to.plan.shapes[str(step.inputs[0])]
+    if len(shape) > 1:
+        columns = to.graph.add("Unsqueeze", [condition, to.graph.integers(2, 3)])
+        condition = to.graph.add("Expand", [columns, to.graph.integers(1, 1, *shape[1:])])
+    return (to.graph.add("Concat", [x, condition], axis=1),)
+
+
+def _split(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
+    if step.attributes["layout"] == "chunked":
+        return to.graph.add_many("Split", [x], tuple(f"half:{name}" for name in step.outputs), axis=1, num_outputs=2)
+    channels, axis, two = to.plan.shapes[str(step.inputs[0])][0], to.graph.integers(1), to.graph.integers(2)
+    end = to.graph.integers(channels)
+    return tuple(to.graph.add("Slice", [x, to.graph.integers(first), end, axis, two]) for first in (0, 1))
+
+
+def _pad(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
+    return (to.graph.add("Pad", [x, to.graph.integers(0, 0, 0, step.attributes["columns"])]),)
+
+
+def _narrow(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
+    zero, one = to.graph.integers(0), to.graph.integers(1)
+    return (to.graph.add("Slice", [x, zero, to.graph.integers(step.attributes["columns"]), one]),)
+
+
+def _present(*names: str | None) -> list[str]:
+    return [name for name in names if name is not None]
+
+
+LOWERINGS: dict[str, Callable[..., tuple[str, ...]]] = {
+    "linear": _linear,
+    "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
+    "affine": _affine,
+    "logvar": _logvar,
+    "bernoulli_nll": _bernoulli_nll,
+    "gaussian_nll": _gaussian_nll,
+    "squared_error": _squared_error,
+    "kl": _kl,
+    "sample_normal": _sample_normal,
+    "reshape": _reshape,
+    "join": _join,
+    "split": _split,
+    "pad": _pad,
+    "narrow": _narrow,
+}

@@ -1,0 +1,36 @@
+"""Prior samples, kept for the next call where few are asked for.
+
+One row's noise costs about as much as a block's: it is a hundred small steps, not many numbers. So a request for a few
+rows draws the whole blocks they lie in and keeps them, which makes the rows of a stream of small calls nearly free.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+import fastvae_kernels
+from fastvae import noise
+
+# Rows of a kept block, and the most rows and numbers of a row for which blocks are kept: 64 blocks take 4 MiB at most.
+BLOCK = 64
+MOST_DIM = 256
+LAST = 2**62
+
+
+def prior(rows: int, dim: int, *, seed: int, start: int) -> Tensor:
+    """Float32 standard normals (rows, dim) of the indices start to start + rows, on the CPU; to be read only."""
+    if not 0 < rows <= BLOCK or dim > MOST_DIM or start + rows > LAST:
+        return fastvae_kernels.sample_normal(rows, dim, seed=seed, start=start, stream=noise.PRIOR)
+    first, offset = divmod(start, BLOCK)
+    block = _block(dim, seed, first)
+    if offset + rows <= BLOCK:
+        return block[offset : offset + rows]
+    return torch.cat([block[offset:], _block(dim, seed, first + 1)[: offset + rows - BLOCK]])
+
+
+@lru_cache(maxsize=64)
+def _block(dim: int, seed: int, index: int) -> Tensor:
+    return fastvae_kernels.sample_normal(BLOCK, dim, seed=seed, start=index * BLOCK, stream=noise.PRIOR)
