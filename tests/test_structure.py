@@ -47,6 +47,7 @@ LEVELS = {
     "imputation": 8,
     "posterior": 8,
     "walk": 8,
+    "warmup": 8,
     "api": 9,
     "__init__": 10,
     "files": 2,

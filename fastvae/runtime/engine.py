@@ -7,9 +7,8 @@ in which precision, by which implementation and in which tiles is decided here.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +21,11 @@ from fastvae.model import Model
 from fastvae.plan import build_plan
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
+from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
+from fastvae.runtime.lifetime import Lifetime
+from fastvae.runtime.memory import in_batches
+from fastvae.runtime.resources import Resources
+from fastvae.runtime.staging import Stages
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -38,17 +42,20 @@ class Settings:
     impl: str = "auto"
     batch_size: int | None = None
     batch_invariant: bool = False
+    graphs: bool = True
 
 
 class Engine:
     """A model ready to run: its plans are built on first use, one per verb, and shared between threads.
+
+    ``graphs`` is where plans are recorded as graphs; None takes the device's, unless the settings say no.
 
     Raises:
         InputError: an unknown device or batch size.
         UnsupportedError: a precision or implementation that is unknown, or cannot run this model.
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, *, graphs: GraphDevice | None = None) -> None:
         self.model = model
         self.spec = model.spec
         self.device = _device(settings.device)
@@ -60,10 +67,23 @@ class Engine:
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
             self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
-        self._executors: dict[str, Executor] = {}
-        self._lock = threading.Lock()
+        self._graphs = settings.graphs
+        self._resources = Resources(self.device, graphs or self._graph_device())
         if settings.impl != "auto":
             self._executor("reconstruct")
+
+    def _graph_device(self) -> GraphDevice | None:
+        return CudaGraphs(self.device) if self._graphs and self.device.type == "cuda" else None
+
+    @property
+    def in_use(self) -> Lifetime:
+        """``with engine.in_use:`` is one caller at work, for whom closing waits."""
+        return self._resources.lifetime
+
+    @property
+    def stages(self) -> Stages:
+        """What carries rows of host memory to the device and back."""
+        return self._resources.stages
 
     @property
     def output_dtype(self) -> torch.dtype:
@@ -72,14 +92,56 @@ class Engine:
 
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
-        return self._batch_size or self._executor(verb).rows_that_fit
+        rows = self._batch_size or self._executor(verb).rows_that_fit
+        return min(rows, self._resources.limits.get(verb, rows))
+
+    def limit_rows(self, verb: str, rows: int) -> None:
+        """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
+        self._resources.limits[verb] = rows
+
+    def release(self) -> None:
+        """Give back what memory can be spared."""
+        self._resources.release()
+
+    def close(self) -> None:
+        """Free all memory, once callers inside have left; using it afterwards raises ClosedError."""
+        self._resources.close()
+        self.model = replace(self.model, weights={})
+
+    def warmup(self, verb: str, rows: int) -> None:
+        """Run ``verb`` on a batch of zeros, of ``rows`` rows or as many as are run at once.
+
+        Whatever is compiled, loaded or recorded for it is from then on.
+        """
+
+        def run(low: int, high: int) -> None:
+            executor = self._executor("decode" if verb == "generate" else verb)
+            if isinstance(executor, GraphExecutor) and not self.batch_invariant:
+                executor.prepare(high - low)
+            if verb == "generate":
+                self.generate(high - low, seed=0, start=0, condition=self._zeros(verb, high - low).get("condition"))
+            else:
+                self._run(verb, high - low, self._zeros(verb, high - low))
+
+        in_batches(self, [verb], 0, min(rows, self.batch_rows(verb)), lambda: self.batch_rows(verb), run)
+
+    def _zeros(self, verb: str, rows: int) -> dict[str, Tensor]:
+        """Inputs for ``verb``'s plan: zeros, and a mask of which no entry is set."""
+        plan = self._executor(verb).plan
+        types = {name: torch.bool if name == "mask" else self.dtype for name in plan.inputs}
+        return {
+            name: torch.zeros(rows, *plan.shapes[name], dtype=dtype, device=self.device)
+            for name, dtype in types.items()
+        }
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the plans and their lock: a copy in another process builds its own."""
-        return {**self.__dict__, "_executors": {}, "_lock": None}
+        """Without what belongs to this process: a copy in another builds its own."""
+        with self.in_use:
+            return {name: value for name, value in self.__dict__.items() if name != "_resources"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state | {"_lock": threading.Lock()})
+        self.__dict__.update(state)
+        self._resources = Resources(self.device, self._graph_device())
 
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
@@ -87,7 +149,8 @@ class Engine:
 
     def generate(self, rows: int, *, seed: int, start: int, condition: Tensor | None = None) -> Tensor:
         """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
-        if self.batch_invariant:  # noise is the same for any number of rows, so only the decoder runs in tiles
+        # Noise is the same for any number of rows, so only the decoder runs in tiles; and no graph records a seed.
+        if self.batch_invariant or (self._resources.graphs is not None and rows <= MOST_ROWS):
             return self.decode(self.prior_samples(rows, seed=seed, start=start), condition)
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw)[0]
@@ -215,14 +278,28 @@ class Engine:
             ]
             return tuple(torch.cat(parts)[:rows] for parts in zip(*tiles, strict=True))
 
-    def _executor(self, verb: str) -> Executor:
-        with self._lock:
-            if verb not in self._executors:
+    def _executor(self, verb: str) -> Executor | GraphExecutor:
+        held = self._resources
+        if (found := held.executors.get(verb)) is not None:
+            return found
+        with held.lifetime, held.lock:
+            if verb not in held.executors:
                 plan = build_plan(
-                    self.model, verb, dtype=self.dtype, device=self.device, batch_invariant=self.batch_invariant
+                    self.model,
+                    verb,
+                    dtype=self.dtype,
+                    device=self.device,
+                    batch_invariant=self.batch_invariant,
+                    share=held.weights.share,
                 )
-                self._executors[verb] = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
-            return self._executors[verb]
+                executor = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
+                held.executors[verb] = self._graphed(executor, held.graphs) if held.graphs else executor
+            return held.executors[verb]
+
+    def _graphed(self, executor: Executor, graphs: GraphSet) -> GraphExecutor:
+        """Graphs of the prepared sizes and of whole internal batches or, in batch-invariant mode, of tiles only."""
+        whole = self._batch_size or executor.rows_that_fit
+        return GraphExecutor(executor, graphs, (TILE,) if self.batch_invariant else (*PREPARED, whole))
 
 
 def _device(name: str) -> torch.device:
