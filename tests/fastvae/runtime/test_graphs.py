@@ -12,7 +12,7 @@ import torch
 
 from fastvae.errors import InputError
 from fastvae.plan import build_plan
-from fastvae.runtime.executor import Executor
+from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, GraphExecutor, GraphSet
 from tests.fastvae.runtime.fakes import FakeGraphs, on_fake
 from tests.fastvae.support import SPECS, condition_for, data_for, mlp_spec, random_model, vae
@@ -171,6 +171,15 @@ def test_no_graph_records_a_seed() -> None:
     for seed, start in ((1, 0), (2, 0), (2, 2**40)):
         expected = plain.generate(16, seed=seed, start=start)
         np.testing.assert_allclose(model.generate(16, seed=seed, start=start), expected, rtol=1e-12)
+
+
+def test_a_plan_that_draws_noise_runs_without() -> None:
+    device, cpu = FakeGraphs(), torch.device("cpu")
+    executor = GraphExecutor(executor_of("generate", "mlp_conditional"), GraphSet(device))
+    inputs = {"condition": torch.zeros(4, 3)}
+    first, second = (executor(inputs, Draw(4, seed, 0, cpu, torch.float32))[0] for seed in (1, 2))
+    assert not torch.equal(first, second)
+    assert device.captures == 0
 
 
 def test_warmup_records_the_largest_first_and_calls_nothing_more() -> None:

@@ -145,24 +145,33 @@ def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         vae(mlp_spec()).generate(2)
 
 
+class Small:
+    """Something whose batches can be made smaller."""
+
+    def __init__(self) -> None:
+        self.limit = 8
+        self.released: Callable[[], None] = lambda: None
+
+    def batch_rows(self, verb: str) -> int:
+        return self.limit
+
+    def limit_rows(self, verb: str, rows: int) -> None:
+        self.limit = rows
+
+    def release(self) -> None:
+        self.released()
+
+
 def test_what_failed_is_freed_before_the_next_attempt() -> None:
     """A traceback keeps its frames' tensors alive, so nothing may hold the error when memory is given back."""
     alive: list[weakref.ref[Tensor]] = []
-
-    class Small:
-        limit = 8
-
-        def batch_rows(self, verb: str) -> int:
-            return self.limit
-
-        def limit_rows(self, verb: str, rows: int) -> None:
-            self.limit = rows
-
-        def release(self) -> None:
-            assert alive.pop()() is None
-
-    small = Small()
     done: list[tuple[int, int]] = []
+    small = Small()
+
+    def released() -> None:
+        assert alive.pop()() is None
+
+    small.released = released
 
     def compute(low: int, high: int) -> None:
         tensor = torch.zeros(high - low)
@@ -177,6 +186,20 @@ def test_what_failed_is_freed_before_the_next_attempt() -> None:
     finally:
         gc.enable()
     assert done == [(1, 3), (3, 5), (5, 7), (7, 8)]
+
+
+def test_what_another_thread_learnt_meanwhile_is_kept() -> None:
+    small = Small()
+    done: list[tuple[int, int]] = []
+
+    def compute(low: int, high: int) -> None:
+        if small.limit == 8:
+            small.limit = 2  # another thread's halvings
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        done.append((low, high))
+
+    in_batches(small, ["embed"], 0, 5, lambda: small.limit, compute)
+    assert done == [(0, 2), (2, 4), (4, 5)]
 
 
 def test_blocks_under_way_survive_one_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
