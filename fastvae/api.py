@@ -208,7 +208,7 @@ class VAE:
         """
         n, seed, start = self._check_generation(n, seed, start, output, kind)
         conditions = self._walker.conditions(condition, n, "generate")
-        return of_kind(self._generated(0, n, seed, start, output, conditions), kind)
+        return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)
 
     @_in_use
     def stream(
@@ -238,7 +238,7 @@ class VAE:
         if batch_size is not None:
             batch_size = noise.check_count("batch_size", batch_size, least=1)
         return (
-            of_kind(self._generated(low, high, seed, start, output, conditions), kind)
+            of_kind(self._generated(low, high, seed, start, output, conditions, kind), kind)
             for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
         )
 
@@ -249,22 +249,31 @@ class VAE:
         return noise.check_count("n", n), noise.check_seed(seed), noise.check_count("start", start)
 
     @_in_use
-    def _generated(self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions) -> Tensor:
-        """Samples low to high of a run from ``start``."""
+    def _generated(
+        self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions, kind: str
+    ) -> Tensor:
+        """Samples low to high of a run from ``start``; in host memory if they go there, ``kind`` numpy, in blocks."""
         engine, spec = self._engine, self.spec
-        result = self._walker.empty(high - low, *spec.input_shape)
 
-        def compute(first: int, last: int) -> None:
-            condition = conditions.block(first, last)
-            where = {"seed": seed, "start": start + first}
-            if output == "mean":
-                part = engine.generate(last - first, **where, condition=condition)
-            else:
-                z = engine.prior_samples(last - first, **where)
-                part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
-            result[first - low : last - low] = part
+        def size() -> int:
+            return engine.batch_rows("generate")
 
-        in_batches(engine, ["generate"], low, high, lambda: engine.batch_rows("generate"), compute)
+        overlapped = kind == "numpy" and engine.stages.overlaps(high - low, size())
+        device = torch.device("cpu") if overlapped else engine.device
+        result = self._walker.empty(high - low, *spec.input_shape, device=device)
+        with engine.stages.carrier(overlapped) as carrier:
+
+            def compute(first: int, last: int) -> None:
+                condition = conditions.block(first, last)
+                where = {"seed": seed, "start": start + first}
+                if output == "mean":
+                    part = engine.generate(last - first, **where, condition=condition)
+                else:
+                    z = engine.prior_samples(last - first, **where)
+                    part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
+                carrier.store([part], [result], first - low, last - low)
+
+            in_batches(engine, ["generate"], low, high, size, compute)
         return result
 
     @_in_use

@@ -35,7 +35,10 @@ logger = logging.getLogger("fastvae")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run a model; see :func:`fastvae.load` for the meaning of each."""
+    """How to run a model; see :func:`fastvae.load` for the meaning of each.
+
+    ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to compare.
+    """
 
     device: str = "auto"
     precision: str = "auto"

@@ -40,13 +40,13 @@ class HostRows(Protocol):
 
 
 class Carrier(Protocol):
-    """Brings blocks of rows to the engine and results back."""
+    """Brings blocks of rows to the engine and results back: ``load`` and ``store`` for each; samples are not loaded."""
 
     def load(self, rows: HostRows, low: int, high: int) -> Tensor:
         """Rows low to high on the engine's device, in its dtype."""
 
     def store(self, parts: Sequence[Tensor], results: Sequence[Tensor], low: int, high: int) -> None:
-        """Write what was computed from the last block to rows low to high of ``results``, by :meth:`finish` at last."""
+        """Write ``parts`` to rows low to high of ``results``; done once :meth:`finish` returns."""
 
     def finish(self) -> None:
         """Return once all results are written."""
@@ -154,22 +154,23 @@ class Staged:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self._slots = [_Slot(_Buffer(lanes.pinned), _Buffer(lanes.memory)) for _ in range(DEPTH)]
-        self._next = 0
-        self._slot = self._slots[0]
+        self._loaded = False
 
     def load(self, rows: HostRows, low: int, high: int) -> Tensor:
-        slot = self._slot = self._slots[self._next]
-        self._next = (self._next + 1) % DEPTH
+        slot = self._slots[0]
         self._settle(slot)
         shape = high - low, *rows.shape
         source = slot.source.tensor(shape, rows.host_dtype)
         rows.read(low, high, source)
         block = slot.target.tensor(shape, rows.host_dtype)
         slot.marks.append(self._lanes.upload(block, source))
+        self._loaded = True
         return block.to(rows.dtype)
 
     def store(self, parts: Sequence[Tensor], results: Sequence[Tensor], low: int, high: int) -> None:
-        slot = self._slot
+        slot = self._slots[0]
+        if not self._loaded:  # computed from nothing that was loaded, so the slot still has an earlier block
+            self._settle(slot)
         slot.results += [_Buffer(self._lanes.pinned) for _ in parts[len(slot.results) :]]
         # Kept until copied: freed memory may be taken by what is computed next.
         slot.parts = [part.to(result.dtype) for part, result in zip(parts, results, strict=True)]
@@ -177,17 +178,19 @@ class Staged:
             host = buffer.tensor(part.shape, part.dtype)
             slot.marks.append(self._lanes.download(host, part))
             slot.pending.append((result[low:high], host))
+        self._slots.append(self._slots.pop(0))
+        self._loaded = False
 
     def finish(self) -> None:
-        for _ in self._slots:
-            self._settle(self._slots[self._next])
-            self._next = (self._next + 1) % DEPTH
+        for slot in self._slots:
+            self._settle(slot)
 
     def abandon(self) -> None:
         """Wait for what is under way and let its results go."""
         for slot in self._slots:
             slot.pending.clear()
             self._settle(slot)
+        self._loaded = False
 
     def _settle(self, slot: _Slot) -> None:
         for mark in slot.marks:

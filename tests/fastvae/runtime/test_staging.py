@@ -53,6 +53,20 @@ def test_results_are_those_of_the_plain_way(kind: str, precision: str) -> None:
     assert lanes[0].most_under_way >= DEPTH
 
 
+def test_samples_come_back_while_more_are_made() -> None:
+    lanes, c = Made(), condition_for(SPECS["conv_conditional"], 23)
+    model, plain = staged("conv_conditional", lanes, batch_size=4), vae(SPECS["conv_conditional"], batch_size=4)
+    for output in ("mean", "sample"):
+        expected = plain.generate(23, seed=2, start=9, output=output, condition=c)
+        np.testing.assert_array_equal(model.generate(23, seed=2, start=9, output=output, condition=c), expected)
+        batches = list(model.stream(23, batch_size=9, seed=2, start=9, output=output, condition=c))
+        np.testing.assert_allclose(np.concatenate(batches), expected, rtol=1e-5, atol=1e-6)
+    assert lanes[0].most_under_way == DEPTH
+    assert lanes[0].under_way == 0
+    assert isinstance(model.generate(23, condition=c, kind="torch"), torch.Tensor)
+    assert len(lanes) == 1
+
+
 def test_no_memory_is_allocated_once_every_slot_was_used() -> None:
     lanes = Made()
     model = staged("mlp_fixed", lanes, graphs=True, batch_size=8)
