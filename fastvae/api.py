@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +27,11 @@ from fastvae.model import DEFAULT_MAX_MEMORY, Model
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
 from fastvae.runtime.batching import blocks
+from fastvae.runtime.memory import in_batches
 from fastvae.scoring import Metric, from_parts, score_block
 from fastvae.spec import ModelSpec
 from fastvae.walk import Walker
+from fastvae.warmup import warm_up
 
 
 def load(
@@ -86,6 +89,21 @@ def load(
     return VAE(model, settings)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_use(method: Callable[Concatenate[VAE, P], R]) -> Callable[Concatenate[VAE, P], R]:
+    """``method`` as one caller at work, for whom ``close`` waits; it raises once the model is closed."""
+
+    @wraps(method)
+    def guarded(self: VAE, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._engine.in_use:
+            return method(self, *args, **kwargs)
+
+    return guarded
+
+
 class VAE:
     """A loaded model.
 
@@ -93,7 +111,11 @@ class VAE:
     ``spec.input_shape`` for data, ``spec.latent_shape`` for latents. Image rows may come flattened, and then
     go back flattened from ``reconstruct`` and ``impute``. Results are float32 (float64 in that precision), but
     ``impute`` keeps the dtype of its rows. Any number of rows goes, also none; beyond its result a verb holds one
-    internal batch (``impute`` of several imputations also a copy of the rows). A VAE may be used from several threads.
+    internal batch (``impute`` of several imputations also a copy of the rows), and smaller ones where memory is short.
+
+    A VAE may be used from several threads. ``with fastvae.load(...) as vae:`` closes it at the end. Besides their own
+    errors, verbs raise OutOfMemoryError if not even one row fits in memory, ClosedError after :meth:`close`, and
+    ForkError in a process forked from one that has the model on a GPU.
 
     Where a model is conditional, ``condition`` is floats (rows, dim) or (dim,), or integer labels.
     """
@@ -128,6 +150,39 @@ class VAE:
         """The precision it runs in."""
         return self._engine.precision
 
+    @_in_use
+    def warmup(
+        self,
+        batch_sizes: Sequence[int] = (1, 16, 256),
+        verbs: Sequence[str] = ("generate", "encode", "reconstruct", "score"),
+    ) -> None:
+        """Do beforehand what the first calls would do: plans, and on a GPU compiling kernels and recording graphs.
+
+        Args:
+            batch_sizes: numbers of rows to be ready for. Graphs of these sizes are added to the prepared ones.
+            verbs: the verbs to be ready for, of generate, encode, embed, decode, reconstruct, interpolate, score and
+                impute.
+
+        Raises:
+            InputError: no such verb, or a size below 1.
+        """
+        warm_up(self._engine, batch_sizes, verbs)
+
+    def close(self) -> None:
+        """Free the memory the model takes, on the device and off it, once the calls of other threads are done.
+
+        What verbs have returned stays. May be called again; must not be called from inside a verb.
+        """
+        self._engine.close()
+        self._model = self._engine.model
+
+    def __enter__(self) -> VAE:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @_in_use
     def generate(
         self,
         n: int,
@@ -163,8 +218,9 @@ class VAE:
             if few is not None:
                 return few
         conditions = self._walker.conditions(condition, n, "generate")
-        return of_kind(self._generated(0, n, seed, start, output, conditions), kind)
+        return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)
 
+    @_in_use
     def stream(
         self,
         n: int,
@@ -192,7 +248,7 @@ class VAE:
         if batch_size is not None:
             batch_size = noise.check_count("batch_size", batch_size, least=1)
         return (
-            of_kind(self._generated(low, high, seed, start, output, conditions), kind)
+            of_kind(self._generated(low, high, seed, start, output, conditions, kind), kind)
             for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
         )
 
@@ -202,21 +258,36 @@ class VAE:
         check_kind(kind)
         return noise.check_count("n", n), noise.check_seed(seed), noise.check_count("start", start)
 
-    def _generated(self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions) -> Tensor:
-        """Samples low to high of a run from ``start``."""
+    @_in_use
+    def _generated(
+        self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions, kind: str
+    ) -> Tensor:
+        """Samples low to high of a run from ``start``; in host memory if they go there, ``kind`` numpy, in blocks."""
         engine, spec = self._engine, self.spec
-        result = self._walker.empty(high - low, *spec.input_shape)
-        for first, last in blocks(high, engine.batch_rows("generate"), low):
-            condition = conditions.block(first, last)
-            where = {"seed": seed, "start": start + first}
-            part = result[first - low : last - low]
-            if output == "mean":
-                engine.generate(last - first, **where, condition=condition, out=part)
-            else:
-                z = engine.prior_samples(last - first, **where)
-                part.copy_(engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD))
+
+        def size() -> int:
+            return engine.batch_rows("generate")
+
+        overlapped = kind == "numpy" and engine.stages.overlaps(high - low, size())
+        device = torch.device("cpu") if overlapped else engine.device
+        result = self._walker.empty(high - low, *spec.input_shape, device=device)
+        with engine.stages.carrier(overlapped) as carrier:
+
+            def compute(first: int, last: int) -> None:
+                condition = conditions.block(first, last)
+                where = {"seed": seed, "start": start + first}
+                if output == "mean":
+                    out = None if overlapped else result[first - low : last - low]
+                    part = engine.generate(last - first, **where, condition=condition, out=out)
+                else:
+                    z = engine.prior_samples(last - first, **where)
+                    part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
+                carrier.store([part], [result], first - low, last - low)
+
+            in_batches(engine, ["generate"], low, high, size, compute)
         return result
 
+    @_in_use
     def encode(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Posterior:
         """The approximate posterior q(z|x).
 
@@ -235,12 +306,13 @@ class VAE:
         rows = self._walker.rows("x", x, invalid=invalid)
         shapes = [self.spec.latent_shape] * 2
 
-        def compute(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor]) -> Sequence[Tensor]:
+        def compute(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None) -> Sequence[Tensor]:
             return self._engine.encode(block, vectors, out)
 
         mean, logvar = self._walker.walk(rows, compute, ["encode"], shapes, condition, invalid)
         return Posterior(rows.like(mean), rows.like(logvar), self._engine)
 
+    @_in_use
     def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
         if direct := self._walker.direct("embed", x, condition, invalid):
@@ -250,6 +322,7 @@ class VAE:
             self._walker.map_one(rows, self._engine.embed, "embed", self.spec.latent_shape, condition, invalid)
         )
 
+    @_in_use
     def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
         if direct := self._walker.direct("reconstruct", x, condition, invalid):
@@ -259,6 +332,7 @@ class VAE:
         result = self._walker.map_one(rows, self._engine.reconstruct, "reconstruct", shape, condition, invalid)
         return rows.like(rows.unflatten(result))
 
+    @_in_use
     def decode(self, z: Array, *, condition: Any = None) -> Array:
         """E[x|z], the mean of the likelihood: (rows, *input_shape).
 
@@ -273,6 +347,7 @@ class VAE:
         rows = self._walker.latents("z", z)
         return rows.like(self._walker.map_one(rows, self._engine.decode, "decode", self.spec.input_shape, condition))
 
+    @_in_use
     def interpolate(
         self, a: Array, b: Array, steps: int, *, space: Literal["input", "latent"] = "input", condition: Any = None
     ) -> Array:
@@ -300,7 +375,8 @@ class VAE:
         result = self._walker.empty(len(first), steps, *self.spec.input_shape)
         points = result.flatten(0, 1)
         weights = torch.linspace(0, 1, steps, dtype=self._engine.dtype, device=self.device)
-        for low, high in blocks(len(points), self._engine.batch_rows("decode")):
+
+        def compute(low: int, high: int) -> None:
             # Points low to high lie between the rows first_row to last_row - 1.
             first_row, last_row = low // steps, (high - 1) // steps + 1
             point = torch.arange(low, high, device=self.device)
@@ -310,8 +386,11 @@ class VAE:
             vectors = conditions.block(first_row, last_row)
             vectors = None if vectors is None else vectors[row]
             points[low:high] = self._engine.decode(torch.lerp(a_block, b_block, weight), vectors)
+
+        in_batches(self._engine, ["decode"], 0, len(points), lambda: self._engine.batch_rows("decode"), compute)
         return first.like(result)
 
+    @_in_use
     def score(
         self,
         x: Array,
@@ -355,11 +434,12 @@ class VAE:
             return from_parts(direct, x[0].size, what).astype(np.float32, copy=False)
         rows = self._walker.rows("x", x, invalid=invalid)
 
-        def compute(block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor]) -> tuple[Tensor]:
+        def compute(block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None) -> tuple[Tensor]:
             return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
 
         return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
 
+    @_in_use
     def impute(
         self,
         x: Array,
@@ -398,7 +478,8 @@ class VAE:
         shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
         # One imputation is written into the copy itself: a block has been read before it is filled.
         result = source[None] if what.n_imputations == 1 else source.expand(what.n_imputations, *source.shape).clone()
-        for low, high in blocks(len(rows), what.rows_per_block(self._engine)):
+
+        def compute(low: int, high: int) -> None:
             values = rows.block(low, high)
             missing = values.isnan()
             block = Block(values.nan_to_num(0.0), missing, start + low, conditions.block(low, high))
@@ -406,8 +487,12 @@ class VAE:
             imputed = rows.unflatten(impute_block(self._engine, block, what, fill), 2).to(result)
             part = result[:, low:high]
             torch.where(part.isnan(), imputed, part, out=part)
+
+        size, verbs = lambda: what.rows_per_block(self._engine), ("score", "impute")
+        in_batches(self._engine, verbs, 0, len(rows), size, compute)
         return to_kind(result[0] if what.n_imputations == 1 else result, x)
 
+    @_in_use
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model in fastvae's own format: one ``.safetensors`` file that :func:`fastvae.load` reads.
 

@@ -7,7 +7,7 @@ internal batch at a time, apart from results.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -47,7 +47,7 @@ class Rows:
             part = torch.from_numpy(part)
         elif isinstance(part, np.ndarray):
             # A copy: PyTorch can share neither read-only nor byte-swapped nor negatively strided memory.
-            wide = part.dtype == np.float64 and self.dtype == torch.float64
+            wide = self.host_dtype == torch.float64
             with np.errstate(over="ignore"):
                 part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
         block: Tensor = part.detach().to(device=self.device, dtype=self.dtype)
@@ -58,6 +58,28 @@ class Rows:
         flags = part.flags
         same = part.dtype == np.float32 and part.dtype.isnative and self.dtype == torch.float32
         return same and flags.c_contiguous and flags.writeable and flags.aligned
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the rows are in host memory."""
+        return isinstance(self.source, np.ndarray) or self.source.device.type == "cpu"
+
+    @property
+    def host_dtype(self) -> torch.dtype:
+        """Dtype in which :meth:`read` copies: a tensor's own; of NumPy rows float32, or float64 if nothing is lost."""
+        if isinstance(self.source, Tensor):
+            return self.source.dtype
+        return torch.float64 if self.source.dtype == np.float64 and self.dtype == torch.float64 else torch.float32
+
+    def read(self, low: int, high: int, out: Tensor) -> None:
+        """Write rows low to high of host memory to ``out``: (high - low, *shape) of ``host_dtype``, contiguous."""
+        part = self.source[low:high]
+        flat = out.view(part.shape)
+        if isinstance(part, Tensor):
+            flat.copy_(part.detach())
+            return
+        with np.errstate(over="ignore"):
+            np.copyto(flat.numpy(), part, casting="same_kind")
 
     def like(self, result: Tensor) -> Array:
         """``result`` in the kind the rows came in."""
@@ -160,6 +182,8 @@ def check_rows(
 
 
 def _check_values(name: str, rows: Rows, *, unit_interval: bool, invalid: str, missing: bool, advice: str) -> None:
+    if rows.device.type != "cpu" and rows.on_host:  # checked where they are, and copied to the device once
+        rows = replace(rows, device=torch.device("cpu"))
     for low, high in blocks(len(rows), CHECK_ROWS):
         block = rows.block(low, high)
         if missing:

@@ -5,8 +5,11 @@ mistake it was. A message names the file or argument, what was expected and what
 """
 
 __all__ = [
+    "ClosedError",
     "FastVAEError",
+    "ForkError",
     "InputError",
+    "OutOfMemoryError",
     "OutputError",
     "UnsafeFileError",
     "UnsupportedError",
@@ -41,3 +44,15 @@ class OutputError(FastVAEError, OSError):
 
 class UnsupportedError(FastVAEError):
     """The request is well-formed, but this implementation, device or format cannot do it."""
+
+
+class OutOfMemoryError(FastVAEError, MemoryError):
+    """Not even one row at a time fits in the device's memory."""
+
+
+class ClosedError(FastVAEError, RuntimeError):
+    """The model was closed: its weights are no longer in memory."""
+
+
+class ForkError(FastVAEError, RuntimeError):
+    """This process was forked from one that had the model on a GPU, and CUDA does not survive a fork."""

@@ -23,6 +23,7 @@ import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import InputError
 from fastvae.runtime import Engine
+from fastvae.runtime.memory import in_batches
 from fastvae.scoring import log_prior_ratio
 
 METHODS = ("importance", "metropolis", "gibbs")
@@ -83,9 +84,20 @@ def marginal_mean(engine: Engine, condition: Tensor | None) -> Tensor:
     """E[x] under the model, from fixed prior samples: (1, *input_shape), or (rows, *input_shape) by condition."""
     z = engine.prior_samples(FILL_SAMPLES, seed=0, start=0, stream=noise.FILL)
     if condition is None:
-        return engine.decode(z).mean(0, keepdim=True)
-    rows = [engine.decode(z, vector.expand(FILL_SAMPLES, -1)).mean(0) for vector in condition]
+        return _mean_output(engine, z, None)[None]
+    rows = [_mean_output(engine, z, vector) for vector in condition]
     return torch.stack(rows) if rows else z.new_empty(0, *engine.spec.input_shape)
+
+
+def _mean_output(engine: Engine, z: Tensor, vector: Tensor | None) -> Tensor:
+    """The mean of E[x|z] over all ``z``: (*input_shape)."""
+    outputs = z.new_empty(len(z), *engine.spec.input_shape)
+
+    def compute(low: int, high: int) -> None:
+        outputs[low:high] = engine.decode(z[low:high], None if vector is None else vector.expand(high - low, -1))
+
+    in_batches(engine, ["decode"], 0, len(z), lambda: engine.batch_rows("decode"), compute)
+    return outputs.mean(0)
 
 
 def impute_block(engine: Engine, block: Block, imputer: Imputer, fill: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Posterior:
     """A diagonal Gaussian per row.
 
     ``mean`` and ``logvar`` have shape (rows, *latent_shape), float32 (float64 in that precision), in the kind
-    (NumPy, or a tensor on its device) that ``encode`` was given.
+    (NumPy, or a tensor on its device) that ``encode`` was given. The methods need the model, open.
     """
 
     mean: Array
@@ -46,23 +46,25 @@ class Posterior:
         """
         seed, start = noise.check_seed(seed), noise.check_count("start", start)
         samples = noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES)
-        mean, logvar = self._tensors()
-        z = torch.empty(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-        for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):
-            part = mean[low:high], logvar[low:high]
-            z[:, low:high] = self._engine.posterior_samples(
-                *part, seed=seed, start=start + low, stream=noise.POSTERIOR, samples=samples
-            )[0]
-        return to_kind(z[0] if samples == 1 else z, self.mean)
+        with self._engine.in_use:
+            mean, logvar = self._tensors()
+            z = torch.empty(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+            for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):
+                part = mean[low:high], logvar[low:high]
+                z[:, low:high] = self._engine.posterior_samples(
+                    *part, seed=seed, start=start + low, stream=noise.POSTERIOR, samples=samples
+                )[0]
+            return to_kind(z[0] if samples == 1 else z, self.mean)
 
     def kl(self) -> Array:
         """KL(q(z|x) || N(0, I)) in nats, shape (rows,)."""
-        mean, logvar = self._tensors()
-        kl = torch.empty(len(mean), dtype=mean.dtype, device=mean.device)
-        for low, high in blocks(len(mean), SAMPLING_ROWS):
-            part = mean[low:high], logvar[low:high]
-            kl[low:high] = self._engine.posterior_samples(*part, seed=0, start=0, stream=noise.POSTERIOR, samples=0)[1]
-        return to_kind(kl, self.mean)
+        with self._engine.in_use:
+            mean, logvar = self._tensors()
+            kl = torch.empty(len(mean), dtype=mean.dtype, device=mean.device)
+            draw = {"seed": 0, "start": 0, "stream": noise.POSTERIOR, "samples": 0}
+            for low, high in blocks(len(mean), SAMPLING_ROWS):
+                kl[low:high] = self._engine.posterior_samples(mean[low:high], logvar[low:high], **draw)[1]
+            return to_kind(kl, self.mean)
 
     def _tensors(self) -> tuple[Tensor, Tensor]:
         """Mean and log-variance on the engine's device."""

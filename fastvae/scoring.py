@@ -97,12 +97,15 @@ def from_parts(parts: Sequence[Any], size: int, metric: Metric) -> Any:
 
     ``parts`` are tensors or NumPy arrays; ``size`` is the number of entries of a row.
     """
+    error = parts[0]
     if metric.name == "elbo":
         kl = parts[1].double() if isinstance(parts[1], Tensor) else parts[1].astype(np.float64)
-        return parts[0] + metric.beta * kl
+        return error + metric.beta * kl
     if metric.name == "mse":
-        return parts[0] / size if size else parts[0]
-    return parts[0] ** 0.5 if metric.name == "l2" else parts[0]
+        return error / size if size else error
+    if metric.name == "l2":
+        return error.sqrt() if isinstance(error, Tensor) else np.sqrt(error)
+    return error
 
 
 def _importance_bound(

@@ -15,10 +15,10 @@ from fastvae.arrays import INVALID, Conditions, Rows, check_condition, check_row
 from fastvae.errors import InputError
 from fastvae.layers import Shape
 from fastvae.runtime import Engine
-from fastvae.runtime.batching import blocks
+from fastvae.runtime.memory import in_batches
 
-# block, condition, index of its first row, where the results belong -> the results
-Compute: TypeAlias = Callable[[Tensor, Tensor | None, int, Sequence[Tensor]], Sequence[Tensor]]
+# block, condition, index of its first row, where the results belong if known -> the results
+Compute: TypeAlias = Callable[[Tensor, Tensor | None, int, Sequence[Tensor] | None], Sequence[Tensor]]
 
 
 class Walker:
@@ -79,10 +79,10 @@ class Walker:
         dim = None if spec is None else spec.dim
         return check_condition(condition, rows, dim, device=engine.device, dtype=engine.dtype)
 
-    def empty(self, *shape: int) -> Tensor:
-        """A result to fill, on the engine's device."""
+    def empty(self, *shape: int, device: torch.device | None = None) -> Tensor:
+        """A result to fill, on ``device``, by default the engine's."""
         try:
-            return torch.empty(shape, dtype=self._engine.output_dtype, device=self._engine.device)
+            return torch.empty(shape, dtype=self._engine.output_dtype, device=device or self._engine.device)
         except RuntimeError as error:
             raise InputError(f"a result of shape {shape} does not fit in memory; use stream, or fewer rows") from error
 
@@ -102,25 +102,35 @@ class Walker:
         ``verbs`` are those whose plans it runs: they decide the size of a block and whether a condition is needed.
         With ``invalid="mask"`` rows that hold NaN or Inf are computed as zeros and come back NaN.
         """
+        engine = self._engine
         conditions = self.conditions(condition, len(rows), *verbs)
-        results = [self.empty(len(rows), *shape) for shape in shapes]
-        for low, high in blocks(len(rows), min(map(self._engine.batch_rows, verbs))):
-            block = rows.block(low, high)
-            bad = invalid_rows(block) if invalid == "mask" else None
-            if bad is not None:
-                block = block.masked_fill(bad.reshape(-1, *[1] * (block.ndim - 1)), 0)
-            targets = [result[low:high] for result in results]
-            for target, part in zip(targets, compute(block, conditions.block(low, high), low, targets), strict=True):
-                if part is not target:
-                    target.copy_(part)
+
+        def size() -> int:
+            return min(map(engine.batch_rows, verbs))
+
+        overlapped = rows.on_host and engine.stages.overlaps(len(rows), size())
+        device = torch.device("cpu") if overlapped else engine.device
+        results = [self.empty(len(rows), *shape, device=device) for shape in shapes]
+        with engine.stages.carrier(overlapped) as carrier:
+
+            def compute_block(low: int, high: int) -> None:
+                block = carrier.load(rows, low, high)
+                bad = invalid_rows(block) if invalid == "mask" else None
                 if bad is not None:
-                    target[bad] = math.nan
+                    block = _fill(block, bad, 0.0)
+                out = None if overlapped else [result[low:high] for result in results]
+                parts = compute(block, conditions.block(low, high), low, out)
+                if bad is not None:
+                    parts = [_fill(part, bad, math.nan) for part in parts]
+                carrier.store(parts, results, low, high)
+
+            in_batches(engine, verbs, 0, len(rows), size, compute_block)
         return results
 
     def map_one(
         self,
         rows: Rows,
-        compute: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+        compute: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
         verb: str,
         shape: Shape,
         condition: Any = None,
@@ -128,7 +138,12 @@ class Walker:
     ) -> Tensor:
         """:meth:`walk` for a computation with one result that does not depend on where a row stands."""
 
-        def each(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor]) -> tuple[Tensor]:
-            return (compute(block, vectors, out[0]),)
+        def each(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None) -> tuple[Tensor]:
+            return (compute(block, vectors, None if out is None else out[0]),)
 
         return self.walk(rows, each, [verb], [shape], condition, invalid)[0]
+
+
+def _fill(block: Tensor, bad: Tensor, value: float) -> Tensor:
+    """``block`` with ``value`` in every entry of the rows where ``bad`` (rows,) is True; no value reaches the host."""
+    return block.masked_fill(bad.reshape(-1, *[1] * (block.ndim - 1)), value)

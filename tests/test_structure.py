@@ -48,6 +48,7 @@ LEVELS = {
     "imputation": 9,
     "posterior": 9,
     "walk": 9,
+    "warmup": 9,
     "api": 10,
     "__init__": 11,
     "files": 2,

@@ -2,7 +2,8 @@
 
 python tools/gpu_check.py [--out FOLDER] [--seconds 470] runs, in order of value: the conformance suite on the device;
 compute-sanitizer's memcheck over the small cases, where that tool is installed; the roofs (copy bandwidth, a large
-bf16 product); every kernel at the reference shapes; every verb of the reference model. Each measurement is a JSON line
+bf16 product); every kernel at the reference shapes; the runtime (graphs, threads, memory, latency; times are wall-clock
+there); every verb of the reference model. Each measurement is a JSON line
 appended to FOLDER/gpu.jsonl as it is made, with everything needed to repeat it; FOLDER/gpu.md is the table of the run.
 
 Sections run in a process of their own, which is replaced if it crashes or hangs; what failed says so in its row, and
@@ -156,7 +157,7 @@ def show(row: Row) -> None:
 
 def table(rows: list[Row]) -> str:
     """The measurements as Markdown."""
-    peers = ("eager", "eager bf16", "eager ieee", "eager fp32", "torch.compile")
+    peers = ("eager", "eager bf16", "eager ieee", "eager fp32", "torch.compile", "no graphs", "no overlap")
     head = ["op", "shape", "precision", "µs (p50)", "predicted µs", "of roof", *peers]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:

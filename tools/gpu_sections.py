@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gpu_runtime import runtime
 from gpu_timing import DEVICE, DRY, machine, row_of
 from gpu_verbs import verbs
 from gpu_work import Maker, kernels
@@ -90,6 +91,7 @@ def sections() -> dict[str, Any]:
     """Every section by name, in order of value."""
     found: dict[str, Any] = {"roofs": roof_rows, "invariance": invariance_rows}
     found |= {f"kernel:{name}": lambda m=maker: work_rows("kernel", m) for name, maker in kernels()}
+    found |= runtime()
     found["overhead"] = overhead_rows
     found |= {f"verb:{name}": lambda m=maker: work_rows("verb", m) for name, maker in verbs()}
     return found

@@ -8,7 +8,7 @@ checkpoint uses can ever be taken for another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ def build_plan(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
+    share: Callable[[Tensor], Tensor] | None = None,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
 
@@ -74,7 +75,7 @@ def build_plan(
     distance        x                      squared_error at the posterior mean
     ==============  =====================  =======================================================
 
-    A conditional model's plans take ``condition`` as well.
+    A conditional model's plans take ``condition`` as well. ``share`` lets plans hold equal weights once, see ``cast``.
 
     Raises:
         UnsupportedError: an unknown verb.
@@ -84,7 +85,7 @@ def build_plan(
         plan = improve(plan)
     if batch_invariant:
         plan = align_linear(plan)
-    return cast(plan, dtype=dtype, device=device)
+    return cast(plan, dtype=dtype, device=device, share=share)
 
 
 class _Builder:

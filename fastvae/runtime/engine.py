@@ -7,9 +7,8 @@ in which precision, by which implementation and in which tiles is decided here.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -22,11 +21,16 @@ from fastvae import noise
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import build_plan
+from fastvae.plan import Plan, build_plan
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
+from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
 from fastvae.runtime.latents import BLOCK, prior
+from fastvae.runtime.lifetime import Lifetime
+from fastvae.runtime.memory import in_batches
 from fastvae.runtime.ort import OnnxExecutor, why_not
+from fastvae.runtime.resources import AnyExecutor, Resources
+from fastvae.runtime.staging import Stages
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
@@ -39,7 +43,10 @@ logger = logging.getLogger("fastvae")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run a model; see :func:`fastvae.load` for the meaning of each."""
+    """How to run a model; see :func:`fastvae.load` for the meaning of each.
+
+    ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to compare.
+    """
 
     device: str = "auto"
     precision: str = "auto"
@@ -48,17 +55,20 @@ class Settings:
     batch_invariant: bool = False
     threads: int | None = None
     arena: bool = True
+    graphs: bool = True
 
 
 class Engine:
     """A model ready to run: its plans are built on first use, one per verb, and shared between threads.
+
+    ``graphs`` is where plans are recorded as graphs; None takes the device's, unless the settings say no.
 
     Raises:
         InputError: an unknown device or batch size.
         UnsupportedError: a precision or implementation that is unknown, or cannot run this model.
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, *, graphs: GraphDevice | None = None) -> None:
         self.model = model
         self.spec = model.spec
         self.device = _device(settings.device)
@@ -78,10 +88,23 @@ class Engine:
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
             self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
-        self._executors: dict[str, Executor | OnnxExecutor] = {}
-        self._lock = threading.Lock()
+        self._graphs = settings.graphs
+        self._resources = Resources(self.device, graphs or self._graph_device())
         if settings.impl != "auto":
             self._executor("reconstruct")
+
+    def _graph_device(self) -> GraphDevice | None:
+        return CudaGraphs(self.device) if self._graphs and self.device.type == "cuda" else None
+
+    @property
+    def in_use(self) -> Lifetime:
+        """``with engine.in_use:`` is one caller at work, for whom closing waits."""
+        return self._resources.lifetime
+
+    @property
+    def stages(self) -> Stages:
+        """What carries rows of host memory to the device and back."""
+        return self._resources.stages
 
     @property
     def output_dtype(self) -> torch.dtype:
@@ -90,14 +113,56 @@ class Engine:
 
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
-        return self._batch_size or self._executor(verb).rows_that_fit
+        rows = self._batch_size or self._executor(verb).rows_that_fit
+        return min(rows, self._resources.limits.get(verb, rows))
+
+    def limit_rows(self, verb: str, rows: int) -> None:
+        """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
+        self._resources.limits[verb] = rows
+
+    def release(self) -> None:
+        """Give back what memory can be spared."""
+        self._resources.release()
+
+    def close(self) -> None:
+        """Free all memory, once callers inside have left; using it afterwards raises ClosedError."""
+        self._resources.close()
+        self.model = replace(self.model, weights={})
+
+    def warmup(self, verb: str, rows: int) -> None:
+        """Run ``verb`` on a batch of zeros, of ``rows`` rows or as many as are run at once.
+
+        Whatever is compiled, loaded or recorded for it is from then on.
+        """
+
+        def run(low: int, high: int) -> None:
+            executor = self._executor("decode" if verb == "generate" else verb)
+            if isinstance(executor, GraphExecutor) and not self.batch_invariant:
+                executor.prepare(high - low)
+            if verb == "generate":
+                self.generate(high - low, seed=0, start=0, condition=self._zeros(verb, high - low).get("condition"))
+            else:
+                self._run(verb, high - low, self._zeros(verb, high - low))
+
+        in_batches(self, [verb], 0, min(rows, self.batch_rows(verb)), lambda: self.batch_rows(verb), run)
+
+    def _zeros(self, verb: str, rows: int) -> dict[str, Tensor]:
+        """Inputs for ``verb``'s plan: zeros, and a mask of which no entry is set."""
+        plan = self._executor(verb).plan
+        types = {name: torch.bool if name == "mask" else self.dtype for name in plan.inputs}
+        return {
+            name: torch.zeros(rows, *plan.shapes[name], dtype=dtype, device=self.device)
+            for name, dtype in types.items()
+        }
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the plans and their lock: a copy in another process builds its own."""
-        return {**self.__dict__, "_executors": {}, "_lock": None}
+        """Without what belongs to this process: a copy in another builds its own."""
+        with self.in_use:
+            return {name: value for name, value in self.__dict__.items() if name != "_resources"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state | {"_lock": threading.Lock()})
+        self.__dict__.update(state)
+        self._resources = Resources(self.device, self._graph_device())
 
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
@@ -107,7 +172,8 @@ class Engine:
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
-        if self.batch_invariant:  # noise is the same for any number of rows, so only the decoder runs in tiles
+        # Noise is the same for any number of rows, so only the decoder runs in tiles; and no graph records a seed.
+        if self.batch_invariant or (self._resources.graphs is not None and rows <= MOST_ROWS):
             return self.decode(self.prior_samples(rows, seed=seed, start=start), condition, out)
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
@@ -241,9 +307,7 @@ class Engine:
                 return executor(given, draw, out)
             return self._tiled(executor, rows, given, out)
 
-    def _tiled(
-        self, executor: Executor | OnnxExecutor, rows: int, given: Mapping[str, Tensor], out: Out
-    ) -> tuple[Tensor, ...]:
+    def _tiled(self, executor: AnyExecutor, rows: int, given: Mapping[str, Tensor], out: Out) -> tuple[Tensor, ...]:
         results = out
         for low, high in blocks(max(rows, 1), TILE):
             tile = executor({name: padded(tensor[low:high], TILE) for name, tensor in given.items()})
@@ -265,22 +329,35 @@ class Engine:
         assert isinstance(executor, OnnxExecutor)
         return executor.run_numpy if executor.takes_one else None
 
-    def _executor(self, verb: str) -> Executor | OnnxExecutor:
-        executor = self._executors.get(verb)
-        if executor is not None:
-            return executor
-        with self._lock:
-            if verb not in self._executors:
+    def _executor(self, verb: str) -> AnyExecutor:
+        held = self._resources
+        if (found := held.executors.get(verb)) is not None:
+            return found
+        with held.lifetime, held.lock:
+            if verb not in held.executors:
                 plan = build_plan(
-                    self.model, verb, dtype=self.dtype, device=self.device, batch_invariant=self.batch_invariant
+                    self.model,
+                    verb,
+                    dtype=self.dtype,
+                    device=self.device,
+                    batch_invariant=self.batch_invariant,
+                    share=held.weights.share,
                 )
-                if self.impl == "onnxruntime":
-                    self._executors[verb] = OnnxExecutor(
-                        plan, threads=self._threads, arena=self._arena, batch_invariant=self.batch_invariant
-                    )
-                else:
-                    self._executors[verb] = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
-            return self._executors[verb]
+                held.executors[verb] = self._made(plan, held.graphs)
+            return held.executors[verb]
+
+    def _made(self, plan: Plan, graphs: GraphSet | None) -> AnyExecutor:
+        """The executor of a plan: a session or, on a GPU, graphs of the prepared sizes and of whole internal batches.
+
+        In batch-invariant mode graphs are of tiles only.
+        """
+        if self.impl == "onnxruntime":
+            return OnnxExecutor(plan, threads=self._threads, arena=self._arena, batch_invariant=self.batch_invariant)
+        executor = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
+        if graphs is None:
+            return executor
+        whole = self._batch_size or executor.rows_that_fit
+        return GraphExecutor(executor, graphs, (TILE,) if self.batch_invariant else (*PREPARED, whole))
 
 
 def _one(out: Tensor | None) -> Out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class OnnxExecutor:
 
         from fastvae.onnx import output_names, to_onnx
 
-        self.plan = plan
+        self.plan = replace(plan, weights={})  # the session has its own
         self.rows_that_fit = rows_that_fit(plan_cost(plan).peak_bytes)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -158,7 +158,7 @@ def test_wrong_posterior_samples() -> None:
         ({"device": "meta"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
         ({"device": "cuda:99"}, InputError, "device: 'cuda:99' is not there"),
         ({"precision": "fp8"}, UnsupportedError, "precision: 'fp8' is not supported; accepted: 'auto', 'ieee'"),
-        ({"impl": "onnxruntime"}, UnsupportedError, "impl: 'onnxruntime' is not supported; accepted: 'auto'"),
+        ({"impl": "openvino"}, UnsupportedError, "impl: 'openvino' is not supported; accepted: 'auto'"),
         ({"impl": "triton"}, UnsupportedError, "impl.*triton"),
         ({"format": "keras"}, InputError, "format: expected 'auto' or one of native"),
         ({"spec": "spec.json", "format": "native"}, InputError, "only the format 'state-dict' takes a spec"),

@@ -1,0 +1,98 @@
+"""How many rows to run at once, and going on with fewer when they do not fit in memory.
+
+Results do not change: blocks are cut anew from the same rows with the same noise, so without batch invariance only
+rounding can differ, and with it nothing does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from fastvae.errors import FastVAEError, OutOfMemoryError
+
+logger = logging.getLogger("fastvae")
+
+# How PyTorch and its libraries say it where they raise a plain RuntimeError.
+MESSAGES = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory, of the host or of a device, could not be had."""
+    if isinstance(error, FastVAEError):
+        return False
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+
+
+class Batched(Protocol):
+    """What runs verbs in internal batches, and can make them smaller."""
+
+    def batch_rows(self, verb: str) -> int:
+        """Rows of one internal batch of ``verb``."""
+
+    def limit_rows(self, verb: str, rows: int) -> None:
+        """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
+
+    def release(self) -> None:
+        """Give back what memory can be spared."""
+
+
+def in_batches(
+    engine: Batched,
+    verbs: Sequence[str],
+    low: int,
+    high: int,
+    size: Callable[[], int],
+    compute: Callable[[int, int], None],
+) -> None:
+    """``compute(first, last)`` on consecutive ranges of ``size()`` rows that cover ``low`` to ``high``.
+
+    A range that runs out of memory is computed again in smaller ones, the batches of ``verbs`` halved for good;
+    ``compute`` must allow that, and ``size`` depend on them.
+
+    Raises:
+        OutOfMemoryError: batches of one row do not fit either.
+    """
+    while low < high:
+        last = min(low + size(), high)
+        before = {verb: engine.batch_rows(verb) for verb in verbs}
+        if _fits(compute, low, last):
+            low = last
+            continue
+        engine.release()
+        _halve(engine, before)
+        while size() >= last - low > 1:
+            _halve(engine, {verb: engine.batch_rows(verb) for verb in verbs})
+
+
+def _halve(engine: Batched, before: Mapping[str, int]) -> None:
+    """Halve the batches that failed, unless another thread has done so meanwhile."""
+    if all(rows == 1 for rows in before.values()):
+        raise OutOfMemoryError(
+            f"{', '.join(before)}: not even one row fits in memory; close other models, load this one on "
+            "another device or in a lower precision, or ask for fewer samples"
+        )
+    for verb, rows in before.items():
+        fewer = max(1, rows // 2)
+        if fewer < engine.batch_rows(verb):
+            engine.limit_rows(verb, fewer)
+            logger.warning("out of memory: the internal batch of %s is now %d rows", verb, fewer)
+
+
+def _fits(compute: Callable[[int, int], None], low: int, high: int) -> bool:
+    """Whether ``compute`` had enough memory.
+
+    The error is gone on return, and with it the frames whose tensors its traceback kept alive.
+    """
+    try:
+        compute(low, high)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True

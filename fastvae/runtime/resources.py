@@ -1,0 +1,57 @@
+"""What an engine holds in this process besides its model: plans, weights on the device, graphs, buffers, locks."""
+
+from __future__ import annotations
+
+import threading
+from typing import TypeAlias
+
+import torch
+
+from fastvae.runtime.executor import Executor
+from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
+from fastvae.runtime.lifetime import Lifetime, watch_forks
+from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.staging import stages
+from fastvae.runtime.weights import WeightStore
+
+AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor
+
+
+class Resources:
+    """The resources of one engine, shared by all threads that call it; ``lock`` guards ``executors`` and ``weights``.
+
+    Args:
+        graphs: where plans are recorded as graphs; None for nowhere.
+    """
+
+    def __init__(self, device: torch.device, graphs: GraphDevice | None) -> None:
+        self.lifetime = Lifetime(survives_fork=device.type == "cpu")
+        self.lock = threading.Lock()
+        self.executors: dict[str, AnyExecutor] = {}
+        self.weights = WeightStore()
+        self.graphs = None if graphs is None else GraphSet(graphs)
+        self.stages = stages(device)
+        self.limits: dict[str, int] = {}  # rows of an internal batch, by verb, where memory was short
+        watch_forks(self)
+
+    def release(self) -> None:
+        """Give back what memory can be spared: graphs, idle buffers, and what PyTorch keeps for later."""
+        self.stages.clear()
+        if self.graphs is not None:
+            self.graphs.clear()
+        release_unused()
+
+    def close(self) -> None:
+        """Free everything, once callers inside have left; those that come later get ClosedError."""
+        self.lifetime.close()
+        if self.lifetime.forked:  # what is on the GPU is the parent's
+            return
+        with self.lock:
+            self.executors.clear()
+            self.weights = WeightStore()
+        self.release()
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not there."""
+        self.lock = threading.Lock()
+        self.lifetime.after_fork()

@@ -1,0 +1,37 @@
+"""Doing beforehand what the first calls of a model would do: building plans, compiling kernels, recording graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastvae import noise
+from fastvae.errors import InputError
+from fastvae.runtime import Engine
+
+# The plans that each verb runs.
+PLANS = {
+    "generate": ("generate",),
+    "encode": ("encode",),
+    "embed": ("embed",),
+    "decode": ("decode",),
+    "reconstruct": ("reconstruct",),
+    "interpolate": ("embed", "decode"),
+    "score": ("elbo", "kl", "distance"),
+    "impute": ("encode", "impute", "score", "parameters"),
+}
+
+
+def warm_up(engine: Engine, batch_sizes: Sequence[int], verbs: Sequence[str]) -> None:
+    """Run the plans of ``verbs`` on zeros, for each number of rows in ``batch_sizes``.
+
+    Raises:
+        InputError: no such verb, or a size below 1.
+    """
+    sizes = {noise.check_count("batch_sizes", size, least=1) for size in batch_sizes}
+    for verb in verbs:
+        if verb not in PLANS:
+            raise InputError(f"verbs: expected some of {', '.join(map(repr, PLANS))}, got {verb!r}")
+    plans = dict.fromkeys(plan for verb in verbs for plan in PLANS[verb])
+    for size in sorted(sizes, reverse=True):  # the largest first: the other graphs find room in its memory
+        for plan in plans:
+            engine.warmup(plan, size)
