@@ -28,7 +28,7 @@ from bench.torch_peers import forget_compiled
 
 # Beyond these rows, a case's time is estimated from this many times fewer before it is begun.
 ESTIMATE_BEYOND, FEWER = 256, 16
-UNTIMED_CALLS = 3
+UNTIMED_CALLS = 2  # one to check, one to see how long a call is
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,6 @@ def measure(case: Case, effort: Effort, peers: Collection[str] = tuple(PEERS)) -
     if reason := skip_reason(case, effort, peers):
         return row | {"skipped": reason}
     calls, notes = prepare(case, peers)
-    for call in calls.values():
-        call()
     times, repeats = interleaved(calls, rounds=effort.rounds, seconds=effort.seconds)
     ratios = {
         name: quantiles([theirs / ours for theirs, ours in zip(values, times[OURS], strict=True)], 3)

@@ -28,7 +28,7 @@ def interleaved(calls: Calls, *, rounds: int, seconds: float) -> tuple[dict[str,
     calls, one that is not timed comes first: the caches hold what the others left there. Garbage is collected before
     the first round, not during it or later ones. Stops after ``rounds``, or, once there are MIN_ROUNDS, ``seconds``.
     """
-    repeats = {name: max(1, math.ceil(SAMPLE_SECONDS / _seconds(call, 1))) for name, call in calls.items()}
+    repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     settle = torch.get_num_threads() > 1
@@ -45,6 +45,14 @@ def interleaved(calls: Calls, *, rounds: int, seconds: float) -> tuple[dict[str,
                     calls[name]()
                 times[name].append(1e6 * _seconds(calls[name], repeats[name]))
     return times, repeats
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    """Calls that fill a sample; a short call is tried again, in case the first was disturbed."""
+    seconds = _seconds(call, 1)
+    if seconds < 100 * SAMPLE_SECONDS:
+        seconds = min(seconds, _seconds(call, 3))
+    return max(1, math.ceil(SAMPLE_SECONDS / seconds))
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
