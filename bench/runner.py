@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from bench.environment import OUT, environment
 from bench.models import MODELS
 from bench.peers import BASELINE, BUDGET, OURS, PEERS, distance
 from bench.prepared import AbsentError, Call
-from bench.timing import MIN_ROUNDS, interleaved, quantiles
+from bench.timing import interleaved, quantiles
 from bench.torch_peers import forget_compiled
 
 # Beyond these rows, a case's time is estimated from this many times fewer before it is begun.
@@ -33,9 +33,10 @@ UNTIMED_CALLS = 2  # one to check, one to see how long a call is
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure, and what not to begin: rounds and seconds of timing; most seconds and GiB of a case."""
+    """How long to measure, at most and at least, and what not to begin: most seconds and GiB of a case."""
 
     rounds: int = 200
+    min_rounds: int = 5
     seconds: float = 3.0
     max_seconds: float = 300.0
     max_gib: float = 12.0
@@ -52,7 +53,7 @@ def skip_reason(case: Case, effort: Effort, peers: Collection[str]) -> str | Non
     small()
     begin = time.perf_counter()
     small()
-    seconds = (time.perf_counter() - begin) * FEWER * len(peers) * (MIN_ROUNDS + UNTIMED_CALLS)
+    seconds = (time.perf_counter() - begin) * FEWER * len(peers) * (effort.min_rounds + UNTIMED_CALLS)
     if seconds > effort.max_seconds:
         return f"an estimated {seconds:.0f} s at least, over {effort.max_seconds:g}"
     return None
@@ -102,7 +103,7 @@ def measure(case: Case, effort: Effort, peers: Collection[str] = tuple(PEERS)) -
     if reason := skip_reason(case, effort, peers):
         return row | {"skipped": reason}
     calls, notes = prepare(case, peers)
-    times, repeats = interleaved(calls, rounds=effort.rounds, seconds=effort.seconds)
+    times, repeats = interleaved(calls, rounds=effort.rounds, min_rounds=effort.min_rounds, seconds=effort.seconds)
     ratios = {
         name: quantiles([theirs / ours for theirs, ours in zip(values, times[OURS], strict=True)], 3)
         for name, values in times.items()
@@ -161,14 +162,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS], help=f"{OURS} always takes part")
     parser.add_argument("--threads", type=int, default=1, help="threads of each peer; 1 is steadiest on a busy machine")
     parser.add_argument("--rounds", type=int, default=effort.rounds, help="rounds of each case at most")
-    parser.add_argument("--seconds", type=float, default=effort.seconds, help="time for them, beyond five rounds")
+    parser.add_argument("--min-rounds", type=int, default=effort.min_rounds, help="rounds however long they take")
+    parser.add_argument("--seconds", type=float, default=effort.seconds, help="time for them")
     parser.add_argument("--max-seconds", type=float, default=effort.max_seconds, help="skip cases that take longer")
     parser.add_argument("--max-gib", type=float, default=effort.max_gib, help="skip cases that need more memory")
     parser.add_argument("--out", type=Path, default=OUT / "peers.jsonl", help="JSON lines to append to")
     parser.add_argument("--resume", action="store_true", help="leave out the cases that --out has, of this commit")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    effort = Effort(options.rounds, options.seconds, options.max_seconds, options.max_gib)
+    effort = Effort(**{field.name: getattr(options, field.name) for field in fields(Effort)})
     peers = dict.fromkeys((OURS, *options.peers))
     selected = cases(options.models, options.verbs, options.rows)
     try:

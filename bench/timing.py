@@ -14,19 +14,20 @@ import torch
 
 # A clock's own cost and resolution vanish in a sample this long; shorter calls are repeated to fill it.
 SAMPLE_SECONDS = 200e-6
-MIN_ROUNDS = 5
 # Threads of a pool spin for a while after their last task, on cores that the next call needs.
 SETTLE_SECONDS = 5e-3
 
 Calls = Mapping[str, Callable[[], Any]]
 
 
-def interleaved(calls: Calls, *, rounds: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
+def interleaved(
+    calls: Calls, *, rounds: int, min_rounds: int, seconds: float
+) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Microseconds of one call, per round, and the calls of each sample; both by name.
 
     Every round takes one sample of each, and starts with another one than the round before. Where a sample is several
     calls, one that is not timed comes first: the caches hold what the others left there. Garbage is collected before
-    the first round, not during it or later ones. Stops after ``rounds``, or, once there are MIN_ROUNDS, ``seconds``.
+    the first round, not during it or later ones. Stops after ``rounds``, or ``seconds`` but not before ``min_rounds``.
     """
     repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -35,7 +36,7 @@ def interleaved(calls: Calls, *, rounds: int, seconds: float) -> tuple[dict[str,
     deadline = time.perf_counter() + seconds
     with _no_garbage_collection():
         for done in range(rounds):
-            if done >= MIN_ROUNDS and time.perf_counter() > deadline:
+            if done >= min_rounds and time.perf_counter() > deadline:
                 break
             first = done % len(names)
             for name in names[first:] + names[:first]:

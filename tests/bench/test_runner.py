@@ -55,7 +55,7 @@ def test_skips_what_needs_too_much() -> None:
     assert memory.keys() == {"case", "skipped"}
     assert "GiB, over 1e-06" in memory["skipped"]
     assert "s at least, over 1e-09" in measure(case, Effort(max_seconds=1e-9), (OURS,))["skipped"]
-    assert "skipped" not in measure(CASE, Effort(5, 0, max_seconds=1e-9), (OURS,)), "small cases are not estimated"
+    assert "skipped" not in measure(CASE, Effort(rounds=5, max_seconds=1e-9), (OURS,)), "small cases are not estimated"
 
 
 def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_calls_take_turns_and_fill_a_sample() -> None:
         enabled.append(gc.isenabled())
 
     names = ["a", "b", "c"]
-    times, repeats = timing.interleaved({n: lambda n=n: call(n) for n in names}, rounds=3, seconds=60)
+    times, repeats = timing.interleaved({n: lambda n=n: call(n) for n in names}, rounds=3, min_rounds=3, seconds=60)
     assert {name: len(values) for name, values in times.items()} == dict.fromkeys(names, 3)
     turns = ["abc"[i % 3] for i in (0, 1, 2, 1, 2, 0, 2, 0, 1)]
     # One more of each that is not timed, where a sample is several calls.
