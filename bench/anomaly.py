@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import fastvae
 from bench import datasets
-from bench.runner import OUT, environment
+from bench.environment import OUT, environment
 from tools.train_demo import train
 
 METRICS = {"reconstruction": None, "kl": None, "elbo": None, "iwae": 100, "mse": None}

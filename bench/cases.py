@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import fastvae
-from fastvae.embedded import resolve
-from fastvae.formats import native
-from fastvae.layers import Activation, Linear
-from fastvae.model import Model
-from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
+from bench.models import MODELS, model
+from fastvae.layers import stack_shape
+from fastvae.spec import Bernoulli
 from fastvae_kernels import sample_normal, sample_uniform
 
-VERBS = ("generate", "encode", "decode", "reconstruct", "score", "interpolate")
-ROWS = (1, 256, 2048)
+# What a run measures unless told otherwise; ``interpolate`` is ``decode`` of more rows, so only on demand.
+VERBS = ("generate", "encode", "decode", "reconstruct", "score")
+ALL_VERBS = (*VERBS, "interpolate")
+ROWS = (1, 16, 256, 4096, 65_536)
 STEPS = 8
 
 
@@ -33,42 +35,13 @@ class Case:
         return f"{self.model}-{self.verb}-{self.rows}"
 
 
-def mlp() -> Model:
-    """784-512-256-(2x32)-256-512-784 with ReLU and random weights: the dense reference model."""
-    relu = Activation("relu")
-    spec = ModelSpec(
-        input_shape=(784,),
-        latent_shape=(32,),
-        encoder=(Linear("e0", 784, 512), relu, Linear("e1", 512, 256), relu),
-        posterior=GaussianHead("separate", mean=(Linear("mean", 256, 32),), scale=(Linear("logvar", 256, 32),)),
-        decoder=(Linear("d0", 32, 256), relu, Linear("d1", 256, 512), relu, Linear("d2", 512, 784)),
-        likelihood=Bernoulli(),
-        name="mlp",
-    )
-    weights = {}
-    for stream, (name, shape) in enumerate(spec.tensors().items()):
-        values = sample_normal(shape[0], shape[-1], seed=0, stream=stream)
-        weights[name] = values / shape[-1] ** 0.5 if len(shape) > 1 else 0.1 * values[:, 0]
-    return Model(spec, weights)
+def cases(models: Iterable[str] = MODELS, verbs: Iterable[str] = VERBS, rows: Iterable[int] = ROWS) -> list[Case]:
+    """All cases of these models, verbs and numbers of rows; a model's small ones first."""
+    verbs, rows = tuple(verbs), sorted(set(rows))
+    return [Case(name, verb, n) for name in models for n in rows for verb in verbs]
 
 
-MODELS = ("mlp", "digits", "mnist", "breast_cancer")
-
-
-@functools.cache
-def model(name: str) -> Model:
-    """The model a case names: the MLP, or an embedded one."""
-    if name == "mlp":
-        return mlp()
-    return native.read(resolve(name))
-
-
-def cases(models: tuple[str, ...] = MODELS, rows: tuple[int, ...] = ROWS) -> list[Case]:
-    """All cases of these models and numbers of rows."""
-    return [Case(name, verb, n) for name in models for verb in VERBS for n in rows]
-
-
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def inputs(name: str, rows: int) -> tuple[Tensor, Tensor]:
     """Data x (rows, *input_shape), in [0, 1] or samples of the model, and latents z (rows, *latent_shape)."""
     spec = model(name).spec
@@ -77,3 +50,18 @@ def inputs(name: str, rows: int) -> tuple[Tensor, Tensor]:
         x = sample_uniform(rows, torch.Size(spec.input_shape).numel(), seed=2)
         return x.reshape(rows, *spec.input_shape), z
     return fastvae.VAE(model(name)).generate(rows, seed=2, output="sample", kind="torch"), z
+
+
+def peak_bytes(case: Case) -> int:
+    """What running the case layer by layer, as eager PyTorch does, holds at its peak: an estimate.
+
+    The data, three of the largest activation (a layer's input, its output, and that output normalised or
+    rectified) and three results (the one expected, the one to compare, their difference), in float32.
+    """
+    spec = model(case.model).spec
+    rows = case.rows * (STEPS if case.verb == "interpolate" else 1)
+    shapes = [spec.input_shape]
+    for stack, shape in ((spec.encoder, spec.encoder_input_shape), (spec.decoder, spec.decoder_input_shape)):
+        shapes += [stack_shape(stack[:end], shape) for end in range(1, len(stack) + 1)]
+    data = math.prod(spec.input_shape)
+    return 4 * rows * (data + 3 * max(math.prod(shape) for shape in shapes) + 3 * data)

@@ -17,7 +17,7 @@ import numpy as np
 
 import fastvae
 from bench import datasets
-from bench.runner import OUT, environment
+from bench.environment import OUT, environment
 
 METHODS = ("importance", "metropolis", "gibbs")
 MASKS = 5

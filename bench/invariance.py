@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runner import OUT, environment
+from bench.environment import OUT, environment
 from fastvae.plan.passes.align_linear import ALIGNMENT
 from fastvae_kernels import sample_normal
 

@@ -1,113 +1,181 @@
-"""Verify, then time: every case is checked against eager PyTorch before a clock starts, and timed in turn with it.
+"""Verify, then time: whatever does not compute what eager PyTorch does is not timed.
 
-Run as ``python -m bench``. Peers alternate call by call, so that a drifting machine slows both alike; the ratio is
-the median of the pairs' ratios. A row says when, where and with which versions it was measured.
+Run as ``python -m bench``. All peers take turns, sample by sample (see :mod:`bench.timing`); a ratio is the median
+over rounds of a peer's time over fastvae's in the same round, so above 1 fastvae is faster. Each case is one JSON line
+that says when, where and with which versions it was measured; Ctrl-C keeps the lines written, and ``--resume`` goes on.
+``python -m bench.report`` turns them into docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
-import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import fastvae
-from bench.cases import MODELS, ROWS, Case, cases
-from bench.peers import BASELINE, PEERS, verify
+from bench.cases import ALL_VERBS, ROWS, VERBS, Case, cases, peak_bytes
+from bench.environment import OUT, environment
+from bench.models import MODELS
+from bench.peers import BASELINE, BUDGET, OURS, PEERS, distance
+from bench.prepared import AbsentError, Call
+from bench.timing import interleaved, quantiles
+from bench.torch_peers import forget_compiled
 
-OUT = Path("bench/results")
+# Beyond these rows, a case's time is estimated from this many times fewer before it is begun.
+ESTIMATE_BEYOND, FEWER = 256, 16
+UNTIMED_CALLS = 2  # one to check, one to see how long a call is
 
 
-def measure(case: Case, *, pairs: int, seconds: float) -> dict[str, Any]:
-    """Times of every peer on ``case`` in microseconds (p20, p50, p80) and the ratio of eager to fastvae.
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure, at most and at least, and what not to begin: most seconds and GiB of a case."""
 
-    Stops after ``pairs`` rounds or ``seconds``, but not before five rounds.
+    rounds: int = 200
+    min_rounds: int = 5
+    seconds: float = 3.0
+    max_seconds: float = 300.0
+    max_gib: float = 12.0
+
+
+def skip_reason(case: Case, effort: Effort, peers: Collection[str]) -> str | None:
+    """Why ``case`` is not begun, if it is not: its memory, or its least time, by eager PyTorch on fewer rows."""
+    gib = peak_bytes(case) / 2**30
+    if gib > effort.max_gib:
+        return f"an estimated {gib:.0f} GiB, over {effort.max_gib:g}"
+    if case.rows <= ESTIMATE_BEYOND:
+        return None
+    small = PEERS[BASELINE](Case(case.model, case.verb, case.rows // FEWER)).call
+    small()
+    begin = time.perf_counter()
+    small()
+    seconds = (time.perf_counter() - begin) * FEWER * len(peers) * (effort.min_rounds + UNTIMED_CALLS)
+    if seconds > effort.max_seconds:
+        return f"an estimated {seconds:.0f} s at least, over {effort.max_seconds:g}"
+    return None
+
+
+def prepare(case: Case, peers: Collection[str]) -> tuple[dict[str, Call], dict[str, Any]]:
+    """The call to time of every peer whose result is right, and what to say about each.
 
     Raises:
-        AssertionError: fastvae's result is not eager's; nothing is timed.
+        AssertionError: fastvae's result is not eager PyTorch's.
     """
-    calls = {name: peer(case) for name, peer in PEERS.items()}
-    distance = verify(case, calls["fastvae"]())
-    calls[BASELINE]()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    deadline = time.perf_counter() + seconds
-    for done in range(pairs):
-        if done >= 5 and time.perf_counter() > deadline:
-            break
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - begin) * 1e6)
-    ratio = statistics.median(b / a for a, b in zip(times["fastvae"], times[BASELINE], strict=True))
+    forget_compiled()
+    # For ``generate``, eager PyTorch decodes the noise that fastvae draws.
+    expected = PEERS[BASELINE](case).check()
+    calls: dict[str, Call] = {}
+    absent: dict[str, str] = {}
+    differences: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for name in peers:
+        begin = time.perf_counter()
+        try:
+            prepared = PEERS[name](case)
+            found = prepared.check()
+        except AbsentError as error:
+            absent[name] = str(error)
+            continue
+        seconds[name] = round(time.perf_counter() - begin, 2)
+        differences[name] = distance(found, expected)
+        if differences[name] < BUDGET:
+            calls[name] = prepared.call
+            continue
+        absent[name] = f"differs from eager PyTorch by {differences[name]:.1e} of the largest value"
+        if name == OURS:
+            raise AssertionError(f"{case}: {OURS} {absent[name]}")
+    return calls, {"differences": differences, "absent": absent, "prepare_seconds": seconds}
+
+
+def measure(case: Case, effort: Effort, peers: Collection[str] = tuple(PEERS)) -> dict[str, Any]:
+    """One row: microseconds of each peer on ``case`` and their ratios to fastvae's, each p20, p50 and p80.
+
+    ``absent`` says of each peer that was not timed why. A case that is not begun has ``skipped`` instead of all that.
+
+    Raises:
+        AssertionError: fastvae's result is not eager PyTorch's; nothing is timed.
+    """
+    row: dict[str, Any] = {"case": asdict(case)}
+    if reason := skip_reason(case, effort, peers):
+        return row | {"skipped": reason}
+    calls, notes = prepare(case, peers)
+    times, repeats = interleaved(calls, rounds=effort.rounds, min_rounds=effort.min_rounds, seconds=effort.seconds)
+    ratios = {
+        name: quantiles([theirs / ours for theirs, ours in zip(values, times[OURS], strict=True)], 3)
+        for name, values in times.items()
+        if name != OURS
+    }
+    microseconds = {name: quantiles(values, 1) for name, values in times.items()}
+    rounds = len(times[OURS])
+    return row | notes | {"rounds": rounds, "calls": repeats, "microseconds": microseconds, "ratios": ratios}
+
+
+def measured(out: Path, where: dict[str, Any]) -> set[Case]:
+    """Cases that ``out`` has a row of, measured or skipped, by the same commit on the same device and threads."""
+    rows = map(json.loads, out.read_text().splitlines()) if out.exists() else ()
     return {
-        "case": {"model": case.model, "verb": case.verb, "rows": case.rows},
-        "pairs": len(times[BASELINE]),
-        "difference": distance,
-        "microseconds": {name: _quantiles(values) for name, values in times.items()},
-        "ratio": round(ratio, 3),
+        Case(**row["case"])
+        for row in rows
+        if "case" in row and all(row[key] == where[key] for key in ("commit", "device"))
     }
 
 
-def _quantiles(values: list[float]) -> dict[str, float]:
-    return {f"p{q}": round(float(np.percentile(values, q)), 1) for q in (20, 50, 80)}
-
-
-def environment() -> dict[str, Any]:
-    """Where a row was measured: commit, processor, threads, versions."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "commit": commit or "unknown",
-        "device": f"{_processor()}, {torch.get_num_threads()} threads",
-        "versions": {
-            "fastvae": fastvae.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "dtype": "float32",
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def run(selected: Iterable[Case], out: Path, *, pairs: int, seconds: float) -> None:
+def run(
+    selected: Collection[Case],
+    out: Path,
+    measure_case: Callable[[Case], dict[str, Any]],
+    *,
+    resume: bool = False,
+) -> None:
     """Measure the cases one by one, printing each and appending it to ``out`` as a JSON line."""
     where = environment()
+    done = measured(out, where) if resume else set()
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{'case':32}{'fastvae p50':>14}{'eager p50':>14}{'eager / fastvae':>17}")
-    for case in selected:
-        row = where | measure(case, pairs=pairs, seconds=seconds)
+    for number, case in enumerate(selected, start=1):
+        if case in done:
+            continue
+        row = where | measure_case(case)
         with out.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        medians = [row["microseconds"][name]["p50"] for name in ("fastvae", BASELINE)]
-        print(f"{case!s:32}{medians[0]:>11,.0f} µs{medians[1]:>11,.0f} µs{row['ratio']:>17.2f}", flush=True)
+        print(f"{number}/{len(selected)} {case!s:26}{_summary(row)}", flush=True)
+
+
+def _summary(row: dict[str, Any]) -> str:
+    """A row in a line: fastvae's time, and the ratio of each other."""
+    if "skipped" in row:
+        return f"skipped: {row['skipped']}"
+    ratios = "".join(f"{name} {ratio['p50']:.2f}  " for name, ratio in row["ratios"].items())
+    return f"{row['microseconds'][OURS]['p50']:>13,.1f} µs   {ratios}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line of ``python -m bench``."""
+    """The command line of ``python -m bench``; 130 if it was interrupted."""
+    effort = Effort()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--verbs", nargs="+", choices=ALL_VERBS, default=VERBS)
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
-    parser.add_argument("--threads", type=int, default=1, help="threads; 1 is steadiest on a shared machine")
-    parser.add_argument("--pairs", type=int, default=200, help="rounds of each case at most")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time for each case, beyond five rounds")
-    parser.add_argument("--out", type=Path, default=OUT / "cpu.jsonl", help="JSON lines to append to")
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS], help=f"{OURS} always takes part")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each peer; 1 is steadiest on a busy machine")
+    parser.add_argument("--rounds", type=int, default=effort.rounds, help="rounds of each case at most")
+    parser.add_argument("--min-rounds", type=int, default=effort.min_rounds, help="rounds however long they take")
+    parser.add_argument("--seconds", type=float, default=effort.seconds, help="time for them")
+    parser.add_argument("--max-seconds", type=float, default=effort.max_seconds, help="skip cases that take longer")
+    parser.add_argument("--max-gib", type=float, default=effort.max_gib, help="skip cases that need more memory")
+    parser.add_argument("--out", type=Path, default=OUT / "peers.jsonl", help="JSON lines to append to")
+    parser.add_argument("--resume", action="store_true", help="leave out the cases that --out has, of this commit")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    selected = cases(tuple(options.models), tuple(options.rows))
-    run(selected, options.out, pairs=options.pairs, seconds=options.seconds)
+    effort = Effort(**{field.name: getattr(options, field.name) for field in fields(Effort)})
+    peers = dict.fromkeys((OURS, *options.peers))
+    selected = cases(options.models, options.verbs, options.rows)
+    try:
+        run(selected, options.out, lambda case: measure(case, effort, tuple(peers)), resume=options.resume)
+    except KeyboardInterrupt:
+        print(f"Interrupted. Rows so far are in {options.out}; --resume goes on from there.")
+        return 130
     return 0

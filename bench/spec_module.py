@@ -66,13 +66,15 @@ class SpecModule(nn.Module):
     """A VAE with the layers of ``spec`` and PyTorch's default initial weights.
 
     Raises:
-        NotImplementedError: ``spec`` has a part no demo model needs (a condition, joint heads, ...).
+        NotImplementedError: ``spec`` has a part no model here needs (a condition, another activation, ...).
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        if spec.condition is not None or spec.posterior.layout != "separate":
-            raise NotImplementedError("only unconditional models with separate posterior heads can be trained")
+        if spec.condition is not None:
+            raise NotImplementedError("only unconditional models can be trained")
+        if spec.posterior.parametrization != "logvar":
+            raise NotImplementedError(f"a posterior's {spec.posterior.parametrization!r} cannot be trained")
         if not isinstance(spec.likelihood, Bernoulli | PerDimensionGaussian):
             raise NotImplementedError(f"a likelihood {spec.likelihood.kind!r} cannot be trained")
         functions = {layer.function for stack in spec.stacks() for layer in stack if isinstance(layer, Activation)}
@@ -87,8 +89,14 @@ class SpecModule(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each ``[n, *latent_shape]``, of rows ``[n, *input_shape]``."""
-        features = self.run(self.spec.encoder, x)
-        return self.run(self.spec.posterior.mean, features), self.run(self.spec.posterior.scale, features)
+        features, posterior = self.run(self.spec.encoder, x), self.spec.posterior
+        if posterior.layout == "separate":
+            return self.run(posterior.mean, features), self.run(posterior.scale, features)
+        joint = self.run(posterior.joint, features)
+        if posterior.layout == "interleaved":
+            return joint[:, ::2], joint[:, 1::2]
+        mean, logvar = joint.chunk(2, 1)
+        return mean, logvar
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's parameters ``[n, *input_shape]`` (logits or means) for ``[n, *latent_shape]``."""

@@ -17,6 +17,8 @@ OPTIONAL = (
     "triton",
     "onnx",
     "onnxruntime",
+    "onnxscript",
+    "openvino",
     "sklearn",
     "ray",
     "pandas",

@@ -63,14 +63,28 @@ def _spec(specs: dict[str, object], path: Path) -> ModelSpec:
     if model_type != "Burgess":
         raise UnsupportedError(f"{path}: model_type {model_type!r} is not supported; accepted: 'Burgess'")
     likelihood, ending = _likelihood(specs.get("rec_dist", "bernoulli"), path)
+    name = str(specs.get("name", ""))
+    return burgess_spec(channels, height, latent_dim, likelihood=likelihood, ending=ending, name=name)
+
+
+def burgess_spec(
+    channels: int,
+    size: int,
+    latent_dim: int,
+    *,
+    likelihood: Likelihood,
+    ending: Stack = (),
+    name: str = "",
+) -> ModelSpec:
+    """The architecture for images (channels, size, size) of 32 or 64 pixels; ``ending`` follows the last layer."""
     return ModelSpec(
-        input_shape=(channels, height, width),
+        input_shape=(channels, size, size),
         latent_shape=(latent_dim,),
-        encoder=_encoder(channels, height),
+        encoder=_encoder(channels, size),
         posterior=GaussianHead("interleaved", joint=(Linear("encoder.mu_logvar_gen", HIDDEN, 2 * latent_dim),)),
-        decoder=_decoder(latent_dim, channels, height) + ending,
+        decoder=_decoder(latent_dim, channels, size) + ending,
         likelihood=likelihood,
-        name=str(specs.get("name", "")),
+        name=name,
     )
 
 
