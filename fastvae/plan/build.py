@@ -22,12 +22,13 @@ from fastvae.layers import (
     ConvTranspose2d,
     Layer,
     Linear,
+    Residual,
     Shape,
     Stack,
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, prune
+from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, fuse_residual, prune
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
 
@@ -64,7 +65,7 @@ def build_plan(
         UnsupportedError: an unknown verb.
     """
     plan = _Builder(model).build(verb)
-    for improve in (prune, fold_affine, fuse_activation):
+    for improve in (prune, fold_affine, fuse_activation, fuse_residual):
         plan = improve(plan)
     if batch_invariant:
         plan = align_linear(plan)
@@ -202,6 +203,9 @@ class _Builder:
             case Activation():
                 settings = {"activation": layer.function, "alpha": layer.alpha}
                 return self._step("affine", (x, None, None), None, shape, settings)
+            case Residual():
+                body, shortcut = self._stack(layer.body, x), self._stack(layer.shortcut, x)
+                return self._step("add", (body, shortcut), None, shape)
             case _:
                 return self._step("reshape", (x,), None, shape, {"shape": shape})
 

@@ -41,7 +41,7 @@ class Executor:
         self._impl = impl
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
-        for op in {step.op for step in plan.steps} - VIEWS.keys():
+        for op in {step.op for step in plan.steps} - OWN_OPS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)
             except fastvae_kernels.UnavailableError as error:
@@ -68,14 +68,17 @@ class Executor:
         return buffers[name] if name in buffers else self.plan.weights[name]
 
     def _run(self, step: Step, operands: list[Any], draw: Draw | None) -> tuple[Tensor, ...]:
-        if step.op in VIEWS:
-            return VIEWS[step.op](*operands, **step.attributes)
+        if step.op in OWN_OPS:
+            return OWN_OPS[step.op](*operands, **step.attributes)
         if step.op == "sample_normal":
             if draw is None:
                 raise AssertionError("a plan that draws noise needs a Draw")
             settings: dict[str, Any] = {"seed": draw.seed, "start": draw.start, "stream": noise.PRIOR}
             settings |= {"device": draw.device, "dtype": draw.dtype, "impl": self._impl}
             return (fastvae_kernels.sample_normal(draw.rows, **step.attributes, **settings),)
+        if step.op == "linear":  # its residual, a fourth operand, goes by keyword
+            x, weight, bias, residual = (*operands, None)[:4]
+            return (fastvae_kernels.linear(x, weight, bias, residual=residual, **step.attributes, impl=self._impl),)
         result = getattr(fastvae_kernels, step.op)(*operands, **step.attributes, impl=self._impl)
         return (result,)
 
@@ -109,7 +112,13 @@ def _narrow(x: Tensor, *, columns: int) -> tuple[Tensor, ...]:
     return (x[:, :columns],)
 
 
-VIEWS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+def _add(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The sum of two buffers of one shape."""
+    return (x + y,)
+
+
+OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "add": _add,
     "reshape": _reshape,
     "join": _join,
     "split": _split,
