@@ -8,6 +8,7 @@ __all__ = [
     "FastVAEError",
     "InputError",
     "OutputError",
+    "TranslationError",
     "UnsafeFileError",
     "UnsupportedError",
     "WeightFormatError",
@@ -41,3 +42,7 @@ class OutputError(FastVAEError, OSError):
 
 class UnsupportedError(FastVAEError):
     """The request is well-formed, but this implementation, device or format cannot do it."""
+
+
+class TranslationError(FastVAEError, AssertionError):
+    """A module was translated into a model that computes something else: our mistake, not the caller's."""

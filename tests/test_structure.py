@@ -42,6 +42,7 @@ LEVELS = {
     "plan": 5,
     "runtime": 6,
     "arrays": 7,
+    "conversion": 7,
     "scoring": 7,
     "embedded": 7,
     "imputation": 8,
