@@ -85,6 +85,8 @@ def _export(name: str, module: nn.Module, example: Tensor) -> torch.export.Expor
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program: torch.export.ExportedProgram = torch.export.export(module, (example,), strict=False)
+            if all(_is_plain(node) for node in program.graph.nodes):
+                return program
             functional: torch.export.ExportedProgram = program.run_decompositions({})
             return functional
     except Exception as error:
@@ -92,6 +94,13 @@ def _export(name: str, module: nn.Module, example: Tensor) -> torch.export.Expor
             f"{name}: torch.export cannot trace it on a tensor of shape {tuple(example.shape)}: {_first_line(error)}; "
             "it must take one tensor, and what it does may depend on the tensor's shape but not on its numbers"
         ) from error
+
+
+def _is_plain(node: fx.Node) -> bool:
+    """Whether a node writes into none of its operands and holds no graph of its own."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return True
+    return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
 
 
 def _user_outputs(name: str, program: torch.export.ExportedProgram) -> Iterator[Any]:

@@ -104,7 +104,7 @@ def scaled(value: Value, name: str, scale: Tensor, shift: Tensor, where: str) ->
         old_scale, old_shift, scale, shift = _aligned(value.shape, before.scale, before.shift, scale, shift)
         scale, shift = scale * old_scale, scale * old_shift + shift
     scale, shift = _aligned(value.shape, scale, shift)
-    both = torch.broadcast_shapes(scale.shape, shift.shape)
+    both = (scale + shift).shape
     scale, shift = scale.expand(both), shift.expand(both)
     if bool((scale == 1).all()) and bool((shift == 0).all()):
         return value

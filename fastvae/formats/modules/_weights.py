@@ -42,8 +42,10 @@ class Weights:
             module: full path of the module that uses them.
             operator: what names the layer in that module if nothing else does.
         """
-        owners = {name.rpartition(".")[0] for name, tensor in self.state.items() if tensor is roles["weight"].source}
-        for name in (module, *sorted(owners)) if "weight" in roles else (module,):
+        weight = roles.get("weight")
+        owners = {name.rpartition(".")[0] for name, tensor in self.state.items() if weight and tensor is weight.source}
+        # A layer used twice is first looked for where it has been found before.
+        for name in sorted({module, *owners}, key=lambda n: (f"{n}.weight" not in self.tensors, n != module, n)):
             if all(c.source is not None and self.state.get(f"{name}.{r}") is c.source for r, c in roles.items()):
                 break
         else:

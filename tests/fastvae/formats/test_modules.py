@@ -1,0 +1,641 @@
+"""``fastvae.from_modules``: modules as people write them give the numbers that they give themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import fastvae
+from fastvae.layers import Activation, Affine, BatchNorm, Layer, Linear, Residual, leaves
+from fastvae.spec import Bernoulli, FixedGaussian, PerDimensionGaussian, PredictedGaussian
+
+FEATURES, LATENT = 6, 3
+
+
+class Heads(nn.Module):
+    """An encoder with a body of any kind and two linear heads."""
+
+    def __init__(self, body: nn.Module | None = None, features: int = FEATURES, latent: int = LATENT) -> None:
+        super().__init__()
+        self.body = body or nn.Sequential(nn.Linear(FEATURES, features), nn.Tanh())
+        self.mean = nn.Linear(features, latent)
+        self.logvar = nn.Linear(features, latent)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.body(x)
+        return self.mean(h), self.logvar(h)
+
+
+class Block(nn.Module):
+    """A residual block as most people write one: an addition in ``forward``."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x) + self.body(x))
+
+
+class Function(nn.Module):
+    """Any function of one tensor as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def decoder_module() -> nn.Module:
+    return nn.Sequential(nn.Linear(LATENT, 8), nn.ReLU(), nn.Linear(8, FEATURES))
+
+
+def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
+    """``module`` with every number moved: no bias, statistic or scale is left at zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    for value in module.state_dict().values():
+        if value.is_floating_point():
+            value.add_(0.1 + 0.2 * torch.rand(value.shape, generator=generator).to(value))
+    return module
+
+
+def rows_of(shape: tuple[int, ...], rows: int = 5) -> Tensor:
+    return torch.rand(rows, *shape, generator=torch.Generator().manual_seed(7))
+
+
+def converted(
+    encoder: nn.Module,
+    decoder: nn.Module | None = None,
+    *,
+    shape: tuple[int, ...] = (FEATURES,),
+    likelihood: Any = "gaussian",
+    parametrization: Any = "logvar",
+    logvar: Callable[[Tensor], Tensor] = lambda second: second,
+) -> fastvae.VAE:
+    """The VAE made of the modules, whose numbers are compared with theirs, and which must be as they were.
+
+    ``logvar`` makes the log-variance of the encoder's second output.
+    """
+    decoder = decoder or decoder_module()
+    modules = shaken(encoder), shaken(decoder)
+    before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
+    training = [[part.training for part in module.modules()] for module in modules]
+    x = rows_of(shape)
+    vae = fastvae.from_modules(
+        encoder, decoder, likelihood=likelihood, example_input=x, parametrization=parametrization, impl="reference"
+    )
+    for module, state, flags in zip(modules, before, training, strict=True):
+        assert [part.training for part in module.modules()] == flags
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+    with torch.no_grad():
+        found, wanted = vae.encode(x), two(copy.deepcopy(encoder).eval()(x))
+        torch.testing.assert_close(found.mean, wanted[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.logvar, logvar(wanted[1]), rtol=1e-4, atol=1e-5)
+        z = torch.randn(4, *vae.spec.latent_shape, generator=torch.Generator().manual_seed(8))
+        output = copy.deepcopy(decoder).eval()(z)
+        output = output[0] if isinstance(output, tuple) else output
+        is_bernoulli = isinstance(vae.spec.likelihood, Bernoulli)
+        probabilities = output if not is_bernoulli or bool(((output >= 0) & (output <= 1)).all()) else output.sigmoid()
+        torch.testing.assert_close(vae.decode(z), probabilities, rtol=1e-4, atol=1e-5)
+    return vae
+
+
+def two(output: Any) -> tuple[Tensor, Tensor]:
+    """Mean and the second output in any of the accepted containers."""
+    if isinstance(output, Tensor):
+        first, second = output.chunk(2, 1)
+        return first, second
+    if isinstance(output, dict):
+        first, second = output.values()
+        return first, second
+    return output[0], output[1]
+
+
+def all_leaves(vae: fastvae.VAE) -> list[Layer]:
+    return [layer for stack in vae.spec.stacks() for layer in leaves(stack)]
+
+
+def test_an_mlp_keeps_its_names() -> None:
+    encoder = Heads(nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5)), 8)
+    vae = converted(encoder, nn.Sequential(nn.Linear(LATENT, 8), nn.ELU(), nn.Linear(8, FEATURES), nn.Sigmoid()))
+    names = {name.rpartition(".")[0] for name in vae.spec.tensors()}
+    assert names == {"encoder.body.0", "encoder.body.1", "encoder.mean", "encoder.logvar", "decoder.0", "decoder.2"}
+    assert vae.spec.likelihood == FixedGaussian(1.0)
+    assert vae.spec.decoder[-1] == Activation("sigmoid"), "a Gaussian's mean may well end in one"
+
+
+def conv_encoder(body: nn.Module | None = None) -> nn.Module:
+    stem = body or nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4, affine=False), nn.LeakyReLU(0.2, True)
+    )
+    return Heads(nn.Sequential(stem, nn.Conv2d(4, 4, 3, padding="same", groups=2), nn.SiLU(), nn.Flatten()), 64)
+
+
+def conv_decoder(last: nn.Module | None = None) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(LATENT, 64),
+        nn.Unflatten(1, (4, 4, 4)),
+        nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1, output_padding=1),
+        nn.BatchNorm2d(4),
+        nn.GELU(),
+        nn.Conv2d(4, 2, 3, padding=2, dilation=2),
+        last or nn.Sigmoid(),
+    )
+
+
+def test_a_convolutional_vae() -> None:
+    vae = converted(conv_encoder(), conv_decoder(), shape=(2, 8, 8), likelihood="bernoulli")
+    assert vae.spec.decoder[-1].kind == "conv2d", "the sigmoid is taken off: the spec holds logits"
+    assert vae.spec.likelihood == Bernoulli()
+
+
+def test_logits_are_used_as_they_are() -> None:
+    vae = converted(conv_encoder(), conv_decoder(nn.Identity()), shape=(2, 8, 8), likelihood=Bernoulli())
+    assert vae.spec.decoder[-1].kind == "conv2d"
+
+
+def test_a_sigmoid_before_a_view_is_taken_off() -> None:
+    decoder = nn.Sequential(nn.Linear(LATENT, 8), nn.Sigmoid(), nn.Unflatten(1, (2, 2, 2)))
+    vae = converted(
+        Heads(nn.Sequential(nn.Flatten(), nn.Linear(8, 6))), decoder, shape=(2, 2, 2), likelihood="bernoulli"
+    )
+    assert [layer.kind for layer in vae.spec.decoder] == ["linear", "reshape"]
+
+
+def test_residual_mlps() -> None:
+    def inner() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 4), nn.SiLU(), nn.Linear(4, 6))
+
+    nested = Block(nn.Sequential(nn.Linear(6, 6), Block(inner())), nn.Linear(6, 6, bias=False))
+    vae = converted(Heads(nn.Sequential(Block(inner()), nested)))
+    assert sum(isinstance(layer, Residual) for layer in vae.spec.encoder) == 2
+    assert Residual in {
+        type(layer) for block in vae.spec.encoder if isinstance(block, Residual) for layer in block.body
+    }
+
+
+def test_residual_convolutions() -> None:
+    body = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1))
+    shortcut = nn.Sequential(nn.Conv2d(2, 4, 1, 2), nn.BatchNorm2d(4))
+    block = Block(body, shortcut)
+    vae = converted(conv_encoder(block), conv_decoder(), shape=(2, 8, 8), likelihood="bernoulli")
+    assert isinstance(vae.spec.encoder[0], Residual)
+
+
+def test_an_activation_in_place_changes_what_the_shortcut_adds() -> None:
+    """``nn.ReLU(inplace=True)`` first in a block overwrites the block's input before it is added."""
+
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.body(x)
+
+    vae = converted(Heads(nn.Sequential(nn.Linear(6, 6), Overwriting())))
+    assert [layer.kind for layer in vae.spec.encoder] == ["linear", "activation", "residual"]
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Activation]] = {
+    "relu": (F.relu, Activation("relu")),
+    "relu_": (lambda x: torch.relu_(x.clone()), Activation("relu")),
+    "clamp": (lambda x: x.clamp(min=0), Activation("relu")),
+    "threshold": (lambda x: F.threshold(x, 0, 0), Activation("relu")),
+    "leaky_relu": (F.leaky_relu, Activation("leaky_relu")),
+    "leaky_relu 0.3": (lambda x: F.leaky_relu(x, 0.3), Activation("leaky_relu", 0.3)),
+    "elu": (F.elu, Activation("elu")),
+    "elu 0.5": (lambda x: F.elu(x, 0.5), Activation("elu", 0.5)),
+    "selu": (F.selu, Activation("selu")),
+    "gelu": (F.gelu, Activation("gelu")),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), Activation("gelu_tanh")),
+    "silu": (F.silu, Activation("silu")),
+    "x sigmoid": (lambda x: x * torch.sigmoid(x), Activation("silu")),
+    "sigmoid x": (lambda x: torch.sigmoid(x) * x, Activation("silu")),
+    "tanh": (torch.tanh, Activation("tanh")),
+    "sigmoid": (torch.sigmoid, Activation("sigmoid")),
+    "softplus": (F.softplus, Activation("softplus")),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_however_they_are_called(name: str) -> None:
+    function, expected = ACTIVATIONS[name]
+    body = nn.Sequential(nn.Linear(FEATURES, FEATURES), Function(lambda x: function(3 * (x - 1))))
+    vae = converted(Heads(body))
+    assert [layer for layer in all_leaves(vae) if isinstance(layer, Activation)][0] == expected
+
+
+@pytest.mark.parametrize(
+    "module", [nn.PReLU(init=0.3), nn.SELU(), nn.CELU(1.0), nn.Softplus(), nn.ReLU(), nn.GELU("tanh"), nn.SiLU(True)]
+)
+def test_activation_modules(module: nn.Module) -> None:
+    if isinstance(module, nn.CELU):
+        with pytest.raises(fastvae.errors.UnsupportedError, match=r"aten\.celu\.default in module 'encoder\.body\.1'"):
+            converted(Heads(nn.Sequential(nn.Linear(6, 6), module)))
+    else:
+        converted(Heads(nn.Sequential(nn.Linear(6, 6), module)))
+
+
+class Containers(Heads):
+    """Returns what ``pack`` makes of both."""
+
+    def __init__(self, pack: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.pack = pack
+
+    def forward(self, x: Tensor) -> Any:
+        return self.pack(*super().forward(x))
+
+
+class Named(NamedTuple):
+    logvar: Tensor
+    mean: Tensor
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda mean, logvar: [mean, logvar],
+        lambda mean, logvar: {"mean": mean, "logvar": logvar},
+        lambda mean, logvar: {"mu": mean, "log_var": logvar},
+        lambda mean, logvar: torch.cat([mean, logvar], 1),
+    ],
+    ids=["list", "mean logvar", "mu log_var", "one tensor by cat"],
+)
+def test_containers(pack: Callable[[Tensor, Tensor], Any], request: pytest.FixtureRequest) -> None:
+    if "cat" in request.node.name:
+        with pytest.raises(fastvae.errors.UnsupportedError, match=r"aten\.cat\.default in module 'encoder'"):
+            converted(Containers(pack))
+        return
+    vae = converted(Containers(pack))
+    assert vae.spec.posterior.mean == (Linear("encoder.mean", 6, 3),)
+
+
+def test_names_decide_over_order() -> None:
+    encoder = Containers(lambda mean, logvar: Named(logvar, mean))
+    vae = fastvae.from_modules(encoder, decoder_module(), likelihood="gaussian", example_input=rows_of((FEATURES,)))
+    assert vae.spec.posterior.mean == (Linear("encoder.mean", 6, 3),)
+
+
+def test_what_the_model_does_not_need_may_be_anything() -> None:
+    """Many encoders return a random z as well."""
+
+    def pack(mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
+        return {"mean": mean, "logvar": logvar, "z": mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)}
+
+    x = rows_of((FEATURES,))
+    vae = fastvae.from_modules(Containers(pack), decoder_module(), likelihood="gaussian", example_input=x)
+    assert vae.spec.latent_shape == (LATENT,)
+
+
+JOINT: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "one tensor": (lambda h: h, "chunked"),
+    "chunk": (lambda h: h.chunk(2, dim=1), "chunked"),
+    "chunk last": (lambda h: h.chunk(2, dim=-1), "chunked"),
+    "split": (lambda h: torch.split(h, LATENT, 1), "chunked"),
+    "split sizes": (lambda h: torch.split(h, [LATENT, LATENT], 1), "chunked"),
+    "slices": (lambda h: (h[:, :LATENT], h[:, LATENT:]), "chunked"),
+    "negative slices": (lambda h: (h[..., :-LATENT], h[..., -LATENT:]), "chunked"),
+    "narrow": (lambda h: (h.narrow(1, 0, LATENT), h.narrow(1, LATENT, LATENT)), "chunked"),
+    "strided": (lambda h: (h[:, 0::2], h[:, 1::2]), "interleaved"),
+    "scaled": (lambda h: (3 * h[:, :LATENT] + 1, h[:, LATENT:] / 2), "chunked"),
+    "scaled strided": (lambda h: (h[:, 0::2], 0.5 * h[:, 1::2] - 1), "interleaved"),
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_joint_heads(name: str) -> None:
+    function, layout = JOINT[name]
+    vae = converted(nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 2 * LATENT), Function(function)))
+    assert vae.spec.posterior.layout == layout
+    assert vae.spec.posterior.joint[0] == Linear("encoder.2", 8, 2 * LATENT)
+
+
+def test_a_joint_head_of_images() -> None:
+    """Halves of channels, each flattened, are halves of the flattened channels."""
+    body = nn.Sequential(nn.Conv2d(2, 4, 3, 1, 1), Function(lambda h: [half.flatten(1) for half in h.chunk(2, 1)]))
+    vae = converted(body, nn.Sequential(nn.Linear(32, 32), nn.Unflatten(1, (2, 4, 4))), shape=(2, 4, 4))
+    assert vae.spec.posterior.layout == "chunked"
+    spatial = converted(nn.Conv2d(2, 4, 3, 1, 1), nn.Conv2d(2, 2, 1), shape=(2, 4, 4))
+    assert spatial.spec.latent_shape == (2, 4, 4)
+
+
+def test_clamps_of_the_log_variance() -> None:
+    vae = converted(Containers(lambda mean, logvar: (mean, torch.clamp(logvar, -0.1, 0.1))))
+    assert (vae.spec.posterior.logvar_min, vae.spec.posterior.logvar_max) == (-0.1, 0.1)
+    vae = converted(Containers(lambda mean, logvar: (mean, logvar.clamp(max=0.1).clamp(max=0.05))))
+    assert (vae.spec.posterior.logvar_min, vae.spec.posterior.logvar_max) == (None, 0.05)
+
+
+SPREADS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
+    "logvar": (lambda h: h, "logvar", "logvar"),
+    "log of variance": (lambda h: torch.log(F.softplus(h) + 0.01), "logvar", "variance"),
+    "twice log of std": (lambda h: 2 * torch.log(F.softplus(h) + 0.01), "logvar", "softplus_std"),
+    "logstd": (lambda h: h, "logstd", "logvar"),
+    "logstd limited": (lambda h: h.clamp(-0.2, 0.3), "logstd", "logvar"),
+    "exp": (torch.exp, "std", "logvar"),
+    "exp of half": (lambda h: torch.exp(0.5 * h), "std", "logvar"),
+    "exp of half of limited": (lambda h: torch.exp(0.5 * h.clamp(-0.2, 0.3)), "std", "logvar"),
+    "exp limited": (lambda h: torch.exp(h).clamp(min=0.9, max=1.1), "std", "logvar"),
+    "softplus": (F.softplus, "std", "softplus_std"),
+    "softplus and eps": (lambda h: F.softplus(h) + 1e-3, "std", "softplus_std"),
+    "softplus limited": (lambda h: F.softplus(h).clamp_min(0.5), "std", "softplus_std"),
+    "raw": (lambda h: h, "softplus_std", "softplus_std"),
+    "raw limited": (lambda h: h.clamp(-0.2, 0.3), "softplus_std", "softplus_std"),
+    "variance by exp": (torch.exp, "variance", "logvar"),
+    "variance by softplus": (lambda h: F.softplus(h) + 1e-3, "variance", "variance"),
+}
+TO_LOGVAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "logvar": lambda s: s,
+    "logstd": lambda s: 2 * s,
+    "std": lambda s: 2 * s.log(),
+    "variance": lambda s: s.log(),
+    "softplus_std": lambda s: 2 * F.softplus(s).log(),
+}
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_parametrizations(name: str) -> None:
+    function, said, stored = SPREADS[name]
+    encoder = Containers(lambda mean, raw: (mean, function(3 * raw - 1)))
+    vae = converted(encoder, parametrization=said, logvar=TO_LOGVAR[said])
+    assert vae.spec.posterior.parametrization == stored
+
+
+def test_a_mapping_that_names_another_parametrization() -> None:
+    encoder = Containers(lambda mean, raw: {"mean": mean, "std": torch.exp(raw)})
+    with pytest.raises(fastvae.errors.InputError, match="pass parametrization='std'"):
+        converted(encoder)
+    assert converted(encoder, parametrization="std", logvar=TO_LOGVAR["std"]).spec.posterior.parametrization == "logvar"
+
+
+class Standardising(nn.Module):
+    """Buffers of the data's mean and scale in the encoder."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, ...], inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.rand(shape))
+        self.register_buffer("std", torch.rand(shape) + 0.5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner((x - self.mean) / self.std)
+
+
+def test_standardisation_is_one_layer() -> None:
+    vae = converted(Standardising((FEATURES,), Heads()), nn.Sequential(decoder_module(), Function(lambda x: 2 * x - 1)))
+    assert isinstance(vae.spec.encoder[0], Affine)
+    assert [layer.kind for layer in vae.spec.encoder[1:]] == ["linear", "activation"]
+    assert isinstance(vae.spec.decoder[-1], Affine)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (2, 1, 1), (1,), (2, 8, 8), (1, 2, 8, 8), (8, 8), (1, 8)])
+def test_constants_of_every_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
+    vae = converted(Standardising(shape, conv_encoder()), conv_decoder(), shape=(2, 8, 8), likelihood="bernoulli")
+    per_channel = shape in ((1, 2, 1, 1), (2, 1, 1), (1,))
+    assert vae.spec.encoder[0] == Affine(vae.spec.encoder[0].name, (2,) if per_channel else (2, 8, 8))  # type: ignore[union-attr]
+
+
+def test_arithmetic_with_numbers() -> None:
+    converted(Heads(Function(lambda x: (1 - x) / 4 + (-x) * 2 - 3 + x.sub(x, alpha=0.5).add(1, alpha=2))))
+    converted(Heads(Function(lambda x: x + x)))
+
+
+def test_three_terms_and_sums_of_sums() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.a(x)
+            b = self.b(a) + x
+            return a + b - 0.5 * x
+
+    vae = converted(Heads(Dense()))
+    assert "encoder.body.b.weight" in vae.spec.tensors()
+
+
+def test_a_web_of_shared_sums_is_refused() -> None:
+    def fibonacci(x: Tensor) -> Tensor:
+        a, b = x, torch.tanh(x)
+        for _ in range(40):
+            a, b = b, torch.tanh(a + b)
+        return b
+
+    with pytest.raises(fastvae.errors.UnsupportedError, match="nest too deeply"):
+        converted(Heads(Function(fibonacci)))
+
+
+def test_shapes_in_every_spelling() -> None:
+    def back_and_forth(x: Tensor) -> Tensor:
+        x = x.view(x.size(0), 2, 3).reshape(-1, 6).unflatten(1, (3, 2)).flatten(start_dim=1)
+        x = x.unsqueeze(1).unsqueeze(-1).squeeze(-1).squeeze(1).contiguous()
+        return x.view(len(x), -1)
+
+    assert [layer.kind for layer in converted(Heads(Function(back_and_forth))).spec.encoder] == []
+
+
+def test_weights_used_by_hand() -> None:
+    class ByHand(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.W, self.b = nn.Parameter(torch.rand(6, 4)), nn.Parameter(torch.rand(4))
+            self.V = nn.Parameter(torch.rand(6, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(x @ self.W + self.b)
+            h = torch.addmm(torch.zeros(6), h, self.V.t())
+            return F.linear(torch.mm(h, self.W), self.V, self.b.mean().expand(6))
+
+    vae = converted(Heads(ByHand()))
+    assert not any("@" in name or name.endswith(".W") for name in vae.spec.tensors())
+
+
+def test_modules_may_be_used_twice() -> None:
+    shared = nn.Linear(FEATURES, FEATURES)
+    vae = converted(Heads(nn.Sequential(shared, nn.Tanh(), shared)))
+    assert [layer.name for layer in vae.spec.encoder if isinstance(layer, Linear)] == ["encoder.body.0"] * 2
+
+
+def test_a_parameter_shared_by_two_modules() -> None:
+    first, second = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
+    second.weight = first.weight
+    vae = converted(Heads(nn.Sequential(first, second)))
+    assert {"encoder.body.0.weight", "encoder.body.1.weight"} <= vae.spec.tensors().keys()
+
+
+def test_a_decoder_tied_to_the_encoder_by_a_transposed_weight() -> None:
+    class Tied(nn.Module):
+        def __init__(self, encoder: nn.Linear) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, z: Tensor) -> Tensor:
+            return F.linear(z, self.encoder.weight.t())
+
+    encoder = Heads(nn.Identity())
+    vae = converted(encoder, Tied(encoder.mean))
+    tied = vae._model.weights["decoder.linear.weight"]
+    torch.testing.assert_close(tied, encoder.mean.weight.detach().t(), rtol=0, atol=0)
+
+
+def test_normalised_weights_are_computed_once() -> None:
+    body = nn.utils.parametrizations.weight_norm(nn.Linear(FEATURES, FEATURES))
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(FEATURES, FEATURES))
+    vae = converted(Heads(nn.Sequential(body, nn.Tanh(), spectral)))
+    assert [layer.kind for layer in vae.spec.encoder] == ["linear", "activation", "linear"]
+
+
+def test_batch_norm_without_its_bias_or_with_borrowed_statistics() -> None:
+    class Borrowed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(FEATURES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, self.norm.weight)  # type: ignore[arg-type]
+            return F.batch_norm(x, self.norm.running_mean, self.norm.bias.exp(), eps=0.1)  # type: ignore[arg-type]
+
+    vae = converted(Heads(Borrowed()))
+    assert sum(isinstance(layer, BatchNorm) for layer in vae.spec.encoder) == 2
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "expected"),
+    [
+        ("gaussian", FixedGaussian(1.0)),
+        (0.25, FixedGaussian(0.25)),
+        (2, FixedGaussian(2.0)),
+        (FixedGaussian(3.0), FixedGaussian(3.0)),
+        (torch.linspace(-1, 1, FEATURES), PerDimensionGaussian()),
+        (torch.tensor(0.5, dtype=torch.float64), PerDimensionGaussian()),
+    ],
+)
+def test_likelihoods(likelihood: Any, expected: Any) -> None:
+    vae = converted(Heads(), likelihood=likelihood)
+    assert vae.spec.likelihood == expected
+    if isinstance(likelihood, Tensor):
+        stored = vae._model.weights[PerDimensionGaussian().name]
+        torch.testing.assert_close(stored, likelihood.float().expand(FEATURES))
+
+
+def test_a_predicted_variance() -> None:
+    decoder = Heads(nn.Sequential(nn.Linear(LATENT, 8), nn.ReLU()), 8, FEATURES)
+    vae = converted(Heads(), decoder)
+    assert isinstance(vae.spec.likelihood, PredictedGaussian)
+    x = rows_of((FEATURES,))
+    with torch.no_grad():
+        mean, logvar = decoder(vae.embed(x))
+    expected = 0.5 * (np.log(2 * np.pi) + logvar + (x - mean).square() / logvar.exp()).sum(1)
+    torch.testing.assert_close(vae.score(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes_of_weights(dtype: torch.dtype) -> None:
+    encoder, decoder = shaken(Heads()).to(dtype), shaken(decoder_module()).to(dtype)
+    vae = fastvae.from_modules(encoder, decoder, likelihood="gaussian", example_input=rows_of((FEATURES,)))
+    assert vae.spec.dtype == str(dtype).removeprefix("torch.")
+    assert vae.precision == ("float64" if dtype == torch.float64 else "ieee")
+    torch.testing.assert_close(vae._model.weights["encoder.mean.weight"], encoder.mean.weight.detach(), rtol=0, atol=0)
+
+
+def test_modules_that_name_a_dtype() -> None:
+    """In float64 they do not run, or change precision on the way: they are compared in their own."""
+
+    class Naming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(FEATURES, FEATURES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.float() * torch.ones(FEATURES, dtype=torch.float32)).to(torch.float32)
+
+    converted(Heads(Naming()))
+    converted(Heads(nn.Sequential(nn.Linear(6, 6), Function(lambda x: x + torch.linspace(0, 1, 6, dtype=x.dtype)))))
+
+
+def test_saving_and_loading(tmp_path: Path) -> None:
+    vae = converted(conv_encoder(), conv_decoder(), shape=(2, 8, 8), likelihood="bernoulli")
+    vae.save(tmp_path / "model.safetensors")
+    loaded = fastvae.load(tmp_path / "model.safetensors", impl="reference")
+    x = rows_of((2, 8, 8))
+    assert loaded.spec == vae.spec
+    torch.testing.assert_close(loaded.reconstruct(x), vae.reconstruct(x), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.score(x, "elbo"), vae.score(x, "elbo"), rtol=0, atol=0)
+
+
+def test_settings_and_names_arrive() -> None:
+    vae = fastvae.from_modules(
+        Heads(),
+        decoder_module(),
+        likelihood="gaussian",
+        example_input=rows_of((FEATURES,)).numpy(),
+        example_latent=torch.ones(1, LATENT),
+        name="mine",
+        device="cpu",
+        precision="float64",
+        impl="reference",
+        batch_size=3,
+        batch_invariant=True,
+    )
+    assert (vae.spec.name, vae.precision, str(vae.device)) == ("mine", "float64", "cpu")
+    one = vae.embed(rows_of((FEATURES,)))
+    np.testing.assert_array_equal(one[:1], vae.embed(rows_of((FEATURES,))[:1]))
+
+
+def test_one_row_is_enough_and_weights_are_not_shared() -> None:
+    encoder = Heads()
+    vae = fastvae.from_modules(encoder, decoder_module(), likelihood=1.0, example_input=torch.rand(1, FEATURES))
+    before = vae.embed(rows_of((FEATURES,)))
+    with torch.no_grad():
+        encoder.mean.weight.zero_()
+    torch.testing.assert_close(vae.embed(rows_of((FEATURES,))), before, rtol=0, atol=0)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, depth: int = 2) -> nn.Module:
+    """Random modules that keep FEATURES features."""
+    kinds = ["linear", "norm", "function", "scale", "dropout", *(["block"] * 2 if depth else [])]
+    layers: list[nn.Module] = []
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4)):
+        match kind:
+            case "linear":
+                layers.append(nn.Linear(FEATURES, FEATURES, bias=draw(st.booleans())))
+            case "norm":
+                layers.append(nn.BatchNorm1d(FEATURES, affine=draw(st.booleans())))
+            case "function":
+                layers.append(Function(ACTIVATIONS[draw(st.sampled_from(sorted(ACTIVATIONS)))][0]))
+            case "scale":
+                factor = draw(st.sampled_from([-0.5, 0.25, 1.0]))
+                layers.append(Function(lambda x, factor=factor: x * factor + 0.5))  # type: ignore[misc]
+            case "dropout":
+                layers.append(nn.Dropout(0.4))
+            case _:
+                layers.append(Block(draw(bodies(depth - 1)), draw(st.none() | bodies(depth - 1))))
+    return nn.Sequential(*layers)
+
+
+@given(body=bodies(), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=25)
+def test_random_modules(body: nn.Module, seed: int) -> None:
+    torch.manual_seed(seed)
+    converted(Heads(body))
