@@ -237,7 +237,7 @@ def test_activations_however_they_are_called(name: str) -> None:
     function, expected = ACTIVATIONS[name]
     body = nn.Sequential(nn.Linear(FEATURES, FEATURES), Function(lambda x: function(3 * (x - 1))))
     vae = converted(Heads(body))
-    assert [layer for layer in all_leaves(vae) if isinstance(layer, Activation)][0] == expected
+    assert next(layer for layer in all_leaves(vae) if isinstance(layer, Activation)) == expected
 
 
 @pytest.mark.parametrize(
