@@ -18,7 +18,7 @@ from fastvae.errors import FastVAEError, InputError, TranslationError, Unsupport
 from fastvae.formats.modules import _shape_rules
 from fastvae.layers import Activation
 from fastvae.spec import Bernoulli, GaussianHead, PerDimensionGaussian, PredictedGaussian
-from tests.fastvae.formats.test_modules import (
+from tests.fastvae.formats.made_modules import (
     FEATURES,
     LATENT,
     Containers,
