@@ -221,7 +221,8 @@ class _Builder:
         shift = -mean * scale
         if layer.affine:
             shift = shift + self.weights[f"w:{layer.name}.bias"].double()
-        names = f"d:{layer.name}.scale", f"d:{layer.name}.shift"
+        # One layer's tensors may serve two that differ in eps.
+        names = f"d:{layer.name}.{len(self.steps)}.scale", f"d:{layer.name}.{len(self.steps)}.shift"
         self.weights |= dict(zip(names, (scale, shift), strict=True))
         return names
 

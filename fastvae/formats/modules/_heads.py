@@ -49,7 +49,7 @@ def spread_of(value: Value, scale: Scale, name: str) -> Spread:
     ======== ==================================================
     logvar   any, log(variance), 2 log(std)
     logstd   any, log(std)
-    std      exp(any), softplus(any), softplus(any) + constant
+    std      exp(any), sqrt(variance), softplus(any), softplus(any) + constant
     variance any that is positive; exp(any)
     ======== ==================================================
 
@@ -69,6 +69,8 @@ def spread_of(value: Value, scale: Scale, name: str) -> Spread:
         return spread_of(inner, "variance" if scale == "logvar" else "std", name)
     if value.operation == Function("exp") and scale in ("std", "variance"):
         return spread_of(inner, "logstd" if scale == "std" else "logvar", name)
+    if value.operation == Function("sqrt") and scale == "std":
+        return spread_of(inner, "variance", name)
     match scale:
         case "logvar":
             if _is_scaled(value, 2.0, 0.0) and inner.operation == Function("log"):
@@ -91,8 +93,8 @@ def _softplus_spread(value: Value) -> Spread:
             (softplus,), eps = value.operands, shift
     if softplus.operation != Activation("softplus"):
         raise UnsupportedError(
-            f"{value.where} is not supported there: a standard deviation must end in exp, in softplus, or in softplus "
-            "plus a constant"
+            f"{value.where} is not supported there: a standard deviation must end in exp, in sqrt, in softplus, or in "
+            "softplus plus a constant"
         )
     return Spread(softplus.operands[0], "softplus_std", eps)
 

@@ -55,6 +55,14 @@ def narrow(call: Call) -> Value:
     return part(value, start, start + call["length"], 1, call.where)
 
 
+def select(call: Call) -> Value:
+    value = call.value("self")
+    if _axis(call) != 1:
+        raise call.unsupported("only of the first axis after the batch can one be selected")
+    index = int(call["index"]) % value.shape[0]
+    return reshaped(part(value, index, index + 1, 1, call.where), call.row_shape(), call.where)
+
+
 def split(call: Call) -> tuple[Value, ...]:
     """chunk, split and split_with_sizes: where each part starts follows from the shapes of the results."""
     value = call.value("self")
@@ -171,16 +179,18 @@ RULES: dict[str, Callable[[Call], Value | tuple[Value, ...]]] = {
     **dict.fromkeys(("to", "_to_copy", "type_as"), same),
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), dropout),
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), reshape),
+    **dict.fromkeys(("view_as", "reshape_as"), reshape),
     "slice": slice_,
     "narrow": narrow,
-    **dict.fromkeys(("chunk", "split", "split_with_sizes"), split),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), clamp),
-    **dict.fromkeys(("exp", "log"), function),
+    "select": select,
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), split),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "clip"), clamp),
+    **dict.fromkeys(("exp", "log", "sqrt"), function),
     "add": plus,
-    "sub": minus,
+    **dict.fromkeys(("sub", "subtract"), minus),
     "rsub": reversed_minus,
-    "neg": negative,
-    "mul": times,
-    "div": divided,
+    **dict.fromkeys(("neg", "negative"), negative),
+    **dict.fromkeys(("mul", "multiply"), times),
+    **dict.fromkeys(("div", "divide", "true_divide"), divided),
 }
 """By the operator's name without its overload."""

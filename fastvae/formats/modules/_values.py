@@ -53,7 +53,7 @@ class Clamp:
 
 @dataclass(frozen=True)
 class Function:
-    """``exp`` or ``log``: only between a variance, a standard deviation and their logarithms."""
+    """``exp``, ``log`` or ``sqrt``: only between a variance, a standard deviation and their logarithms."""
 
     name: str
 
@@ -66,7 +66,8 @@ class Value:
     """One row of shape ``shape`` at one point of a module.
 
     ``operands`` are none for the input, one for ``operation``, two for a sum. ``where`` names the operator and module
-    that made it. ``level`` counts its dominators.
+    that made it. ``level`` counts its dominators. ``made`` are the values made of it, by operation: however often a
+    module does one operation on one value, that is one value.
     """
 
     shape: Shape
@@ -75,6 +76,7 @@ class Value:
     operands: tuple[Value, ...] = ()
     dominator: Value | None = field(default=None, repr=False)
     level: int = 0
+    made: dict[Operation, Value] = field(default_factory=dict, repr=False)
 
 
 def input_value(shape: Shape) -> Value:
@@ -84,7 +86,9 @@ def input_value(shape: Shape) -> Value:
 
 def apply(operation: Operation, value: Value, shape: Shape, where: str) -> Value:
     """``operation`` on ``value``, which makes a row of ``shape``."""
-    return Value(shape, where, operation, (value,), value, value.level + 1)
+    if operation not in value.made:
+        value.made[operation] = Value(shape, where, operation, (value,), value, value.level + 1)
+    return value.made[operation]
 
 
 def add(first: Value, second: Value, where: str) -> Value:
@@ -194,7 +198,7 @@ def _layer(value: Value, operation: Layer | Part | Clamp | Function) -> Layer:
         case Clamp():
             what = "limited values; only a log-variance, variance or standard deviation may be"
         case Function():
-            what = "exp or log; only a variance or standard deviation may be made so"
+            what = f"{operation.name}; only a log-variance, variance or standard deviation may be made so"
         case _:
             return operation
     raise UnsupportedError(f"{value.where} is not supported there: it makes {what}")

@@ -148,6 +148,8 @@ def test_constants_of_every_shape_that_broadcasts(shape: tuple[int, ...]) -> Non
 def test_arithmetic_with_numbers() -> None:
     converted(Heads(Function(lambda x: (1 - x) / 4 + (-x) * 2 - 3 + x.sub(x, alpha=0.5).add(1, alpha=2))))
     converted(Heads(Function(lambda x: x + x)))
+    spelt = Function(lambda x: torch.true_divide(torch.multiply(torch.subtract(torch.negative(x), 1), 2), 3).divide(2))
+    assert [layer.kind for layer in converted(Heads(spelt)).spec.encoder] == ["affine"]
 
 
 def test_three_terms_and_sums_of_sums() -> None:
@@ -180,7 +182,7 @@ def test_shapes_in_every_spelling() -> None:
     def back_and_forth(x: Tensor) -> Tensor:
         x = x.view(x.size(0), 2, 3).reshape(-1, 6).unflatten(1, (3, 2)).flatten(start_dim=1)
         x = x.unsqueeze(1).unsqueeze(-1).squeeze(-1).squeeze(1).contiguous()
-        return x.view(len(x), -1)
+        return x.view(len(x), -1).view_as(x).reshape_as(x)
 
     assert [layer.kind for layer in converted(Heads(Function(back_and_forth))).spec.encoder] == []
 
@@ -205,6 +207,21 @@ def test_modules_may_be_used_twice() -> None:
     shared = nn.Linear(FEATURES, FEATURES)
     vae = converted(Heads(nn.Sequential(shared, nn.Tanh(), shared)))
     assert [layer.name for layer in vae.spec.encoder if isinstance(layer, Linear)] == ["encoder.body.0"] * 2
+
+
+def test_the_same_operation_twice_is_one() -> None:
+    """Each head computes the features anew: they are still one encoder."""
+    features, mean, logvar = (nn.Linear(FEATURES, size) for size in (FEATURES, LATENT, LATENT))
+
+    class Repeating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.mean, self.logvar = features, mean, logvar
+
+        def forward(self, x: Tensor) -> Any:
+            return self.mean(torch.tanh(self.features(x))), self.logvar(torch.tanh(self.features(x)))
+
+    assert [layer.kind for layer in converted(Repeating()).spec.encoder] == ["linear", "activation"]
 
 
 def test_a_parameter_shared_by_two_modules() -> None:

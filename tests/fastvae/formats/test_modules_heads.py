@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,22 @@ def test_containers(pack: Callable[[Tensor, Tensor], Any], request: pytest.Fixtu
     assert vae.spec.posterior.mean == (Linear("encoder.mean", 6, 3),)
 
 
+@dataclass
+class Result:
+    mu: Tensor
+    logvar: Tensor
+    features: Tensor
+
+
+torch.export.register_dataclass(Result)
+
+
+def test_data_classes() -> None:
+    encoder = Containers(lambda mean, logvar: Result(mean, logvar, mean.flip(1)))
+    vae = fastvae.from_modules(encoder, decoder_module(), likelihood="gaussian", example_input=rows_of((FEATURES,)))
+    assert vae.spec.posterior.mean == (Linear("encoder.mean", 6, 3),)
+
+
 def test_names_decide_over_order() -> None:
     encoder = Containers(lambda mean, logvar: Named(logvar, mean))
     vae = fastvae.from_modules(encoder, decoder_module(), likelihood="gaussian", example_input=rows_of((FEATURES,)))
@@ -76,6 +93,8 @@ JOINT: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "slices": (lambda h: (h[:, :LATENT], h[:, LATENT:]), "chunked"),
     "negative slices": (lambda h: (h[..., :-LATENT], h[..., -LATENT:]), "chunked"),
     "narrow": (lambda h: (h.narrow(1, 0, LATENT), h.narrow(1, LATENT, LATENT)), "chunked"),
+    "tensor_split": (lambda h: torch.tensor_split(h, 2, dim=1), "chunked"),
+    "selected": (lambda h: (h.view(-1, 2, LATENT)[:, 0, :], h.view(-1, 2, LATENT)[:, 1]), "chunked"),
     "strided": (lambda h: (h[:, 0::2], h[:, 1::2]), "interleaved"),
     "scaled": (lambda h: (3 * h[:, :LATENT] + 1, h[:, LATENT:] / 2), "chunked"),
     "scaled strided": (lambda h: (h[:, 0::2], 0.5 * h[:, 1::2] - 1), "interleaved"),
@@ -116,6 +135,8 @@ SPREADS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "exp of half": (lambda h: torch.exp(0.5 * h), "std", "logvar"),
     "exp of half of limited": (lambda h: torch.exp(0.5 * h.clamp(-0.2, 0.3)), "std", "logvar"),
     "exp limited": (lambda h: torch.exp(h).clamp(min=0.9, max=1.1), "std", "logvar"),
+    "sqrt": (lambda h: torch.sqrt(F.softplus(h) + 1e-3), "std", "variance"),
+    "sqrt of exp": (lambda h: torch.sqrt(torch.exp(h)), "std", "logvar"),
     "softplus": (F.softplus, "std", "softplus_std"),
     "softplus and eps": (lambda h: F.softplus(h) + 1e-3, "std", "softplus_std"),
     "softplus limited": (lambda h: F.softplus(h).clamp_min(0.5), "std", "softplus_std"),

@@ -211,7 +211,7 @@ def test_a_part_alone() -> None:
 
 
 def test_standard_deviations_of_another_form() -> None:
-    with pytest.raises(UnsupportedError, match="must end in exp, in softplus, or in softplus plus a constant"):
+    with pytest.raises(UnsupportedError, match="must end in exp, in sqrt, in softplus, or in softplus plus a constant"):
         take(Containers(lambda mean, raw: (mean, raw.sigmoid())), parametrization="std")
 
 

@@ -184,6 +184,16 @@ def test_batch_norm_folding_keeps_extreme_statistics() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_batch_norms_of_one_name_may_differ() -> None:
+    norms = BatchNorm("e.1", 8), Activation("tanh"), BatchNorm("e.1", 8, eps=1.0)
+    spec = mlp_spec()
+    model = random_model(replace(spec, encoder=(spec.encoder[0], *norms)))
+    w = {name: tensor.double() for name, tensor in model.weights.items()}
+    expected = expected_head(spec.posterior, expected_stack(model.spec.encoder, inputs_of(model)["x"], w), w)
+    found = run(build_plan(model, "encode", dtype=torch.float64), inputs_of(model))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_unknown_verb() -> None:
     with pytest.raises(UnsupportedError, match="expected one of encode"):
         build_plan(random_model(mlp_spec()), "dream")
