@@ -114,6 +114,8 @@ def test_a_joint_head_of_images() -> None:
     body = nn.Sequential(nn.Conv2d(2, 4, 3, 1, 1), Function(lambda h: [half.flatten(1) for half in h.chunk(2, 1)]))
     vae = converted(body, nn.Sequential(nn.Linear(32, 32), nn.Unflatten(1, (2, 4, 4))), shape=(2, 4, 4))
     assert vae.spec.posterior.layout == "chunked"
+    viewed = nn.Sequential(nn.Linear(6, 6), Function(lambda h: [half.view(-1, 1, 3, 1) for half in h.chunk(2, 1)]))
+    assert converted(viewed, nn.Sequential(nn.Flatten(), decoder_module())).spec.latent_shape == (1, 3, 1)
     spatial = converted(nn.Conv2d(2, 4, 3, 1, 1), nn.Conv2d(2, 2, 1), shape=(2, 4, 4))
     assert spatial.spec.latent_shape == (2, 4, 4)
 
@@ -123,6 +125,8 @@ def test_clamps_of_the_log_variance() -> None:
     assert (vae.spec.posterior.logvar_min, vae.spec.posterior.logvar_max) == (-0.1, 0.1)
     vae = converted(Containers(lambda mean, logvar: (mean, logvar.clamp(max=0.1).clamp(max=0.05))))
     assert (vae.spec.posterior.logvar_min, vae.spec.posterior.logvar_max) == (None, 0.05)
+    vae = converted(Containers(lambda mean, logvar: (mean, logvar.clamp(min=0.1).clamp(min=0.05))))
+    assert (vae.spec.posterior.logvar_min, vae.spec.posterior.logvar_max) == (0.1, None)
 
 
 SPREADS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
