@@ -7,6 +7,7 @@ model is ``Model(spec, module.state_dict())``, with nothing to rename or convert
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ from fastvae.layers import (
     Layer,
     Linear,
     Reshape,
+    Residual,
     Shape,
     Stack,
+    leaves,
 )
 from fastvae.spec import Bernoulli, ModelSpec, PerDimensionGaussian
 
@@ -77,12 +80,12 @@ class SpecModule(nn.Module):
             raise NotImplementedError(f"a posterior's {spec.posterior.parametrization!r} cannot be trained")
         if not isinstance(spec.likelihood, Bernoulli | PerDimensionGaussian):
             raise NotImplementedError(f"a likelihood {spec.likelihood.kind!r} cannot be trained")
-        functions = {layer.function for stack in spec.stacks() for layer in stack if isinstance(layer, Activation)}
+        layers = [layer for stack in spec.stacks() for layer in leaves(stack)]
+        functions = {layer.function for layer in layers if isinstance(layer, Activation)}
         if functions - {"relu"}:
             raise NotImplementedError(f"only relu can be trained, got {', '.join(sorted(functions))}")
         self.spec = spec
-        for stack in spec.stacks():
-            _add_layers(self, stack)
+        _add_layers(self, layers)
         if isinstance(spec.likelihood, PerDimensionGaussian):
             parent, _, leaf = spec.likelihood.name.rpartition(".")
             _submodule(self, parent).register_parameter(leaf, nn.Parameter(torch.zeros(spec.input_shape)))
@@ -111,6 +114,8 @@ class SpecModule(nn.Module):
                 x = x.flatten(1)
             elif isinstance(layer, Reshape):
                 x = x.reshape(-1, *layer.shape)
+            elif isinstance(layer, Residual):
+                x = self.run(layer.body, x) + self.run(layer.shortcut, x)
             else:
                 x = self.get_submodule(layer.name)(x)
         return x
@@ -131,9 +136,10 @@ def kl_to_prior(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 
-def _add_layers(root: nn.Module, stack: Stack) -> None:
-    for layer in stack:
-        if isinstance(layer, Activation | Flatten | Reshape):
+def _add_layers(root: nn.Module, layers: Iterable[Layer]) -> None:
+    """A submodule of ``root`` for each of ``layers`` that has tensors; none of them is a residual."""
+    for layer in layers:
+        if isinstance(layer, Activation | Flatten | Reshape | Residual):
             continue
         parent, _, leaf = layer.name.rpartition(".")
         _submodule(root, parent).add_module(leaf, _trainable(layer))

@@ -7,10 +7,10 @@
 """
 
 from fastvae import errors
-from fastvae.api import VAE, load
+from fastvae.api import VAE, from_modules, load
 from fastvae.embedded import ModelCard, models
 from fastvae.posterior import Posterior
 from fastvae.spec import ModelSpec
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "ModelCard", "ModelSpec", "Posterior", "errors", "load", "models"]
+__all__ = ["VAE", "ModelCard", "ModelSpec", "Posterior", "errors", "from_modules", "load", "models"]

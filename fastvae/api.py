@@ -15,13 +15,15 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
+from fastvae.conversion import convert
 from fastvae.embedded import resolve
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.formats import native, read_checkpoint
+from fastvae.formats.modules import LikelihoodArgument
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import DEFAULT_MAX_MEMORY, Model
 from fastvae.posterior import Posterior
@@ -87,6 +89,64 @@ def load(
         max_memory=max_memory,
     )
     return VAE(model, settings)
+
+
+def from_modules(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    *,
+    likelihood: LikelihoodArgument,
+    example_input: Array,
+    example_latent: Array | None = None,
+    parametrization: Literal["logvar", "logstd", "std", "variance", "softplus_std"] = "logvar",
+    name: str = "",
+    device: str = "auto",
+    precision: str = "auto",
+    impl: str = "auto",
+    batch_size: int | None = None,
+    batch_invariant: bool = False,
+    threads: int | None = None,
+    arena: bool = True,
+) -> VAE:
+    """Take over a trained encoder and decoder that are ordinary ``nn.Module``s; ``save`` then keeps them as one file.
+
+    Both are copied, put in evaluation mode and traced by ``torch.export``, so that how they are written does not
+    matter, only which operators they call. The result is compared with them in float64 on ``example_input``. The
+    caller's modules are left as they are.
+
+    Args:
+        encoder: takes rows and returns ``(mean, logvar)``: as a tuple, as a mapping or named tuple with ``mean`` or
+            ``mu`` and ``logvar`` or ``log_var``, or as one tensor that holds all means, then all logvars, along axis 1.
+        decoder: takes latents and returns one tensor of the rows' shape. For a Bernoulli likelihood a sigmoid at its
+            end, if there is one, is taken off, and what is left are the logits; for a Gaussian one it is the mean. It
+            may also return mean and log-variance of a Gaussian, in the ways the encoder may but the last.
+        likelihood: ``bernoulli``; ``gaussian``, with variance 1 or the one the decoder returns; a number, the variance;
+            or a tensor of log-variances that broadcasts to a row's shape.
+        example_input: a few rows, (rows, features) or (rows, channels, height, width); their shape is the model's.
+        example_latent: latents for the decoder to be compared on; None for the posterior means of ``example_input``.
+        parametrization: what the encoder's second output is: the log-variance; the logarithm of the standard deviation
+            (``logstd``); the standard deviation (``std``), as exp(...) or softplus(...) + constant; the ``variance``;
+            or what softplus still has to be taken of to give the standard deviation (``softplus_std``). Names in a
+            mapping are ``logstd`` or ``log_std``, ``std`` or ``sigma``, ``variance`` or ``var``, ``scale`` or ``raw``.
+        name: of the model.
+        device, precision, impl, batch_size, batch_invariant, threads, arena: see :func:`load`.
+
+    Raises:
+        InputError: an argument of the wrong kind, or modules whose inputs and outputs make no autoencoder.
+        UnsupportedError: a module that cannot be traced (what it does depends on numbers, not only on shapes), or one
+            with an operator that fastvae has no layer for; the message names it and the module it sits in.
+        TranslationError: the translated model does not give the modules' numbers; that is a mistake of ours.
+    """
+    model = convert(
+        encoder,
+        decoder,
+        likelihood=likelihood,
+        example_input=example_input,
+        example_latent=example_latent,
+        parametrization=parametrization,
+        name=name,
+    )
+    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena))
 
 
 P = ParamSpec("P")

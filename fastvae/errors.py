@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "OutOfMemoryError",
     "OutputError",
+    "TranslationError",
     "UnsafeFileError",
     "UnsupportedError",
     "WeightFormatError",
@@ -56,3 +57,7 @@ class ClosedError(FastVAEError, RuntimeError):
 
 class ForkError(FastVAEError, RuntimeError):
     """This process was forked from one that had the model on a GPU, and CUDA does not survive a fork."""
+
+
+class TranslationError(FastVAEError, AssertionError):
+    """A module was translated into a model that computes something else: our mistake, not the caller's."""

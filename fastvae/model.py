@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastvae.errors import WeightMismatchError
-from fastvae.layers import BatchNorm, stack_shape
+from fastvae.layers import BatchNorm, Residual, Shape, Stack, leaves, stack_shape
 from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
 
 DEFAULT_MAX_MEMORY = 16 * 2**30
@@ -77,7 +77,7 @@ def check_model(
                 f"{source}: tensor {name!r} holds NaN or Inf; pass allow_nonfinite=True to load it all the same"
             )
         weights[name] = weight.to(dtype)
-    for norm in [layer for stack in spec.stacks() for layer in stack if isinstance(layer, BatchNorm)]:
+    for norm in [layer for stack in spec.stacks() for layer in leaves(stack) if isinstance(layer, BatchNorm)]:
         if bool((weights[f"{norm.name}.running_var"].double() + norm.eps <= 0).any()):
             raise WeightMismatchError(
                 f"{source}: tensor '{norm.name}.running_var' holds variances that are not positive"
@@ -98,15 +98,22 @@ def check_memory(spec: ModelSpec, *, source: str, max_memory: int) -> None:
     ways += [(encoded, stack) for stack in spec.posterior.stacks()]
     if isinstance(spec.likelihood, PredictedGaussian):
         ways += [(decoded, stack) for stack in spec.likelihood.head.stacks()]
-    widest = 0
-    for shape, stack in ways:
-        widest = max(widest, math.prod(shape))
-        for layer in stack:
-            shape = layer.output_shape(shape)
-            widest = max(widest, math.prod(shape))
+    widest = max(_widest(stack, shape) for shape, stack in ways)
     needed = (weights + 2 * widest) * DTYPE_BYTES[spec.dtype]
     if needed > max_memory:
         raise WeightMismatchError(f"{source}: the spec asks for {needed:,} bytes, more than max_memory={max_memory:,}")
+
+
+def _widest(stack: Stack, shape: Shape) -> int:
+    """Most elements of one row's activations in ``stack``, with what a residual holds for its shortcut."""
+    widest = math.prod(shape)
+    for layer in stack:
+        if isinstance(layer, Residual):
+            inside = max(_widest(layer.body, shape), _widest(layer.shortcut, shape))
+            widest = max(widest, math.prod(shape) + inside)
+        shape = layer.output_shape(shape)
+        widest = max(widest, math.prod(shape))
+    return widest
 
 
 def _names(names: set[str]) -> str:

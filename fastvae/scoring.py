@@ -104,7 +104,8 @@ def from_parts(parts: Sequence[Any], size: int, metric: Metric) -> Any:
     if metric.name == "mse":
         return error / size if size else error
     if metric.name == "l2":
-        return error.sqrt() if isinstance(error, Tensor) else np.sqrt(error)
+        # PyTorch's float32 root is not always the nearest, NumPy's is; both are from float64.
+        return error.double().sqrt() if isinstance(error, Tensor) else np.sqrt(error)
     return error
 
 

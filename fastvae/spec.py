@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
-from fastvae.layers import Shape, Stack, check, check_positive, stack_shape
+from fastvae.layers import Shape, Stack, check, check_positive, stack_shape, stack_tensors
 
 Parametrization = Literal["logvar", "softplus_std", "variance"]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
@@ -204,13 +204,7 @@ class ModelSpec:
 
     def tensors(self) -> dict[str, Shape]:
         """Name and shape of every tensor the model needs."""
-        needed: dict[str, Shape] = {}
-        for layer in (layer for stack in self.stacks() for layer in stack):
-            for name, shape in layer.tensors().items():
-                check(
-                    needed.setdefault(name, shape) == shape,
-                    f"tensor {name!r} is used as {needed[name]} and as {shape}",
-                )
+        needed = stack_tensors(tuple(layer for stack in self.stacks() for layer in stack))
         if isinstance(self.likelihood, PerDimensionGaussian):
             check(self.likelihood.name not in needed, f"tensor {self.likelihood.name!r} is used twice")
             needed[self.likelihood.name] = self.input_shape

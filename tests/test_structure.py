@@ -45,6 +45,7 @@ LEVELS = {
     "onnx": 6,
     "runtime": 7,
     "arrays": 8,
+    "conversion": 8,
     "scoring": 8,
     "embedded": 8,
     "imputation": 9,

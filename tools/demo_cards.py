@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fastvae.formats import native
-from fastvae.layers import Activation, BatchNorm, Flatten, Layer, Reshape, Stack
+from fastvae.layers import Activation, BatchNorm, Flatten, Layer, Reshape, Stack, leaves
 from fastvae.spec import ModelSpec
 from tools.demo_training import Judgement, Recipe
 
@@ -37,7 +37,7 @@ def describe(spec: ModelSpec) -> str:
     """The architecture in one line: the width or shape of a row after every layer that changes it."""
     encoder = _shapes(spec.encoder, spec.input_shape)
     decoder = _shapes(spec.decoder, spec.latent_shape)
-    kinds = sorted({_kind(layer) for stack in spec.stacks() for layer in stack} - {"flatten", "reshape"})
+    kinds = sorted({_kind(layer) for stack in spec.stacks() for layer in leaves(stack)} - {"flatten", "reshape"})
     return (
         f"encoder {encoder}; {spec.latent_dim} latent dimensions; decoder {decoder}; "
         f"layers: {', '.join(kinds)}; likelihood {spec.likelihood.kind}"

@@ -16,6 +16,7 @@ import fastvae
 from fastvae.cli.options import ModelOptions, OutOptions, command
 from fastvae.cli.work import note
 from fastvae.formats import detect, native, read_checkpoint
+from fastvae.layers import Residual
 from fastvae.model import Model
 from fastvae.plan import VERBS, build_plan, plan_cost
 from fastvae.runtime import Settings
@@ -160,19 +161,28 @@ def _layer_table(spec: ModelSpec) -> Table:
 
 def _add_stack(table: Table, name: str, stack: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Add a row for each layer of ``stack``, and return the shape it makes of ``shape``."""
-    for layer in stack:
-        shape = layer.output_shape(shape)
-        count = sum(math.prod(size) for size in layer.tensors().values())
-        table.add_row(name, escape(_describe(layer)), _shape(shape), f"{count:,}" if count else "")
-        name = ""
+    shape = _add_layers(table, name, stack, shape, "")
     table.add_section()
+    return shape
+
+
+def _add_layers(table: Table, name: str, stack: Any, shape: tuple[int, ...], indent: str) -> tuple[int, ...]:
+    """The rows of ``stack``; the layers inside of a residual follow it, indented, with its shortcut's marked."""
+    for layer in stack:
+        before, shape = shape, layer.output_shape(shape)
+        count = sum(math.prod(size) for size in layer.tensors().values())
+        table.add_row(name, indent + escape(_describe(layer)), _shape(shape), f"{count:,}" if count else "")
+        if isinstance(layer, Residual):
+            _add_layers(table, "", layer.body, before, f"{indent}  ")
+            _add_layers(table, "", layer.shortcut, before, f"{indent}  shortcut ")
+        name = ""
     return shape
 
 
 def _describe(layer: Any) -> str:
     """A layer in a few words: its kind, and what of it is not the default."""
     values: list[str] = []
-    for field in dataclasses.fields(layer):
+    for field in () if isinstance(layer, Residual) else dataclasses.fields(layer):
         value = getattr(layer, field.name)
         if field.name in ("function", "name"):
             values.insert(0, str(value))

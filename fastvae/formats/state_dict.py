@@ -14,7 +14,7 @@ from fastvae.errors import InputError, WeightFormatError
 from fastvae.formats._files import read_regular_file
 from fastvae.formats._safetensors import read_safetensors
 from fastvae.formats._torch import read_torch, state_dict_of
-from fastvae.layers import BatchNorm
+from fastvae.layers import BatchNorm, leaves
 from fastvae.model import Model
 from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_from_json
@@ -67,6 +67,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _without_counters(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors less PyTorch's ``num_batches_tracked``, which batch norm keeps but inference never reads."""
-    norms = {layer.name for stack in spec.stacks() for layer in stack if isinstance(layer, BatchNorm)}
+    norms = {layer.name for stack in spec.stacks() for layer in leaves(stack) if isinstance(layer, BatchNorm)}
     counters = {f"{name}.num_batches_tracked" for name in norms}
     return {name: tensor for name, tensor in tensors.items() if name not in counters}

@@ -114,9 +114,11 @@ def _activated(to: _Lowering, step: Step, value: str) -> str:
     return activate(to.graph, value, step.attributes.get("activation", "identity"), step.attributes.get("alpha"))
 
 
-def _linear(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
-    product = to.graph.add("Gemm", [x, weight, *([bias] if bias else [])], transB=1)
-    return (_activated(to, step, product),)
+def _linear(
+    to: _Lowering, step: Step, x: str, weight: str, bias: str | None, residual: str | None = None
+) -> tuple[str, ...]:
+    value = _activated(to, step, to.graph.add("Gemm", _present(x, weight, bias), transB=1))
+    return (value if residual is None else to.graph.add("Add", [value, residual]),)
 
 
 def _conv2d(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
@@ -177,6 +179,10 @@ def _sample_normal(to: _Lowering, step: Step) -> tuple[str, ...]:
     return (to.input(NOISE, (step.attributes["dim"],)),)
 
 
+def _add(to: _Lowering, step: Step, x: str, y: str) -> tuple[str, ...]:
+    return (to.graph.add("Add", [x, y]),)
+
+
 def _reshape(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
     return (to.graph.add("Reshape", [x, to.graph.integers(0, *step.attributes["shape"])]),)
 
@@ -221,6 +227,7 @@ LOWERINGS: dict[str, Callable[..., tuple[str, ...]]] = {
     "squared_error": _squared_error,
     "kl": _kl,
     "sample_normal": _sample_normal,
+    "add": _add,
     "reshape": _reshape,
     "join": _join,
     "split": _split,

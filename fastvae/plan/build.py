@@ -22,12 +22,13 @@ from fastvae.layers import (
     ConvTranspose2d,
     Layer,
     Linear,
+    Residual,
     Shape,
     Stack,
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, prune
+from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, fuse_residual, prune
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
 
@@ -81,7 +82,7 @@ def build_plan(
         UnsupportedError: an unknown verb.
     """
     plan = _Builder(model).build(verb)
-    for improve in (prune, fold_affine, fuse_activation):
+    for improve in (prune, fold_affine, fuse_activation, fuse_residual):
         plan = improve(plan)
     if batch_invariant:
         plan = align_linear(plan)
@@ -230,6 +231,9 @@ class _Builder:
             case Activation():
                 settings = {"activation": layer.function, "alpha": layer.alpha}
                 return self._step("affine", (x, None, None), None, shape, settings)
+            case Residual():
+                body, shortcut = self._stack(layer.body, x), self._stack(layer.shortcut, x)
+                return self._step("add", (body, shortcut), None, shape)
             case _:
                 return self._step("reshape", (x,), None, shape, {"shape": shape})
 
@@ -245,7 +249,8 @@ class _Builder:
         shift = -mean * scale
         if layer.affine:
             shift = shift + self.weights[f"w:{layer.name}.bias"].double()
-        names = f"d:{layer.name}.scale", f"d:{layer.name}.shift"
+        # One layer's tensors may serve two that differ in eps.
+        names = f"d:{layer.name}.{len(self.steps)}.scale", f"d:{layer.name}.{len(self.steps)}.shift"
         self.weights |= dict(zip(names, (scale, shift), strict=True))
         return names
 

@@ -16,9 +16,10 @@ from fastvae.layers import Shape
 class Step:
     """One op: ``outputs = op(*inputs, **attributes)``.
 
-    ``op`` names an op of ``fastvae_kernels``, one of the executor's views (reshape, join, split, pad, narrow), or
-    ``kl``, the divergence that ``reparameterize`` gives with no draws.
-    ``inputs`` name buffers or weights of the plan; None where an optional operand is absent.
+    ``op`` names an op of ``fastvae_kernels``, one of the executor's own (add, and the views reshape, join, split, pad,
+    narrow), or ``kl``, the divergence that ``reparameterize`` gives with no draws. ``inputs`` name buffers or weights
+    of the plan, in the order of the op's parameters; None where an optional operand is absent. Those of ``linear`` are
+    x, weight, bias and, where it adds one, the residual.
     """
 
     op: str

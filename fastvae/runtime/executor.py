@@ -41,7 +41,7 @@ class Executor:
         self._impl = impl
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
-        for op in {OPS_BEHIND.get(step.op, step.op) for step in plan.steps} - VIEWS.keys():
+        for op in {OPS_BEHIND.get(step.op, step.op) for step in plan.steps} - OWN_OPS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)
             except fastvae_kernels.UnavailableError as error:
@@ -71,8 +71,8 @@ class Executor:
         return buffers[name] if name in buffers else self.plan.weights[name]
 
     def _run(self, step: Step, operands: list[Any], draw: Draw | None) -> tuple[Tensor, ...]:
-        if step.op in VIEWS:
-            return VIEWS[step.op](*operands, **step.attributes)
+        if step.op in OWN_OPS:
+            return OWN_OPS[step.op](*operands, **step.attributes)
         if step.op == "sample_normal":
             if draw is None:
                 raise AssertionError("a plan that draws noise needs a Draw")
@@ -82,6 +82,9 @@ class Executor:
         if step.op == "kl":
             mean, logvar = (x.flatten(1) for x in operands)
             return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
+        if step.op == "linear":  # its residual, a fourth operand, goes by keyword
+            x, weight, bias, residual = (*operands, None)[:4]
+            return (fastvae_kernels.linear(x, weight, bias, residual=residual, **step.attributes, impl=self._impl),)
         result = getattr(fastvae_kernels, step.op)(*operands, **step.attributes, impl=self._impl)
         return (result,)
 
@@ -115,10 +118,16 @@ def _narrow(x: Tensor, *, columns: int) -> tuple[Tensor, ...]:
     return (x[:, :columns],)
 
 
+def _add(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The sum of two buffers of one shape."""
+    return (x + y,)
+
+
 # Steps that are not ops of fastvae_kernels themselves but a way to call one.
 OPS_BEHIND = {"kl": "reparameterize"}
 
-VIEWS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "add": _add,
     "reshape": _reshape,
     "join": _join,
     "split": _split,

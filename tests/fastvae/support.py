@@ -18,6 +18,7 @@ from fastvae.layers import (
     Flatten,
     Linear,
     Reshape,
+    Residual,
 )
 from fastvae.model import Model
 from fastvae.runtime import Settings
@@ -123,6 +124,46 @@ def conv_spec(likelihood: Likelihood | None = None, condition: Condition | None 
     )
 
 
+def residual_spec() -> ModelSpec:
+    """A small MLP VAE of residual blocks: nested ones, projections, activations before and after the sum."""
+    block = Residual((Linear("e.1", 8, 8), BatchNorm("e.2", 8), RELU, Linear("e.3", 8, 8)))
+    inner = Residual((Linear("d.1", 10, 4), RELU, Linear("d.2", 4, 10)))
+    return ModelSpec(
+        input_shape=(6,),
+        latent_shape=(3,),
+        encoder=(Linear("e.0", 6, 8), RELU, block, RELU),
+        posterior=gaussian_head("q", 8, 3, "separate"),
+        decoder=(
+            Residual((Linear("d.0", 3, 10), Activation("tanh"), inner), (Linear("d.3", 3, 10, bias=False),)),
+            Affine("d.4", (10,)),
+            Residual((Affine("d.5", (10,)), Activation("silu"))),
+            Linear("d.6", 10, 6),
+        ),
+        likelihood=FixedGaussian(0.5),
+    )
+
+
+def residual_conv_spec() -> ModelSpec:
+    """A small convolutional VAE with a bottleneck block and one whose shortcut is a strided convolution."""
+    down = Residual(
+        (Conv2d("e.0", 2, 4, (3, 3), (2, 2), (1, 1)), BatchNorm("e.1", 4), RELU, Conv2d("e.2", 4, 4, (1, 1))),
+        (Conv2d("e.3", 2, 4, (1, 1), (2, 2)), BatchNorm("e.4", 4)),
+    )
+    return ModelSpec(
+        input_shape=(2, 8, 8),
+        latent_shape=(4,),
+        encoder=(down, RELU, Flatten()),
+        posterior=gaussian_head("q", 64, 4, "chunked"),
+        decoder=(
+            Linear("d.0", 4, 32),
+            Reshape((2, 4, 4)),
+            Residual((RELU, Conv2d("d.1", 2, 2, (3, 3), padding=(1, 1)), BatchNorm("d.2", 2))),
+            ConvTranspose2d("d.3", 2, 2, (4, 4), (2, 2), (1, 1)),
+        ),
+        likelihood=Bernoulli(),
+    )
+
+
 def predicted_gaussian(features: int = 6) -> PredictedGaussian:
     """A likelihood whose variance the decoder of :func:`mlp_spec` predicts."""
     return PredictedGaussian(gaussian_head("p", 8, features, "interleaved", parametrization="softplus_std", eps=1e-3))
@@ -137,7 +178,9 @@ SPECS: dict[str, ModelSpec] = {
     "mlp_clamped": mlp_spec(logvar_min=-0.1, logvar_max=0.1),
     "mlp_conditional": mlp_spec(condition=Condition(3)),
     "mlp_conditional_decoder": mlp_spec(condition=Condition(3, encoder=False)),
+    "mlp_residual": residual_spec(),
     "conv": conv_spec(),
+    "conv_residual": residual_conv_spec(),
     "conv_conditional": conv_spec(condition=Condition(2)),
     "conv_standardised": ModelSpec(
         input_shape=(2, 4, 4),

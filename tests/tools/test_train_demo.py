@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from bench import datasets
 from bench.spec_module import SpecModule, kl_to_prior
-from fastvae import layers
+from fastvae import VAE, layers
 from fastvae.formats import native
 from fastvae.model import Model, check_model
-from fastvae.spec import ModelSpec
+from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 from tools import train_demo
 from tools.demo_cards import cards_page
 from tools.demo_models import breast_cancer_spec, digits_spec, mnist_spec, standardize
@@ -168,6 +168,23 @@ def test_embedded_model_is_whole_and_is_the_architecture_in_the_tool(name: str) 
 def test_embedded_models_are_small_and_the_page_shows_their_cards() -> None:
     assert sum(path.stat().st_size for path in DEMO.glob("*.safetensors")) < 1_500_000
     assert (DEMO / "README.md").read_text(encoding="utf-8") == cards_page(DEMO)
+
+
+def test_residual_blocks_can_be_trained() -> None:
+    block = layers.Residual((layers.Linear("e.1", 6, 6), layers.Activation("relu")), (layers.Linear("e.2", 6, 6),))
+    spec = ModelSpec(
+        input_shape=(6,),
+        latent_shape=(6,),
+        encoder=(block,),
+        posterior=GaussianHead("separate", mean=(layers.Linear("m", 6, 6),), scale=(layers.Linear("s", 6, 6),)),
+        decoder=(),
+        likelihood=Bernoulli(),
+    )
+    module = _perturbed(spec)
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
+    posterior = VAE(Model(spec, module.state_dict())).encode(x)
+    torch.testing.assert_close(module.encode(x)[0], posterior.mean)
+    torch.testing.assert_close(module.encode(x)[1], posterior.logvar)
 
 
 def _perturbed(spec: ModelSpec) -> SpecModule:

@@ -23,7 +23,7 @@ def align_linear(plan: Plan) -> Plan:
         if step.op != "linear":
             steps.append(step)
             continue
-        x, weight_name, bias_name = (str(name) if name else None for name in step.inputs)
+        x, weight_name, bias_name, *residual = (str(name) if name else None for name in step.inputs)
         out_features, in_features = weights[str(weight_name)].shape
         extra_in, extra_out = -in_features % ALIGNMENT, -out_features % ALIGNMENT
         output = step.outputs[0]
@@ -37,7 +37,11 @@ def align_linear(plan: Plan) -> Plan:
             weights[padded[1]] = F.pad(weights[str(bias_name)], (0, extra_out))
         wide = f"{output}.wide" if extra_out else output
         shapes[wide] = (out_features + extra_out,)
-        steps.append(Step("linear", (x, *padded), (wide,), step.attributes))
+        if residual and extra_out:
+            added = f"{output}.residual"
+            steps.append(Step("pad", tuple(residual), (added,), {"columns": extra_out}))
+            residual, shapes[added] = [added], shapes[wide]
+        steps.append(Step("linear", (x, *padded, *residual), (wide,), step.attributes))
         if extra_out:
             steps.append(Step("narrow", (wide,), (output,), {"columns": out_features}))
     read = {name for step in steps for name in step.inputs}

@@ -1,7 +1,7 @@
 """Fold a per-channel scale and shift (batch norm, de-standardisation) into the weights of the op before it.
 
-act(W x + b) stays exact only where the op has no activation yet: scale * (W x + b) + shift is again linear,
-with weights scale * W and bias scale * b + shift, both computed in float64.
+act(W x + b) stays exact only where the op has no activation and adds no residual yet: scale * (W x + b) + shift is
+again linear, with weights scale * W and bias scale * b + shift, both computed in float64.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _foldable(before: Step, step: Step, weights: dict[str, Tensor]) -> bool:
         return False
     per_channel = weights[step.inputs[1]].ndim == 1
     ungrouped = before.op != "conv_transpose2d" or before.attributes.get("groups", 1) == 1
-    plain = before.attributes.get("activation", "identity") == "identity"
+    # A residual is added after activation: scaling it too would take a copy of it.
+    plain = before.attributes.get("activation", "identity") == "identity" and len(before.inputs) == 3
     return per_channel and ungrouped and plain and before.outputs == step.inputs[:1]
 
 

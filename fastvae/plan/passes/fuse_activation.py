@@ -31,5 +31,6 @@ def _is_activation(step: Step) -> bool:
 
 
 def _takes_activation(before: Step, step: Step) -> bool:
-    plain = before.attributes.get("activation", "identity") == "identity"
+    adds_residual = before.op == "linear" and len(before.inputs) > 3  # that comes after the op's own activation
+    plain = before.attributes.get("activation", "identity") == "identity" and not adds_residual
     return before.op in FUSABLE and plain and before.outputs == step.inputs[:1]

@@ -12,6 +12,7 @@ from typer.testing import Result
 import fastvae
 from fastvae.formats import native
 from fastvae.spec_json import spec_to_json
+from tests.fastvae.support import SPECS, random_model
 
 Call = Callable[..., Result]
 
@@ -40,6 +41,16 @@ def test_inspect_json(call: Call, models: Path) -> None:
     assert facts["weight_bytes"] == 4 * facts["parameters"]
     assert facts["encode_flops_per_row"] >= 2 * (9 * 5 + 2 * 5 * 2)
     assert facts["spec"]["latent_shape"] == [2]
+
+
+def test_inspect_shows_what_is_inside_of_residuals(call: Call, tmp_path: Path) -> None:
+    native.write(random_model(SPECS["conv_residual"]), tmp_path / "m.safetensors")
+    lines = [line.split("│")[1:] for line in call("inspect", tmp_path / "m.safetensors").output.splitlines()]
+    rows = {cells[1].strip(): cells[3].strip() for cells in lines if len(cells) == 5}
+    inside = sum(4 * size + 4 for size in (2 * 9, 4, 2)) + 2 * 4 * 4
+    assert str(inside) in (cells[3].strip() for cells in lines if len(cells) == 5)
+    assert "conv2d e.2 kernel_size (1, 1)" in rows
+    assert "shortcut batch_norm e.4" in rows
 
 
 def test_convert_plain_weights(tmp_path: Path, call: Call, models: Path) -> None:

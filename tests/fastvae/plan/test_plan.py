@@ -12,11 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvae.errors import UnsupportedError
-from fastvae.layers import Activation, Affine, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, Stack
+from fastvae.layers import (
+    Activation,
+    Affine,
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Layer,
+    Linear,
+    Residual,
+    Stack,
+)
 from fastvae.model import Model
 from fastvae.plan import VERBS, Plan, build_plan, plan_cost
 from fastvae.plan import build as build_module
-from fastvae.plan.passes import cast, fold_affine, fuse_activation, prune
+from fastvae.plan.passes import cast, fold_affine, fuse_activation, fuse_residual, prune
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.spec import Bernoulli, GaussianHead
 from tests.fastvae.support import SPECS, condition_for, data_for, mlp_spec, random_model
@@ -48,6 +59,8 @@ def expected_layer(layer: Layer, x: Tensor, w: dict[str, Tensor]) -> Tensor:
             return getattr(F, layer.function)(x, **negative_slope)  # type: ignore[no-any-return]
         case Flatten():
             return x.flatten(1)
+        case Residual():
+            return expected_stack(layer.body, x, w) + expected_stack(layer.shortcut, x, w)
         case _:
             return x.reshape(len(x), *layer.shape)
 
@@ -131,11 +144,11 @@ def test_each_pass_preserves_every_output_and_costs_no_more(
     name: str, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_model(SPECS[name])
-    for unused in ("prune", "fold_affine", "fuse_activation"):
+    for unused in ("prune", "fold_affine", "fuse_activation", "fuse_residual"):
         monkeypatch.setattr(build_module, unused, lambda plan: plan)
     plan = build_plan(model, verb, dtype=torch.float64)
     outputs = run(plan, inputs_of(model))
-    for improve in (prune, fold_affine, fuse_activation):
+    for improve in (prune, fold_affine, fuse_activation, fuse_residual):
         improved = cast(improve(plan), dtype=torch.float64, device="cpu")
         before, after = plan_cost(plan), plan_cost(improved)
         assert (after.flops, after.bytes) <= (before.flops, before.bytes)
@@ -169,6 +182,16 @@ def test_batch_norm_folding_keeps_extreme_statistics() -> None:
     h = expected_stack(model.spec.encoder, inputs_of(model)["x"], w)
     for found, expected in zip((mean, logvar), expected_head(model.spec.posterior, h, w), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_batch_norms_of_one_name_may_differ() -> None:
+    norms = BatchNorm("e.1", 8), Activation("tanh"), BatchNorm("e.1", 8, eps=1.0)
+    spec = mlp_spec()
+    model = random_model(replace(spec, encoder=(spec.encoder[0], *norms)))
+    w = {name: tensor.double() for name, tensor in model.weights.items()}
+    expected = expected_head(spec.posterior, expected_stack(model.spec.encoder, inputs_of(model)["x"], w), w)
+    found = run(build_plan(model, "encode", dtype=torch.float64), inputs_of(model))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_verb() -> None:
