@@ -1,7 +1,19 @@
 """Plans: a verb of a model as a flat list of kernel ops (``build``), rewritten by passes, costed (``cost``)."""
 
 from fastvae.plan.build import VERBS, build_plan
-from fastvae.plan.cost import Cost, plan_cost
+from fastvae.plan.cost import Cost, StepCost, plan_cost, step_costs
+from fastvae.plan.memory import BufferPlan, assign_buffers
 from fastvae.plan.plan import Plan, Step
 
-__all__ = ["VERBS", "Cost", "Plan", "Step", "build_plan", "plan_cost"]
+__all__ = [
+    "VERBS",
+    "BufferPlan",
+    "Cost",
+    "Plan",
+    "Step",
+    "StepCost",
+    "assign_buffers",
+    "build_plan",
+    "plan_cost",
+    "step_costs",
+]

@@ -27,9 +27,27 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, prune
+from fastvae.plan.passes import (
+    align_linear,
+    cast,
+    fold_affine,
+    fold_input_affine,
+    fuse_activation,
+    fuse_bottleneck,
+    fuse_head,
+    fuse_prior,
+    fuse_score,
+    merge_heads,
+    prune,
+)
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
+
+# In this order: affines fold backwards before activations stand in their way, and forwards once merged heads have left
+# them a single reader.
+PASSES = (prune, fold_affine, fuse_activation, merge_heads, fold_input_affine)
+# Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
+FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)
 
 VERBS = (
     "encode",
@@ -54,8 +72,12 @@ def build_plan(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
+    fused: bool = False,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
+
+    With ``fused``, ops that span several layers (``gaussian_head``, ``bottleneck``, ``linear_score``, ``linear_prior``)
+    replace those layers; their references are no faster than the layers, their kernels are.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -79,12 +101,21 @@ def build_plan(
     Raises:
         UnsupportedError: an unknown verb.
     """
-    plan = _Builder(model).build(verb)
-    for improve in (prune, fold_affine, fuse_activation):
+    plan = translate(model, verb)
+    for improve in (*PASSES, *(FUSED_PASSES if fused else ())):
         plan = improve(plan)
     if batch_invariant:
         plan = align_linear(plan)
     return cast(plan, dtype=dtype, device=device)
+
+
+def translate(model: Model, verb: str) -> Plan:
+    """The plan of one verb as :func:`build_plan` has it before any pass: every layer a step, weights as they came.
+
+    Raises:
+        UnsupportedError: an unknown verb.
+    """
+    return _Builder(model).build(verb)
 
 
 class _Builder:
@@ -144,7 +175,8 @@ class _Builder:
 
     def _elbo(self) -> tuple[str, ...]:
         mean, logvar = self._encode()
-        return self._nll(self._decoder(mean), None), self._step("kl", (mean, logvar), "kl", ())
+        kl = self._step("kl", (mean, logvar), "kl", ())
+        return self._nll(self._decoder(mean), None), kl
 
     def _distance(self) -> tuple[str, ...]:
         output = self._output(self._encode()[0])

@@ -74,6 +74,9 @@ class Engine:
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
+        # Where kernels run; in batch-invariant mode each layer keeps the form that is known to be so.
+        on_kernels = self.impl == "triton" or (self.impl == "auto" and self.device.type == "cuda")
+        self.fused = on_kernels and not self.batch_invariant
         self.head = output_head(model)
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
@@ -272,7 +275,12 @@ class Engine:
         with self._lock:
             if verb not in self._executors:
                 plan = build_plan(
-                    self.model, verb, dtype=self.dtype, device=self.device, batch_invariant=self.batch_invariant
+                    self.model,
+                    verb,
+                    dtype=self.dtype,
+                    device=self.device,
+                    batch_invariant=self.batch_invariant,
+                    fused=self.fused,
                 )
                 if self.impl == "onnxruntime":
                     self._executors[verb] = OnnxExecutor(

@@ -7,10 +7,9 @@ a multiple of ALIGNMENT every row of every matrix starts on a cache line, and th
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch.nn.functional as F
 
+from fastvae.plan.passes._rewrite import rebuilt
 from fastvae.plan.plan import Plan, Step
 
 ALIGNMENT = 16
@@ -40,6 +39,4 @@ def align_linear(plan: Plan) -> Plan:
         steps.append(Step("linear", (x, *padded), (wide,), step.attributes))
         if extra_out:
             steps.append(Step("narrow", (wide,), (output,), {"columns": out_features}))
-    read = {name for step in steps for name in step.inputs}
-    used = {name: weight for name, weight in weights.items() if name in read}
-    return replace(plan, steps=tuple(steps), weights=used, shapes=shapes)
+    return rebuilt(plan, steps, weights, shapes)
