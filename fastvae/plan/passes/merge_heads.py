@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastvae.layers import Shape
 from fastvae.plan.passes._rewrite import OUTPUT_AXIS, is_product, rebuilt, rewrite
+from fastvae.plan.passes.prune import prune
 from fastvae.plan.plan import Plan, Step
 
 
@@ -35,16 +37,26 @@ def _merged(plan: Plan, index: int) -> Plan | None:
     split = Step("split", (joint,), halves, {"layout": "chunked"})
     kept = [step for step in plan.steps if step is not second]
     channels, *size = plan.shapes[halves[0]]
-    return rebuilt(plan, [*kept[:index], merged, split, *kept[index + 1 :]], derived, {joint: (2 * channels, *size)})
+    steps = [*kept[:index], merged, split, *kept[index + 1 :]]
+    return prune(rebuilt(plan, steps, derived, {joint: (2 * channels, *size)}))
 
 
 def _siblings(plan: Plan, a: Step, b: Step) -> bool:
     """Whether two steps are the same product of the same input, but for the numbers in their weights."""
-    if not (is_product(a) and is_product(b) and a.op == b.op and a.inputs[0] == b.inputs[0]):
+    if not (is_product(a) and is_product(b) and a.op == b.op and _viewed(plan, a) == _viewed(plan, b)):
         return False
     ungrouped = a.attributes.get("groups", 1) == 1  # grouped outputs could not be stacked group by group as halves
     same_weights = plan.weights[str(a.inputs[1])].shape == plan.weights[str(b.inputs[1])].shape
     return ungrouped and same_weights and a.attributes == b.attributes
+
+
+def _viewed(plan: Plan, step: Step) -> tuple[str, Shape]:
+    """What the step's input looks at through reshapes, and in what shape: two heads may each have a flatten."""
+    name = str(step.inputs[0])
+    shape = plan.shapes[name]
+    while (index := plan.maker(name)) is not None and plan.steps[index].op == "reshape":
+        name = str(plan.steps[index].inputs[0])
+    return name, shape
 
 
 def _weight(plan: Plan, step: Step) -> Tensor:

@@ -17,6 +17,7 @@ from fastvae.plan import VERBS, build_plan, plan_cost
 from fastvae.spec import Bernoulli, GaussianHead
 from tests.fastvae.support import SPECS, inputs_of, mlp_spec, random_model, run_plan
 
+
 def expected_layer(layer: Layer, x: Tensor, w: dict[str, Tensor]) -> Tensor:
     """One layer by torch.nn.functional, independently of fastvae's ops."""
     match layer:
