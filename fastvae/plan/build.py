@@ -27,27 +27,9 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import (
-    align_linear,
-    cast,
-    fold_affine,
-    fold_input_affine,
-    fuse_activation,
-    fuse_bottleneck,
-    fuse_head,
-    fuse_prior,
-    fuse_score,
-    merge_heads,
-    prune,
-)
+from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
-
-# In this order: affines fold backwards before activations stand in their way, and forwards once merged heads have left
-# them a single reader.
-PASSES = (prune, fold_affine, fuse_activation, merge_heads, fold_input_affine)
-# Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
-FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)
 
 VERBS = (
     "encode",

@@ -8,7 +8,7 @@ it (an output: to the end).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastvae.layers import Shape
@@ -91,8 +91,9 @@ def lifetimes(plan: Plan) -> dict[str, Lifetime]:
 def assign_buffers(plan: Plan, rows: int, element_bytes: int = 4) -> BufferPlan:
     """A place for every buffer of ``plan`` at ``rows`` rows, no two that live at once overlapping.
 
-    Large buffers choose first, each the tightest gap that its lifetime leaves it. An elementwise step whose input dies
-    there works in place: its result has its input's offset.
+    One after the other chooses the tightest gap that its lifetime leaves it, in the better of two orders: large ones
+    first, or as they are written. An elementwise step whose input dies there works in place: its result has its input's
+    offset.
     """
     sizes = {name: rows * size for name, size in row_bytes(plan, element_bytes).items()}
     lives = lifetimes(plan)
@@ -101,16 +102,22 @@ def assign_buffers(plan: Plan, rows: int, element_bytes: int = 4) -> BufferPlan:
     for name, life in lives.items():
         whole = shared.get(owner[name], life)
         shared[owner[name]] = Lifetime(min(whole.first, life.first), max(whole.last, life.last))
-    placed: dict[str, int] = {}
-    for name in sorted(shared, key=lambda name: -sizes[name]):
-        taken = sorted(
-            (placed[other], _aligned(placed[other] + sizes[other]))
-            for other in placed
-            if shared[name].overlaps(shared[other])
-        )
-        placed[name] = _tightest_gap(taken, sizes[name])
-    total = max((_aligned(offset + sizes[name]) for name, offset in placed.items()), default=0)
+    by_size = sorted(shared, key=lambda name: -sizes[name])
+    by_start = sorted(shared, key=lambda name: (shared[name].first, -sizes[name]))
+    placed, total = min((_placed(order, shared, sizes) for order in (by_size, by_start)), key=lambda found: found[1])
     return BufferPlan({name: placed[owner[name]] for name in lives}, total)
+
+
+def _placed(
+    order: Sequence[str], lives: Mapping[str, Lifetime], sizes: Mapping[str, int]
+) -> tuple[dict[str, int], int]:
+    """An offset for each buffer, chosen in this order, and the end of them all."""
+    placed: dict[str, int] = {}
+    for name in order:
+        others = [other for other in placed if lives[name].overlaps(lives[other])]
+        taken = sorted((placed[other], _aligned(placed[other] + sizes[other])) for other in others)
+        placed[name] = _tightest_gap(taken, sizes[name])
+    return placed, max((_aligned(offset + sizes[name]) for name, offset in placed.items()), default=0)
 
 
 def _in_place(plan: Plan, lives: Mapping[str, Lifetime], sizes: Mapping[str, int]) -> dict[str, str]:

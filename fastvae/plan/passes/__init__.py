@@ -13,6 +13,8 @@ from fastvae.plan.passes.merge_heads import merge_heads
 from fastvae.plan.passes.prune import prune
 
 __all__ = [
+    "FUSED_PASSES",
+    "PASSES",
     "align_linear",
     "cast",
     "fold_affine",
@@ -25,3 +27,9 @@ __all__ = [
     "merge_heads",
     "prune",
 ]
+
+# In this order: affines fold backwards before activations stand in their way, and forwards once merged heads have left
+# them a single reader.
+PASSES = (prune, fold_affine, fuse_activation, merge_heads, fold_input_affine)
+# Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
+FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)

@@ -33,7 +33,7 @@ def is_product(step: Step) -> bool:
 
 def is_linear(step: Step) -> bool:
     """Whether it applies no activation."""
-    return step.attributes.get("activation", "identity") == "identity"
+    return str(step.attributes.get("activation", "identity")) == "identity"
 
 
 def source(plan: Plan, name: str) -> int | None:

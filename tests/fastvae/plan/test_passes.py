@@ -12,8 +12,10 @@ from torch import Tensor
 
 from fastvae.layers import Activation, Affine, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape
 from fastvae.plan import VERBS, Plan, build_plan, plan_cost
-from fastvae.plan.build import FUSED_PASSES, PASSES, translate
+from fastvae.plan.build import translate
 from fastvae.plan.passes import (
+    FUSED_PASSES,
+    PASSES,
     align_linear,
     cast,
     fold_affine,
