@@ -22,11 +22,12 @@ from fastvae import noise
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import build_plan
+from fastvae.plan import Explanation, build_plan, explain
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.latents import BLOCK, prior
 from fastvae.runtime.ort import OnnxExecutor, why_not
+from fastvae_kernels.parts import part_of
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
@@ -105,6 +106,23 @@ class Engine:
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
         return "condition" in self._executor(verb).plan.inputs
+
+    def explain(self, verb: str, rows: int, device: str) -> Explanation:
+        """The plan of ``verb`` at ``rows`` rows and what it should take on a device; ``auto`` is the engine's own.
+
+        Errors as :func:`fastvae.plan.explain` and :func:`fastvae.plan.build_plan`.
+        """
+        own = "cpu" if self.device.type == "cpu" else part_of(self.device).target
+        name = own if device == "auto" else device
+        plan = build_plan(
+            self.model,
+            verb,
+            dtype=self.dtype,
+            device="meta",  # nothing will run: shapes are enough
+            batch_invariant=self.batch_invariant,
+            fused=name.lower() != "cpu" and not self.batch_invariant,
+        )
+        return explain(plan, rows, name, self.precision)
 
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
