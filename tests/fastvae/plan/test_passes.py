@@ -246,6 +246,14 @@ def test_grouped_siblings_stay_apart() -> None:
     assert ops(spec, "encode") == ["conv2d", "conv2d"]
 
 
+def test_siblings_that_differ_in_their_activation_stay_apart() -> None:
+    scale = (Linear("scale", 6, 3), Activation("softplus"))
+    spec = replace(
+        mlp_spec(), encoder=(), posterior=GaussianHead("separate", mean=(Linear("mean", 6, 3),), scale=scale)
+    )
+    assert ops(spec, "encode") == ["linear", "linear"]
+
+
 def test_a_head_that_is_no_log_variance_is_not_fused() -> None:
     assert "kl" in ops(mlp_spec(parametrization="softplus_std"), "kl", fused=True)
 
