@@ -254,6 +254,12 @@ def test_siblings_that_differ_in_their_activation_stay_apart() -> None:
     assert ops(spec, "encode") == ["linear", "linear"]
 
 
+def test_siblings_that_see_other_shapes_of_one_image_stay_apart() -> None:
+    scale = (Reshape((2, 2, 8)), Conv2d("scale", 2, 3, (1, 1)), Reshape((3, 4, 4)))
+    spec = replace(CONV_HEADS, posterior=replace(CONV_HEADS.posterior, scale=scale))
+    assert ops(spec, "encode") == ["conv2d", "reshape", "conv2d", "reshape"]
+
+
 def test_a_head_that_is_no_log_variance_is_not_fused() -> None:
     assert "kl" in ops(mlp_spec(parametrization="softplus_std"), "kl", fused=True)
 
