@@ -164,7 +164,7 @@ EXAMPLES = {
     ),
     "standardisation before a convolution": Example(
         fold_input_affine,
-        replace(image_model(*TO_IMAGE), encoder=(Affine("in", (2,)), Conv2d("e", 2, 2, (3, 3), groups=2), Flatten())),
+        replace(image_model(*TO_IMAGE), encoder=(Affine("in", (2,)), Conv2d("e", 2, 4, (4, 3), groups=2), Flatten())),
         "embed",
         "affine",
     ),
@@ -230,6 +230,16 @@ def test_a_shift_before_a_padded_convolution_stays() -> None:
     assert "affine" not in [step.op for step in build_plan(unshifted, "encode").steps]
 
 
+def test_a_scale_before_a_transposed_convolution_folds_where_nothing_is_shifted() -> None:
+    spec = replace(CONV_HEADS, decoder=(Affine("in", (3,)), ConvTranspose2d("d", 3, 2, (3, 3), padding=(1, 1))))
+    assert "affine" in ops(spec, "decode")
+    model = random_model(replace(spec, dtype="float64"))
+    plan = translate(replace(model, weights={**model.weights, "in.shift": torch.zeros(3)}), "decode")
+    folded = fold_input_affine(plan)
+    assert [step.op for step in folded.steps] == ["conv_transpose2d"]
+    assert_same(run_plan(in_float64(folded), inputs_of(spec)), run_plan(in_float64(plan), inputs_of(spec)))
+
+
 def test_an_affine_that_differs_within_a_channel_stays_beside_a_convolution() -> None:
     assert "affine" in ops(replace(CONV_HEADS, encoder=(Affine("in", (2, 4, 4)),)), "encode")
     assert "affine" in ops(replace(CONV_HEADS, decoder=(*CONV_HEADS.decoder, Affine("out", (2, 4, 4)))), "decode")
@@ -262,6 +272,8 @@ def test_siblings_that_see_other_shapes_of_one_image_stay_apart() -> None:
 
 def test_a_head_that_is_no_log_variance_is_not_fused() -> None:
     assert "kl" in ops(mlp_spec(parametrization="softplus_std"), "kl", fused=True)
+    bounded = GaussianHead("chunked", joint=(Linear("joint", 8, 6), Activation("tanh")))
+    assert "kl" in ops(replace(mlp_spec(), posterior=bounded), "kl", fused=True)
 
 
 def test_predicted_variances_are_not_fused_into_the_last_layer() -> None:
