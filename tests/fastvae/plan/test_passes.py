@@ -29,7 +29,7 @@ from fastvae.plan.passes import (
     prune,
 )
 from fastvae.plan.passes.fuse_bottleneck import MAX_LATENT, MAX_OUTPUTS
-from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, ModelSpec, PerDimensionGaussian
+from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, ModelSpec, PerDimensionGaussian, PredictedGaussian
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.tiling import shipped_tiles
 from tests.fastvae.strategies import specs
@@ -277,7 +277,9 @@ def test_a_head_that_is_no_log_variance_is_not_fused() -> None:
 
 
 def test_predicted_variances_are_not_fused_into_the_last_layer() -> None:
-    assert "gaussian_nll" in ops(mlp_spec(predicted_gaussian()), "score", fused=True)
+    apart = GaussianHead("separate", mean=(Linear("m", 8, 6),), scale=(Linear("s", 8, 6), Activation("tanh")))
+    for likelihood in (predicted_gaussian(), PredictedGaussian(apart)):
+        assert "gaussian_nll" in ops(mlp_spec(likelihood), "score", fused=True)
 
 
 def test_imputation_scores_and_returns_the_last_layer() -> None:
