@@ -26,6 +26,7 @@ from fastvae.formats import native, read_checkpoint
 from fastvae.formats.modules import LikelihoodArgument
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import DEFAULT_MAX_MEMORY, Model
+from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
 from fastvae.runtime.batching import blocks
@@ -551,6 +552,23 @@ class VAE:
         size, verbs = lambda: what.rows_per_block(self._engine), ("score", "impute")
         in_batches(self._engine, verbs, 0, len(rows), size, compute)
         return to_kind(result[0] if what.n_imputations == 1 else result, x)
+
+    def explain(self, verb: str = "reconstruct", rows: int = 1, device: str = "auto") -> Explanation:
+        """What a verb does and should take: its steps with FLOPs, bytes and predicted time, and its peak memory.
+
+        Args:
+            verb: one of :data:`fastvae.plan.VERBS`, the parts that the methods are made of.
+            rows: how many at once.
+            device: ``cpu``, measured on the spot; a GPU by name, such as ``H100``; ``auto`` is the model's own.
+
+        Returns:
+            An Explanation; ``print`` it for a table.
+
+        Raises:
+            InputError: ``rows`` or ``device`` is none.
+            UnsupportedError: an unknown verb, or a precision that the device has no rate for.
+        """
+        return self._engine.explain(verb, noise.check_count("rows", rows, least=1), device)
 
     @_in_use
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""``inspect``, ``convert``, ``export`` and ``models``: what a checkpoint is, and other forms of it."""
+"""``inspect``, ``explain``, ``convert``, ``export`` and ``models``: what a checkpoint is, takes, and can become."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def inspect(model: ModelOptions, as_json: Json = False) -> None:
         for name, text in sorted(loaded.card.items()):
             card.add_row(escape(name.replace("_", " ")), escape(text))
         console.print(card)
+
+
+@command("fastvae explain mnist --verb elbo --rows 4096 --device H100")
+def explain(
+    model: ModelOptions,
+    verb: Annotated[str, Option(help=f"What to explain: {', '.join(VERBS)}.")] = "reconstruct",
+    rows: Annotated[int, Option(help="How many rows at once.")] = 1,
+    device: Annotated[str, Option(help="cpu, or a GPU by name, e.g. H100; auto: this machine's.")] = "auto",
+    precision: Annotated[str, Option(help="ieee (float32), bf16, fp16 or float64; auto: as the weights.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """What a verb does, step by step, and the time and memory it should take on a device."""
+    vae = fastvae.VAE(_read(model)[1], Settings(precision=precision))
+    explanation = vae.explain(verb, rows, device)
+    print(json.dumps(dataclasses.asdict(explanation), indent=2) if as_json else explanation)
 
 
 @command("fastvae convert my_checkpoint/ --out model.safetensors")
@@ -191,4 +206,4 @@ def _describe(layer: Any) -> str:
     return " ".join([layer.kind, *values])
 
 
-COMMANDS = (inspect, convert, export, models)
+COMMANDS = (inspect, explain, convert, export, models)

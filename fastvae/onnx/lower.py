@@ -77,7 +77,9 @@ class _Lowering:
         for step in self.plan.steps:
             if step.op not in LOWERINGS:
                 raise UnsupportedError(f"onnx: the op {step.op!r} has no ONNX form")
-            results = LOWERINGS[step.op](self, step, *(self._operand(operand) for operand in step.inputs))
+            operands = (self._operand(name) for name in step.inputs)
+            keywords = {key: self._operand(name) for key, name in step.keywords.items()}
+            results = LOWERINGS[step.op](self, step, *operands, **keywords)
             self.values.update(zip(step.outputs, results, strict=True))
         for buffer, name in zip(self.plan.outputs, output_names(self.plan), strict=True):
             rows = DRAWN if self.several else "rows"

@@ -1,7 +1,22 @@
-"""Plans: a verb of a model as a flat list of kernel ops (``build``), rewritten by passes, costed (``cost``)."""
+"""Plans: a verb of a model as a flat list of kernel ops (``build``), rewritten by passes, costed and explained."""
 
 from fastvae.plan.build import VERBS, build_plan
-from fastvae.plan.cost import Cost, plan_cost
+from fastvae.plan.cost import Cost, StepCost, plan_cost, step_costs
+from fastvae.plan.explain import Explanation, explain
+from fastvae.plan.memory import BufferPlan, assign_buffers
 from fastvae.plan.plan import Plan, Step
 
-__all__ = ["VERBS", "Cost", "Plan", "Step", "build_plan", "plan_cost"]
+__all__ = [
+    "VERBS",
+    "BufferPlan",
+    "Cost",
+    "Explanation",
+    "Plan",
+    "Step",
+    "StepCost",
+    "assign_buffers",
+    "build_plan",
+    "explain",
+    "plan_cost",
+    "step_costs",
+]

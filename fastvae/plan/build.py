@@ -28,7 +28,7 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import align_linear, cast, fold_affine, fuse_activation, fuse_residual, prune
+from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
 
@@ -56,8 +56,12 @@ def build_plan(
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
     share: Callable[[Tensor], Tensor] | None = None,
+    fused: bool = False,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
+
+    With ``fused``, ops that span several layers (``gaussian_head``, ``bottleneck``, ``linear_score``, ``linear_prior``)
+    replace those layers; their references are no faster than the layers, their kernels are.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -81,12 +85,21 @@ def build_plan(
     Raises:
         UnsupportedError: an unknown verb.
     """
-    plan = _Builder(model).build(verb)
-    for improve in (prune, fold_affine, fuse_activation, fuse_residual):
+    plan = translate(model, verb)
+    for improve in (*PASSES, *(FUSED_PASSES if fused else ())):
         plan = improve(plan)
     if batch_invariant:
         plan = align_linear(plan)
     return cast(plan, dtype=dtype, device=device, share=share)
+
+
+def translate(model: Model, verb: str) -> Plan:
+    """The plan of one verb as :func:`build_plan` has it before any pass: every layer a step, weights as they came.
+
+    Raises:
+        UnsupportedError: an unknown verb.
+    """
+    return _Builder(model).build(verb)
 
 
 class _Builder:
@@ -146,7 +159,8 @@ class _Builder:
 
     def _elbo(self) -> tuple[str, ...]:
         mean, logvar = self._encode()
-        return self._nll(self._decoder(mean), None), self._step("kl", (mean, logvar), "kl", ())
+        kl = self._step("kl", (mean, logvar), "kl", ())
+        return self._nll(self._decoder(mean), None), kl
 
     def _distance(self) -> tuple[str, ...]:
         output = self._output(self._encode()[0])

@@ -1,22 +1,29 @@
-"""What a plan costs per row: floating-point operations, bytes moved, and peak memory of its buffers."""
+"""What a plan costs: floating-point operations and bytes moved, step by step, and the peak memory of its buffers."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from fastvae.plan.memory import bases, is_view, lifetimes, row_bytes
 from fastvae.plan.plan import Plan, Step
+from fastvae.plan.workspace import workspace_bytes
 from fastvae_kernels.cost import flops
 
-# Views: no arithmetic, no memory of their own (join, split and pad are counted as the copies they may be).
-FREE = ("reshape", "narrow")
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one step: ``flops`` and ``bytes`` of buffers read and written, per row; ``weight_bytes`` read per call."""
+
+    flops: int
+    bytes: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Per row: ``flops``; ``bytes`` read and written by all steps; ``peak_bytes`` of buffers alive at once.
+    """Per row: ``flops``; ``bytes`` read and written by all steps; ``peak_bytes`` of memory in use at once.
 
-    ``weight_bytes`` is the size of the weights, once for any number of rows.
+    ``weight_bytes`` is what the steps read of weights in one call, for any number of rows.
     """
 
     flops: int
@@ -25,40 +32,52 @@ class Cost:
     weight_bytes: int
 
 
-def plan_cost(plan: Plan, *, element_bytes: int = 4) -> Cost:
-    """The cost of ``plan`` with buffers of ``element_bytes`` per element.
+def step_costs(plan: Plan, *, element_bytes: int = 4) -> tuple[StepCost, ...]:
+    """The cost of each step, with numbers of ``element_bytes``; views cost nothing.
 
     Operations are counted by `fastvae_kernels.cost.flops`.
     """
-    sizes = {name: math.prod(shape) * element_bytes for name, shape in plan.shapes.items()}
-    work = moved = 0
-    for step in plan.steps:
-        if step.op in FREE:
-            continue
-        work += _flops(plan, step)
-        moved += sum(sizes.get(name, 0) for name in (*step.inputs, *step.outputs) if name is not None)
-    weights = sum(weight.numel() * element_bytes for weight in plan.weights.values())
-    return Cost(work, moved, _peak(plan, sizes), weights)
+    sizes = row_bytes(plan, element_bytes)
+    return tuple(_step_cost(plan, step, sizes, element_bytes) for step in plan.steps)
 
 
-def _flops(plan: Plan, step: Step) -> int:
-    """Operations for one row: every buffer has a leading axis of 1."""
-    inputs: list[tuple[int, ...] | None] = []
+def plan_cost(plan: Plan, *, element_bytes: int = 4, workspace: bool = True) -> Cost:
+    """The cost of ``plan``; with ``workspace``, its peak counts what the ops' references hold while they compute."""
+    costs = step_costs(plan, element_bytes=element_bytes)
+    return Cost(
+        flops=sum(cost.flops for cost in costs),
+        bytes=sum(cost.bytes for cost in costs),
+        peak_bytes=_peak(plan, element_bytes, workspace),
+        weight_bytes=sum(cost.weight_bytes for cost in costs),
+    )
+
+
+def _step_cost(plan: Plan, step: Step, sizes: dict[str, int], element_bytes: int) -> StepCost:
+    if is_view(plan, step):
+        return StepCost(0, 0, 0)
+    shapes: list[tuple[int, ...] | None] = []
     for name in step.inputs:
         if name is None:
-            inputs.append(None)
-        else:
-            inputs.append((1, *plan.shapes[name]) if name in plan.shapes else tuple(plan.weights[name].shape))
-    return flops(step.op, inputs, [(1, *plan.shapes[name]) for name in step.outputs])
+            shapes.append(None)
+        else:  # one row: every buffer has a leading axis of 1
+            shapes.append((1, *plan.shapes[name]) if name in sizes else tuple(plan.weights[name].shape))
+    written = [name for name in step.outputs if name in sizes]
+    return StepCost(
+        flops=flops(step.op, shapes, [(1, *plan.shapes[name]) for name in step.outputs]),
+        bytes=sum(sizes[name] for name in (*step.reads, *written) if name in sizes),
+        weight_bytes=sum(plan.weights[name].numel() for name in step.reads if name in plan.weights) * element_bytes,
+    )
 
 
-def _peak(plan: Plan, sizes: dict[str, int]) -> int:
-    """Largest sum of live buffers over the steps; a buffer dies after its last read."""
-    last = plan.last_reads()
-    live = {name for name in plan.inputs if name in sizes}
-    peak = sum(sizes[name] for name in live)
+def _peak(plan: Plan, element_bytes: int, workspace: bool) -> int:
+    """Most bytes of a row in use during any step; inputs are the caller's, and there throughout."""
+    sizes, base = row_bytes(plan, element_bytes), bases(plan)
+    given = sum(sizes[name] for name in plan.inputs)
+    lives = {name: life for name, life in lifetimes(plan).items() if name not in plan.inputs}
+    peak = given
     for index, step in enumerate(plan.steps):
-        live |= set(step.outputs)
-        peak = max(peak, sum(sizes[name] for name in live))
-        live -= {name for name, at in last.items() if at <= index}
+        live = sum(sizes[name] for name, life in lives.items() if life.first <= index <= life.last)
+        if workspace and any(base[name] == name for name in step.outputs):
+            live += workspace_bytes(plan, step, element_bytes)
+        peak = max(peak, given + live)
     return peak

@@ -14,18 +14,25 @@ from fastvae.layers import Shape
 
 @dataclass(frozen=True)
 class Step:
-    """One op: ``outputs = op(*inputs, **attributes)``.
+    """One op: ``outputs = op(*inputs, **keywords, **attributes)``.
 
     ``op`` names an op of ``fastvae_kernels``, one of the executor's own (add, and the views reshape, join, split, pad,
     narrow), or ``kl``, the divergence that ``reparameterize`` gives with no draws. ``inputs`` name buffers or weights
-    of the plan, in the order of the op's parameters; None where an optional operand is absent. Those of ``linear`` are
-    x, weight, bias and, where it adds one, the residual.
+    of the plan; None where an optional operand is absent. ``keywords`` name those that the op takes by keyword, as
+    ``linear`` does the residual it adds; ``attributes`` hold no tensors. An output that nothing reads is released at
+    once.
     """
 
     op: str
     inputs: tuple[str | None, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    keywords: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all tensors it reads, buffers and weights, in the order of the op's parameters."""
+        return (*(name for name in self.inputs if name is not None), *self.keywords.values())
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,16 @@ class Plan:
 
     def uses(self) -> Counter[str]:
         """How often each buffer is read, by a step or as an output of the plan."""
-        reads = Counter(name for step in self.steps for name in step.inputs if name in self.shapes)
-        return Counter({str(name): count for name, count in reads.items()}) + Counter(self.outputs)
+        reads = Counter(name for step in self.steps for name in step.reads if name in self.shapes)
+        return reads + Counter(self.outputs)
 
     def last_reads(self) -> dict[str, int]:
-        """For each buffer that is not an output, the index of the last step that reads it."""
+        """For each buffer that is not an output, the index of the last step that reads it, or else writes it."""
         last: dict[str, int] = {}
         for index, step in enumerate(self.steps):
-            last.update({name: index for name in step.inputs if name in self.shapes and name is not None})
+            last.update({name: index for name in (*step.outputs, *step.reads) if name in self.shapes})
         return {name: index for name, index in last.items() if name not in self.outputs}
+
+    def maker(self, name: str) -> int | None:
+        """The index of the step that writes the buffer ``name``; None for an input or a weight."""
+        return next((index for index, step in enumerate(self.steps) if name in step.outputs), None)

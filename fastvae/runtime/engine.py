@@ -21,7 +21,7 @@ from fastvae import noise
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import Plan, build_plan
+from fastvae.plan import Explanation, Plan, build_plan, explain
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
@@ -31,6 +31,7 @@ from fastvae.runtime.memory import in_batches
 from fastvae.runtime.ort import OnnxExecutor, why_not
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.staging import Stages
+from fastvae_kernels.parts import part_of
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
@@ -84,6 +85,9 @@ class Engine:
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
+        # Where kernels run; in batch-invariant mode each layer keeps the form that is known to be so.
+        on_kernels = self.impl == "triton" or (self.impl == "auto" and self.device.type == "cuda")
+        self.fused = on_kernels and not self.batch_invariant
         self.head = output_head(model)
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
@@ -167,6 +171,23 @@ class Engine:
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
         return "condition" in self._executor(verb).plan.inputs
+
+    def explain(self, verb: str, rows: int, device: str) -> Explanation:
+        """The plan of ``verb`` at ``rows`` rows and what it should take on a device; ``auto`` is the engine's own.
+
+        Errors as :func:`fastvae.plan.explain` and :func:`fastvae.plan.build_plan`.
+        """
+        own = "cpu" if self.device.type == "cpu" else part_of(self.device).target
+        name = own if device == "auto" else device
+        plan = build_plan(
+            self.model,
+            verb,
+            dtype=self.dtype,
+            device="meta",  # nothing will run: shapes are enough
+            batch_invariant=self.batch_invariant,
+            fused=name.lower() != "cpu" and not self.batch_invariant,
+        )
+        return explain(plan, rows, name, self.precision)
 
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
@@ -342,6 +363,7 @@ class Engine:
                     device=self.device,
                     batch_invariant=self.batch_invariant,
                     share=held.weights.share,
+                    fused=self.fused,
                 )
                 held.executors[verb] = self._made(plan, held.graphs)
             return held.executors[verb]

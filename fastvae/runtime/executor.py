@@ -52,16 +52,19 @@ class Executor:
     ) -> tuple[Tensor, ...]:
         """The plan's outputs for ``inputs``, each of shape (rows, *shape of a row), copied into ``out`` where given.
 
-        Buffers are released after their last read, so that memory peaks where ``plan_cost`` says.
+        Buffers are released after their last read, so that memory peaks where ``plan_cost`` says; ``inputs`` are the
+        caller's, and stay.
         """
         buffers = dict(inputs)
         for index, step in enumerate(self.plan.steps):
             operands = [self._operand(name, buffers) for name in step.inputs]
-            results = self._run(step, operands, draw)
+            keywords = {key: self._operand(name, buffers) for key, name in step.keywords.items()}
+            results = self._run(step, operands, keywords, draw)
             buffers.update(zip(step.outputs, results, strict=True))
-            for name in [n for n in step.inputs if n is not None and self._last_reads.get(n) == index]:
-                buffers.pop(name, None)
-            del operands, results
+            for name in (*step.reads, *step.outputs):
+                if self._last_reads.get(name) == index:
+                    buffers.pop(name, None)
+            del operands, keywords, results
         results = tuple(buffers[name] for name in self.plan.outputs)
         return results if out is None else tuple(to.copy_(part) for to, part in zip(out, results, strict=True))
 
@@ -70,23 +73,26 @@ class Executor:
             return None
         return buffers[name] if name in buffers else self.plan.weights[name]
 
-    def _run(self, step: Step, operands: list[Any], draw: Draw | None) -> tuple[Tensor, ...]:
+    def _run(self, step: Step, operands: list[Any], keywords: dict[str, Any], draw: Draw | None) -> tuple[Tensor, ...]:
         if step.op in OWN_OPS:
             return OWN_OPS[step.op](*operands, **step.attributes)
-        if step.op == "sample_normal":
-            if draw is None:
-                raise AssertionError("a plan that draws noise needs a Draw")
-            settings: dict[str, Any] = {"seed": draw.seed, "start": draw.start, "stream": noise.PRIOR}
-            settings |= {"device": draw.device, "dtype": draw.dtype, "impl": self._impl}
-            return (fastvae_kernels.sample_normal(draw.rows, **step.attributes, **settings),)
+        if step.op in DRAWING:
+            return (self._drawn(step, operands, draw),)
         if step.op == "kl":
             mean, logvar = (x.flatten(1) for x in operands)
             return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
-        if step.op == "linear":  # its residual, a fourth operand, goes by keyword
-            x, weight, bias, residual = (*operands, None)[:4]
-            return (fastvae_kernels.linear(x, weight, bias, residual=residual, **step.attributes, impl=self._impl),)
-        result = getattr(fastvae_kernels, step.op)(*operands, **step.attributes, impl=self._impl)
-        return (result,)
+        result = getattr(fastvae_kernels, step.op)(*operands, **keywords, **step.attributes, impl=self._impl)
+        return result if isinstance(result, tuple) else (result,)
+
+    def _drawn(self, step: Step, operands: list[Any], draw: Draw | None) -> Tensor:
+        """The result of an op that draws the prior's noise itself."""
+        if draw is None:
+            raise AssertionError("a plan that draws noise needs a Draw")
+        settings: dict[str, Any] = {"seed": draw.seed, "start": draw.start, "stream": noise.PRIOR, "impl": self._impl}
+        if step.op == "sample_normal":
+            settings |= {"device": draw.device, "dtype": draw.dtype}
+        result: Tensor = getattr(fastvae_kernels, step.op)(draw.rows, *operands, **step.attributes, **settings)
+        return result
 
 
 def _reshape(x: Tensor, *, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -125,6 +131,9 @@ def _add(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 
 # Steps that are not ops of fastvae_kernels themselves but a way to call one.
 OPS_BEHIND = {"kl": "reparameterize"}
+
+# Ops whose first operand is the number of rows, and which take the noise's seed and start from the run.
+DRAWING = ("sample_normal", "linear_prior")
 
 OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "add": _add,

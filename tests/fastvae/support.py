@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastvae.api import VAE
 from fastvae.layers import (
@@ -21,7 +22,9 @@ from fastvae.layers import (
     Residual,
 )
 from fastvae.model import Model
+from fastvae.plan import Plan
 from fastvae.runtime import Settings
+from fastvae.runtime.executor import Draw, Executor
 from fastvae.spec import (
     Bernoulli,
     Condition,
@@ -202,6 +205,24 @@ def condition_for(spec: ModelSpec, rows: int, seed: int = 0) -> NDArray[np.float
     if spec.condition is None:
         return None
     return np.random.default_rng(seed + 1).random((rows, spec.condition.dim))
+
+
+def inputs_of(spec: ModelSpec, rows: int = 5) -> dict[str, Tensor]:
+    """Every input that a plan of any verb may ask for, in float64."""
+    given = {"x": data_for(spec, rows), "z": np.random.default_rng(2).normal(size=(rows, *spec.latent_shape))}
+    condition = condition_for(spec, rows)
+    if condition is not None:
+        given["condition"] = condition
+    tensors = {name: torch.from_numpy(values) for name, values in given.items()}
+    return tensors | {"mask": torch.from_numpy(np.random.default_rng(3).random((rows, *spec.input_shape)) < 0.5)}
+
+
+def run_plan(plan: Plan, inputs: dict[str, Tensor], rows: int = 5) -> tuple[Tensor, ...]:
+    """The outputs of a float64 plan by the reference implementation, for those of ``inputs`` that it takes."""
+    cpu = torch.device("cpu")
+    given = {name: tensor for name, tensor in inputs.items() if name in plan.inputs}
+    executor = Executor(plan, impl="reference", device=cpu, dtype=torch.float64)
+    return executor(given, Draw(rows, 3, 0, cpu, torch.float64))
 
 
 @dataclass(frozen=True)

@@ -159,14 +159,14 @@ def test_wrong_posterior_samples() -> None:
         ({"device": "cuda:99"}, InputError, "device: 'cuda:99' is not there"),
         ({"precision": "fp8"}, UnsupportedError, "precision: 'fp8' is not supported; accepted: 'auto', 'ieee'"),
         ({"impl": "openvino"}, UnsupportedError, "impl: 'openvino' is not supported; accepted: 'auto'"),
-        ({"impl": "triton"}, UnsupportedError, "impl.*triton"),
+        ({"source": "mnist", "impl": "triton"}, UnsupportedError, "impl of conv.*triton"),
         ({"format": "keras"}, InputError, "format: expected 'auto' or one of native"),
         ({"spec": "spec.json", "format": "native"}, InputError, "only the format 'state-dict' takes a spec"),
     ],
 )
 def test_wrong_settings(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        fastvae.load("digits", **arguments)
+        fastvae.load(**{"source": "digits", **arguments})
 
 
 def test_wrong_names_and_paths(tmp_path: Any) -> None:

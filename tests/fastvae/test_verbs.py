@@ -67,7 +67,8 @@ def test_verbs_agree_with_each_other(name: str) -> None:
     model = vae(spec, precision="float64")
     x, c = data_for(spec, 7), condition_for(spec, 7)
     q = model.encode(x, condition=c)
-    np.testing.assert_array_equal(model.embed(x, condition=c), q.mean)
+    # Each verb has a plan of its own: encode makes mean and log-variance in one product, embed the mean alone.
+    np.testing.assert_allclose(model.embed(x, condition=c), q.mean, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(model.reconstruct(x, condition=c), model.decode(q.mean, condition=c), rtol=1e-12)
     reconstruction, kl = model.score(x, condition=c), model.score(x, "kl", condition=c)
     np.testing.assert_allclose(kl, q.kl(), rtol=1e-12)

@@ -3,8 +3,35 @@
 from fastvae.plan.passes.align_linear import align_linear
 from fastvae.plan.passes.cast import cast
 from fastvae.plan.passes.fold_affine import fold_affine
+from fastvae.plan.passes.fold_input_affine import fold_input_affine
 from fastvae.plan.passes.fuse_activation import fuse_activation
+from fastvae.plan.passes.fuse_bottleneck import fuse_bottleneck
+from fastvae.plan.passes.fuse_head import fuse_head
+from fastvae.plan.passes.fuse_prior import fuse_prior
 from fastvae.plan.passes.fuse_residual import fuse_residual
+from fastvae.plan.passes.fuse_score import fuse_score
+from fastvae.plan.passes.merge_heads import merge_heads
 from fastvae.plan.passes.prune import prune
 
-__all__ = ["align_linear", "cast", "fold_affine", "fuse_activation", "fuse_residual", "prune"]
+__all__ = [
+    "FUSED_PASSES",
+    "PASSES",
+    "align_linear",
+    "cast",
+    "fold_affine",
+    "fold_input_affine",
+    "fuse_activation",
+    "fuse_bottleneck",
+    "fuse_head",
+    "fuse_prior",
+    "fuse_residual",
+    "fuse_score",
+    "merge_heads",
+    "prune",
+]
+
+# In this order: affines fold backwards before activations stand in their way, and forwards once merged heads have left
+# them a single reader.
+PASSES = (prune, fold_affine, fuse_activation, fuse_residual, merge_heads, fold_input_affine)
+# Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
+FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)

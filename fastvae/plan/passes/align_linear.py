@@ -7,10 +7,9 @@ a multiple of ALIGNMENT every row of every matrix starts on a cache line, and th
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch.nn.functional as F
 
+from fastvae.plan.passes._rewrite import rebuilt
 from fastvae.plan.plan import Plan, Step
 
 ALIGNMENT = 16
@@ -23,7 +22,8 @@ def align_linear(plan: Plan) -> Plan:
         if step.op != "linear":
             steps.append(step)
             continue
-        x, weight_name, bias_name, *residual = (str(name) if name else None for name in step.inputs)
+        x, weight_name, bias_name = (str(name) if name else None for name in step.inputs)
+        residual = step.keywords.get("residual")
         out_features, in_features = weights[str(weight_name)].shape
         extra_in, extra_out = -in_features % ALIGNMENT, -out_features % ALIGNMENT
         output = step.outputs[0]
@@ -39,11 +39,10 @@ def align_linear(plan: Plan) -> Plan:
         shapes[wide] = (out_features + extra_out,)
         if residual and extra_out:
             added = f"{output}.residual"
-            steps.append(Step("pad", tuple(residual), (added,), {"columns": extra_out}))
-            residual, shapes[added] = [added], shapes[wide]
-        steps.append(Step("linear", (x, *padded, *residual), (wide,), step.attributes))
+            steps.append(Step("pad", (residual,), (added,), {"columns": extra_out}))
+            residual, shapes[added] = added, shapes[wide]
+        keywords = {"residual": residual} if residual else {}
+        steps.append(Step("linear", (x, *padded), (wide,), step.attributes, keywords))
         if extra_out:
             steps.append(Step("narrow", (wide,), (output,), {"columns": out_features}))
-    read = {name for step in steps for name in step.inputs}
-    used = {name: weight for name, weight in weights.items() if name in read}
-    return replace(plan, steps=tuple(steps), weights=used, shapes=shapes)
+    return rebuilt(plan, steps, weights, shapes)

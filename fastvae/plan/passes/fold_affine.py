@@ -1,7 +1,8 @@
-"""Fold a per-channel scale and shift (batch norm, de-standardisation) into the weights of the op before it.
+"""Fold a scale and shift (batch norm, de-standardisation) into the weights of the product before it.
 
-act(W x + b) stays exact only where the op has no activation and adds no residual yet: scale * (W x + b) + shift is
-again linear, with weights scale * W and bias scale * b + shift, both computed in float64.
+act(W x + b) stays exact only where the product has no activation and adds no residual yet: scale * (W x + b) + shift is
+again linear, with weights scale * W and bias scale * b + shift, both computed in float64. A product has one number of
+each for an output channel, so scale and shift must not vary within one; a linear layer's channels are its outputs.
 """
 
 from __future__ import annotations
@@ -10,48 +11,42 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from fastvae.plan.passes._affine import channel_vectors, has_parameters
+from fastvae.plan.passes._rewrite import OUTPUT_AXIS, absorbed, is_linear, is_product, rebuilt, rewrite, source
 from fastvae.plan.plan import Plan, Step
-
-# The axis of the weight that runs over output channels.
-CHANNEL_AXIS = {"linear": 0, "conv2d": 0, "conv_transpose2d": 1}
 
 
 def fold_affine(plan: Plan) -> Plan:
-    """The plan with each affine step folded into the linear or convolution before it, where that is exact."""
-    uses, weights, steps = plan.uses(), dict(plan.weights), list[Step]()
-    for step in plan.steps:
-        before = steps[-1] if steps else None
-        if before and _foldable(before, step, weights) and uses[before.outputs[0]] == 1:
-            steps[-1] = _fold(before, step, weights)
-        else:
-            steps.append(step)
-    read = {name for step in steps for name in (*step.inputs, *step.outputs)} | {*plan.inputs, *plan.outputs}
-    return replace(
-        plan,
-        steps=tuple(steps),
-        weights={name: weight for name, weight in weights.items() if name in read},
-        shapes={name: shape for name, shape in plan.shapes.items() if name in read},
-    )
+    """The plan with each affine step folded into the product before it, also through reshapes, where that is exact."""
+    return rewrite(plan, _folded)
 
 
-def _foldable(before: Step, step: Step, weights: dict[str, Tensor]) -> bool:
-    if step.op != "affine" or step.inputs[1] is None or before.op not in CHANNEL_AXIS:
-        return False
-    per_channel = weights[step.inputs[1]].ndim == 1
-    ungrouped = before.op != "conv_transpose2d" or before.attributes.get("groups", 1) == 1
-    # A residual is added after activation: scaling it too would take a copy of it.
-    plain = before.attributes.get("activation", "identity") == "identity" and len(before.inputs) == 3
-    return per_channel and ungrouped and plain and before.outputs == step.inputs[:1]
+def _folded(plan: Plan, index: int) -> Plan | None:
+    step = plan.steps[index]
+    before = source(plan, str(step.inputs[0])) if has_parameters(step) else None
+    if before is None or not (is_product(plan.steps[before]) and is_linear(plan.steps[before])):
+        return None
+    product = plan.steps[before]
+    vectors = channel_vectors(plan, step, plan.shapes[product.outputs[0]])
+    if vectors is None:
+        return None
+    weight, bias = _weight_bias(plan, product, *vectors)
+    steps = absorbed(plan, index)
+    names = f"d:{step.outputs[0]}.weight", f"d:{step.outputs[0]}.bias"
+    attributes = {**product.attributes, **step.attributes}
+    steps[before] = replace(steps[before], inputs=(product.inputs[0], *names), attributes=attributes)
+    return rebuilt(plan, steps, dict(zip(names, (weight, bias), strict=True)))
 
 
-def _fold(before: Step, step: Step, weights: dict[str, Tensor]) -> Step:
-    x, weight_name, bias_name = before.inputs
-    scale, shift = (weights[str(name)].double() for name in step.inputs[1:])
-    weight = weights[str(weight_name)].double()
-    bias = weights[bias_name].double() * scale + shift if bias_name else shift
+def _weight_bias(plan: Plan, product: Step, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """The product's weights after ``scale`` and ``shift`` [out], in float64."""
+    weight = plan.weights[str(product.inputs[1])].double()
+    bias = scale.new_zeros(()) if product.inputs[2] is None else plan.weights[product.inputs[2]].double()
     shape = [1] * weight.ndim
-    shape[CHANNEL_AXIS[before.op]] = -1
-    output = step.outputs[0]
-    names = f"d:{output}.weight", f"d:{output}.bias"
-    weights.update(zip(names, (weight * scale.reshape(shape), bias), strict=True))
-    return Step(before.op, (x, *names), step.outputs, {**before.attributes, **step.attributes})
+    shape[OUTPUT_AXIS[product.op]] = -1
+    groups = product.attributes.get("groups", 1)
+    if product.op == "conv_transpose2d" and groups > 1:  # [in, out / groups, ...]: each group's inputs in turn
+        factor = scale.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)[:, :, None, None]
+    else:
+        factor = scale.reshape(shape)
+    return weight * factor, bias * scale + shift

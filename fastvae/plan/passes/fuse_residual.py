@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fastvae.plan.passes._rewrite import is_product, rebuilt
 from fastvae.plan.plan import Plan, Step
 
 
@@ -21,13 +22,10 @@ def fuse_residual(plan: Plan) -> Plan:
         if linear is not None:
             (residual,) = (name for name in step.inputs if name != linear.outputs[0])
             steps = [other for other in steps if other is not linear]
-            step = replace(linear, inputs=(*linear.inputs, residual), outputs=step.outputs)
+            step = replace(linear, keywords={"residual": str(residual)}, outputs=step.outputs)
         makers |= dict.fromkeys(step.outputs, step)
         steps.append(step)
-    read = {name for step in steps for name in (*step.inputs, *step.outputs)} | {*plan.inputs, *plan.outputs}
-    return replace(
-        plan, steps=tuple(steps), shapes={name: shape for name, shape in plan.shapes.items() if name in read}
-    )
+    return rebuilt(plan, steps)
 
 
 def _linear_operand(add: Step, makers: Mapping[str, Step], uses: Counter[str]) -> Step | None:
@@ -41,4 +39,4 @@ def _linear_operand(add: Step, makers: Mapping[str, Step], uses: Counter[str]) -
 
 
 def _can_add(step: Step, uses: Counter[str]) -> bool:
-    return step.op == "linear" and len(step.inputs) == 3 and uses[step.outputs[0]] == 1
+    return step.op == "linear" and is_product(step) and uses[step.outputs[0]] == 1

@@ -9,12 +9,12 @@ from fastvae.plan.plan import Plan, Step
 
 def prune(plan: Plan) -> Plan:
     """The plan without the steps, shapes and weights that none of its outputs depends on."""
-    needed: set[str | None] = set(plan.outputs)
+    needed = set(plan.outputs)
     kept: list[Step] = []
     for step in reversed(plan.steps):
         if needed.intersection(step.outputs):
             kept.append(step)
-            needed.update(step.inputs)
+            needed.update(step.reads)
     written = {name for step in kept for name in step.outputs}
     return replace(
         plan,

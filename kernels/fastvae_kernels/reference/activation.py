@@ -1,21 +1,20 @@
 """The pointwise activations, applied in place to a tensor the caller owns."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["activate_", "softplus"]
+__all__ = ["activate_", "softplus_"]
 
 
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)): exact in both tails, unlike a thresholded one."""
+def softplus_(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) in place, as max(x, 0) + log1p(exp(-|x|)): exact in both tails, unlike a thresholded one."""
     tail = x.abs().neg_().exp_().log1p_()
-    return tail.add_(x.clamp_min(0))
+    return x.clamp_min_(0).add_(tail)
 
 
 def _gelu_(y: Tensor) -> Tensor:
     """x Φ(x) with Φ from erfc, whose relative accuracy survives the lower tail where 1 + erf cancels."""
-    return y.mul_(torch.erfc(y * -(0.5**0.5)).mul_(0.5))
+    return y.mul_((y * -(0.5**0.5)).erfc_().mul_(0.5))
 
 
 def activate_(y: Tensor, activation: str, alpha: float | None) -> Tensor:
@@ -45,5 +44,5 @@ def activate_(y: Tensor, activation: str, alpha: float | None) -> Tensor:
         case "sigmoid":
             return y.sigmoid_()
         case "softplus":
-            return softplus(y)
+            return softplus_(y)
     raise AssertionError(f"unvalidated activation {activation!r}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..layout import own_output
-from .activation import softplus
+from .activation import softplus_
 from .precision import accumulation_dtype
 
 __all__ = ["logvar"]
@@ -14,7 +14,7 @@ __all__ = ["logvar"]
 
 def _log_softplus(raw: Tensor) -> Tensor:
     """log(log(1 + exp(raw))); below -40 it equals raw to within 2e-18, where exp(raw) may underflow."""
-    return torch.where(raw < -40, raw, softplus(raw.clamp_min(-40)).log_())
+    return torch.where(raw < -40, raw, softplus_(raw.clamp_min(-40)).log_())
 
 
 def logvar(raw: Tensor, parametrization: str, eps: float, minimum: float | None, maximum: float | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""``inspect``, ``convert`` and ``models``."""
+"""``inspect``, ``explain``, ``convert`` and ``models``."""
 
 import json
 from collections.abc import Callable
@@ -51,6 +51,31 @@ def test_inspect_shows_what_is_inside_of_residuals(call: Call, tmp_path: Path) -
     assert str(inside) in (cells[3].strip() for cells in lines if len(cells) == 5)
     assert "conv2d e.2 kernel_size (1, 1)" in rows
     assert "shortcut batch_norm e.4" in rows
+
+
+def test_explain(call: Call) -> None:
+    output = call("explain", "digits", "--verb", "elbo", "--rows", 256, "--device", "h100").output
+    for text in (
+        "elbo, 256 rows, ieee, predicted for H100, H200 (sm_90)",
+        "bottleneck",
+        "linear_score",
+        "total",
+        "memory: ",
+    ):
+        assert text in output
+
+
+def test_explain_json(call: Call, models: Path) -> None:
+    path = models / "labels.safetensors"
+    facts = json.loads(call("explain", path, "--device", "cpu", "--precision", "float64", "--json").output)
+    assert (facts["verb"], facts["rows"], facts["precision"]) == ("reconstruct", 1, "float64")
+    assert facts["flops"] >= 2 * (9 * 5 + 5 * 2 + 5 * 6)
+    assert [step["op"] for step in facts["steps"]] == ["join", "linear", "linear", "join", "linear"]
+
+
+def test_explain_refuses(call: Call) -> None:
+    assert "device: expected cpu or one of" in call("explain", "digits", "--device", "abacus", status=2).output
+    assert "verb: expected one of" in call("explain", "digits", "--verb", "dream", status=2).output
 
 
 def test_convert_plain_weights(tmp_path: Path, call: Call, models: Path) -> None:

@@ -1,0 +1,58 @@
+"""Verbs on the fused plans that the engine builds where kernels run: under Triton's interpreter without a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import fastvae
+from fastvae.errors import UnsupportedError
+from fastvae.spec import Bernoulli, Likelihood, ModelSpec, PerDimensionGaussian
+from tests.fastvae.support import conv_spec, data_for, mlp_spec, vae
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Three layers of at most eight terms each in float32, and two of the scores' sums.
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def pair(spec: ModelSpec) -> tuple[fastvae.VAE, fastvae.VAE]:
+    """A model on kernels, and on references."""
+    return vae(spec, impl="triton", device=DEVICE), vae(spec, impl="reference", device=DEVICE)
+
+
+def ops(model: fastvae.VAE, verb: str) -> set[str]:
+    return {step.op for step in model._engine._executor(verb).plan.steps}
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), PerDimensionGaussian()], ids=lambda value: value.kind)
+def test_fused_verbs_agree_with_the_reference(likelihood: Likelihood) -> None:
+    spec = mlp_spec(likelihood)
+    kernels, reference = pair(spec)
+    x = data_for(spec, 7).astype(np.float32)
+    for metric in ("reconstruction", "kl", "elbo", "l2"):
+        np.testing.assert_allclose(kernels.score(x, metric), reference.score(x, metric), **CLOSE)
+    sampled = [model.score(x, "iwae", samples=3, seed=1) for model in (kernels, reference)]
+    np.testing.assert_allclose(*sampled, **CLOSE)
+    generated = [model.generate(5, seed=3, start=2**33, output="sample") for model in (kernels, reference)]
+    np.testing.assert_allclose(*generated, **CLOSE)
+    means = [model.generate(5, seed=3, start=2**33) for model in (kernels, reference)]
+    np.testing.assert_allclose(*means, **CLOSE)
+
+
+def test_kernels_get_fused_plans_and_references_layers() -> None:
+    kernels, reference = pair(mlp_spec())
+    assert ops(kernels, "elbo") == {"linear", "bottleneck", "linear_score"}
+    assert ops(kernels, "generate") == {"linear_prior", "linear"}
+    assert ops(kernels, "kl") == {"linear", "gaussian_head"}
+    assert not ops(reference, "elbo") & {"bottleneck", "linear_score"}
+
+
+def test_batch_invariant_plans_keep_their_layers() -> None:
+    model = vae(mlp_spec(), impl="triton", device=DEVICE, batch_invariant=True)
+    assert "bottleneck" not in ops(model, "elbo")
+
+
+def test_fused_plans_of_ops_without_kernels_are_refused_at_once() -> None:
+    with pytest.raises(UnsupportedError, match="impl of conv"):
+        vae(conv_spec(), impl="triton", device=DEVICE)
