@@ -32,6 +32,7 @@ class Resources:
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)
         self.limits: dict[str, int] = {}  # rows of an internal batch, by verb, where memory was short
+        self._left_behind: dict[str, AnyExecutor] = {}
         watch_forks(self)
 
     def release(self) -> None:
@@ -52,6 +53,8 @@ class Resources:
         self.release()
 
     def after_fork(self) -> None:
-        """In a forked child: the lock may be held by a thread that is not there."""
+        """In a forked child: the lock may be held by a thread that is not there, and sessions' threads are gone."""
         self.lock = threading.Lock()
+        self._left_behind = self.executors  # kept: ending a session waits for its threads
+        self.executors = {}
         self.lifetime.after_fork()
