@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import torch
 
 import fastvae
 from bench.cases import STEPS, Case, inputs
@@ -21,7 +22,7 @@ from fastvae.runtime import Settings
 
 @functools.lru_cache(maxsize=1)
 def _vae(name: str) -> fastvae.VAE:
-    return fastvae.VAE(model(name), Settings(device="cpu"))
+    return fastvae.VAE(model(name), Settings(device="cpu", threads=torch.get_num_threads()))
 
 
 def fastvae_peer(case: Case) -> Prepared:

@@ -31,7 +31,7 @@ from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
 from fastvae.runtime.batching import blocks
 from fastvae.runtime.memory import in_batches
-from fastvae.scoring import Metric, from_parts, score_block
+from fastvae.scoring import from_parts, metric_of, score_block
 from fastvae.spec import ModelSpec
 from fastvae.walk import Walker
 from fastvae.warmup import warm_up
@@ -243,7 +243,6 @@ class VAE:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @_in_use
     def generate(
         self,
         n: int,
@@ -278,8 +277,9 @@ class VAE:
             few = self._engine.few_generated(n, seed=seed, start=start)
             if few is not None:
                 return few
-        conditions = self._walker.conditions(condition, n, "generate")
-        return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)
+        with self._engine.in_use:
+            conditions = self._walker.conditions(condition, n, "generate")
+            return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)
 
     @_in_use
     def stream(
@@ -348,7 +348,6 @@ class VAE:
             in_batches(engine, ["generate"], low, high, size, compute)
         return result
 
-    @_in_use
     def encode(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Posterior:
         """The approximate posterior q(z|x).
 
@@ -362,38 +361,40 @@ class VAE:
         Raises:
             InputError: ``x`` or ``condition`` of the wrong kind, shape, dtype or range.
         """
-        if direct := self._walker.direct("encode", x, condition, invalid):
+        if condition is None and invalid == "raise" and (direct := self._engine.direct("encode", x)):
             return Posterior(direct[0], direct[1], self._engine)
-        rows = self._walker.rows("x", x, invalid=invalid)
-        shapes = [self.spec.latent_shape] * 2
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
+            shapes = [self.spec.latent_shape] * 2
 
-        def compute(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None) -> Sequence[Tensor]:
-            return self._engine.encode(block, vectors, out)
+            def compute(
+                block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None
+            ) -> Sequence[Tensor]:
+                return self._engine.encode(block, vectors, out)
 
-        mean, logvar = self._walker.walk(rows, compute, ["encode"], shapes, condition, invalid)
-        return Posterior(rows.like(mean), rows.like(logvar), self._engine)
+            mean, logvar = self._walker.walk(rows, compute, ["encode"], shapes, condition, invalid)
+            return Posterior(rows.like(mean), rows.like(logvar), self._engine)
 
-    @_in_use
     def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
-        if direct := self._walker.direct("embed", x, condition, invalid):
+        if condition is None and invalid == "raise" and (direct := self._engine.direct("embed", x)):
             return direct[0]
-        rows = self._walker.rows("x", x, invalid=invalid)
-        return rows.like(
-            self._walker.map_one(rows, self._engine.embed, "embed", self.spec.latent_shape, condition, invalid)
-        )
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
+            return rows.like(
+                self._walker.map_one(rows, self._engine.embed, "embed", self.spec.latent_shape, condition, invalid)
+            )
 
-    @_in_use
     def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
-        if direct := self._walker.direct("reconstruct", x, condition, invalid):
+        if condition is None and invalid == "raise" and (direct := self._engine.direct("reconstruct", x)):
             return direct[0]
-        rows = self._walker.rows("x", x, invalid=invalid)
-        shape = self.spec.input_shape
-        result = self._walker.map_one(rows, self._engine.reconstruct, "reconstruct", shape, condition, invalid)
-        return rows.like(rows.unflatten(result))
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
+            shape = self.spec.input_shape
+            result = self._walker.map_one(rows, self._engine.reconstruct, "reconstruct", shape, condition, invalid)
+            return rows.like(rows.unflatten(result))
 
-    @_in_use
     def decode(self, z: Array, *, condition: Any = None) -> Array:
         """E[x|z], the mean of the likelihood: (rows, *input_shape).
 
@@ -403,10 +404,13 @@ class VAE:
         Raises:
             InputError: ``z`` or ``condition`` of the wrong kind, shape, dtype; NaN or Inf.
         """
-        if direct := self._walker.direct("decode", z, condition):
+        if condition is None and (direct := self._engine.direct("decode", z)):
             return direct[0]
-        rows = self._walker.latents("z", z)
-        return rows.like(self._walker.map_one(rows, self._engine.decode, "decode", self.spec.input_shape, condition))
+        with self._engine.in_use:
+            rows = self._walker.latents("z", z)
+            return rows.like(
+                self._walker.map_one(rows, self._engine.decode, "decode", self.spec.input_shape, condition)
+            )
 
     @_in_use
     def interpolate(
@@ -451,7 +455,6 @@ class VAE:
         in_batches(self._engine, ["decode"], 0, len(points), lambda: self._engine.batch_rows("decode"), compute)
         return first.like(result)
 
-    @_in_use
     def score(
         self,
         x: Array,
@@ -489,16 +492,18 @@ class VAE:
         Raises:
             InputError: an argument of the wrong kind, shape, dtype or range.
         """
-        what = Metric(metric, 1 if samples is None and metric == "iwae" else samples, seed, beta)
+        what = metric_of(metric, samples, seed, beta)
         start = noise.check_count("start", start)
-        if what.at_mean and (direct := self._walker.direct(what.verbs[0], x, condition, invalid)):
+        short = what.at_mean and condition is None and invalid == "raise"
+        if short and (direct := self._engine.direct(what.verbs[0], x)):
             return from_parts(direct, x[0].size, what).astype(np.float32, copy=False)
-        rows = self._walker.rows("x", x, invalid=invalid)
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
 
-        def compute(block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None) -> tuple[Tensor]:
-            return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
+            def compute(block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None) -> tuple[Tensor]:
+                return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
 
-        return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
+            return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
 
     @_in_use
     def impute(

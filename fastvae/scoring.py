@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,25 @@ class Metric:
     def at_mean(self) -> bool:
         """Whether one plan gives it, because no z is drawn; the divergence never needs one."""
         return self.samples is None or self.name == "kl"
+
+
+@lru_cache(maxsize=64, typed=True)
+def _known(name: str, samples: int | None, seed: int, beta: float) -> Metric:
+    return Metric(name, samples, seed, beta)
+
+
+def metric_of(name: str, samples: int | None, seed: int, beta: float) -> Metric:
+    """The Metric, which is checked once for callers that ask for the same again and again.
+
+    Raises:
+        InputError: an argument out of range.
+    """
+    if name == "iwae" and samples is None:
+        samples = 1
+    try:
+        return _known(name, samples, seed, beta)
+    except TypeError:  # something that cannot be kept, and is no metric either: say what is wrong with it
+        return Metric(name, samples, seed, beta)
 
 
 def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condition: Tensor | None = None) -> Tensor:

@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fastvae.arrays import INVALID, Conditions, Rows, check_condition, check_rows, invalid_rows
+from fastvae.arrays import Conditions, Rows, check_condition, check_rows, invalid_rows
 from fastvae.errors import InputError
 from fastvae.layers import Shape
 from fastvae.runtime import Engine
@@ -41,30 +39,6 @@ class Walker:
             invalid=invalid,
             missing=missing,
         )
-
-    def direct(
-        self, verb: str, x: Any, condition: Any = None, invalid: str = "raise"
-    ) -> list[NDArray[np.float32]] | None:
-        """The outputs of a verb for a few clean float32 rows, by the shortest way; None where the long one is needed.
-
-        The long way also finds the words for what is wrong with an argument.
-        """
-        latents = verb == "decode"
-        shape = self._engine.spec.latent_shape if latents else self._engine.spec.input_shape
-        if type(x) is not np.ndarray or x.dtype != np.float32 or x.shape[1:] != shape or not x.flags.c_contiguous:
-            return None
-        run = self._engine.direct(verb)
-        if run is None or condition is not None or invalid not in INVALID:
-            return None
-        if not 0 < len(x) <= self._engine.batch_rows(verb):
-            return None
-        least, most = x.min(), x.max()  # NaN where there is one
-        bounded = (
-            (least >= 0.0 and most <= 1.0)
-            if self._unit_interval and not latents
-            else (least > -math.inf and most < math.inf)
-        )
-        return run(x) if bounded else None
 
     def latents(self, name: str, z: Any) -> Rows:
         """The latent argument ``name``, checked."""

@@ -28,7 +28,7 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast
+from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, merge_heads
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
 
@@ -57,11 +57,13 @@ def build_plan(
     batch_invariant: bool = False,
     share: Callable[[Tensor], Tensor] | None = None,
     fused: bool = False,
+    merged: bool = True,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
 
     With ``fused``, ops that span several layers (``gaussian_head``, ``bottleneck``, ``linear_score``, ``linear_prior``)
-    replace those layers; their references are no faster than the layers, their kernels are.
+    replace those layers; their references are no faster than the layers, their kernels are. Without ``merged``, heads
+    stay products of their own: splitting a joint one costs a copy where views cannot be handed on.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -87,7 +89,7 @@ def build_plan(
     """
     plan = translate(model, verb)
     for improve in (*PASSES, *(FUSED_PASSES if fused else ())):
-        plan = improve(plan)
+        plan = improve(plan) if merged or improve is not merge_heads else plan
     if batch_invariant:
         plan = align_linear(plan)
     return cast(plan, dtype=dtype, device=device, share=share)

@@ -123,6 +123,7 @@ class Engine:
     def limit_rows(self, verb: str, rows: int) -> None:
         """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
         self._resources.limits[verb] = rows
+        self._resources.direct.pop(verb, None)
 
     def release(self) -> None:
         """Give back what memory can be spared."""
@@ -279,8 +280,10 @@ class Engine:
 
     def few_generated(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
         """:meth:`generate` by the shortest way, for as few rows as one block of kept noise; None if there is none."""
-        run = self.direct("generate") if 0 < rows <= BLOCK else None
-        return run(prior(rows, self.spec.latent_dim, seed=seed, start=start).numpy())[0] if run else None
+        if self.impl != "onnxruntime" or not 0 < rows <= BLOCK:
+            return None
+        found = self.direct("generate", prior(rows, self.spec.latent_dim, seed=seed, start=start).numpy())
+        return found[0] if found else None
 
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
         """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
@@ -338,17 +341,26 @@ class Engine:
                 result[low:high] = part[: len(result) - low]
         return tuple(results or ())
 
-    def direct(self, verb: str) -> Callable[[NDArray[np.float32]], list[NDArray[np.float32]]] | None:
-        """A function from rows to a verb's outputs with nothing in between, or None where something has to be.
+    def direct(self, verb: str, x: object) -> list[NDArray[np.float32]] | None:
+        """A verb's outputs for what a caller handed in, if it may go straight to a session; None if it may not.
 
-        It takes C-contiguous rows of the plan's only input (of the noise, for ``generate``), as many as fit one
-        internal batch.
+        ``x`` are rows of the plan's only input (of the noise, for ``generate``).
         """
-        if self.impl != "onnxruntime" or self.batch_invariant:
-            return None
+        calls = self._resources.direct
+        call = calls.get(verb)
+        if call is None:
+            call = calls[verb] = self._direct_call(verb)
+        return call(x)
+
+    def _direct_call(self, verb: str) -> Callable[[object], list[NDArray[np.float32]] | None]:
         executor = self._executor(verb)
-        assert isinstance(executor, OnnxExecutor)
-        return executor.run_numpy if executor.takes_one else None
+        if isinstance(executor, OnnxExecutor) and not self.batch_invariant:
+            spec = self.spec
+            shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
+            bounded = self.head.unit_interval and verb not in ("decode", "generate")
+            if call := executor.direct(shape, self.batch_rows(verb), unit_interval=bounded):
+                return call
+        return lambda x: None
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources
@@ -364,6 +376,7 @@ class Engine:
                     batch_invariant=self.batch_invariant,
                     share=held.weights.share,
                     fused=self.fused,
+                    merged=self.impl != "onnxruntime",
                 )
                 held.executors[verb] = self._made(plan, held.graphs)
             return held.executors[verb]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastvae.layers import Shape
 from fastvae.plan import Plan, plan_cost
 from fastvae.runtime.batching import rows_that_fit
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.latents import prior
+
+# Small rows run fastest in batches whose buffers a core's own cache holds; large ones, of images, in batches of enough
+# rows to share the work of a call, as long as that takes no more than BUFFER_BYTES.
+CACHE_BYTES = 6 * 2**20
+ENOUGH_ROWS = 128
+# 1.0 in the bits of a float32.
+ONE = 0x3F800000
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -47,7 +57,8 @@ class OnnxExecutor:
         from fastvae.onnx import output_names, to_onnx
 
         self.plan = replace(plan, weights={})  # the session has its own
-        self.rows_that_fit = rows_that_fit(plan_cost(plan).peak_bytes)
+        peak_bytes = plan_cost(plan, workspace=False).peak_bytes
+        self.rows_that_fit = min(rows_that_fit(peak_bytes), max(ENOUGH_ROWS, CACHE_BYTES // peak_bytes))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -79,15 +90,14 @@ class OnnxExecutor:
             self._run(given, out)
         return tuple(out)
 
-    @property
-    def takes_one(self) -> bool:
-        """Whether the session has a single input: x, z or the noise."""
-        return len(self._inputs) == 1
+    def direct(self, shape: Shape, limit: int, *, unit_interval: bool) -> DirectCall | None:
+        """The short way into a session with a single input: x, z or the noise; None where there are more.
 
-    def run_numpy(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The outputs of a session with one input, from and to NumPy arrays, by the shortest way there is."""
-        results: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._inputs[0]: x})
-        return results
+        ``shape`` is that of the input's rows, ``limit`` the most rows of a call.
+        """
+        if len(self._inputs) != 1:
+            return None
+        return DirectCall(self._session, self._inputs[0], self._outputs, shape, limit, unit_interval)
 
     def _run(self, given: Sequence[Tensor], out: Sequence[Tensor]) -> None:
         """Read ``given`` and write ``out`` in place: nothing is copied on the way in or out."""
@@ -98,3 +108,39 @@ class OnnxExecutor:
         for name, tensor in zip(self._outputs, out, strict=True):
             binding.bind_output(name, "cpu", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
         self._session.run_with_iobinding(binding)
+
+
+class DirectCall:
+    """From a caller's rows to a verb's outputs with as little in between as can be.
+
+    A small model's session streams its weights through the caches, and every line of Python after it is read from
+    memory again, so that lines cost several times what they do by themselves. Hence one function, and no more of it.
+    """
+
+    __slots__ = ("_limit", "_name", "_outputs", "_run", "_shape", "_unit_interval")
+
+    def __init__(
+        self, session: Any, name: str, outputs: Sequence[str], shape: Shape, limit: int, unit_interval: bool
+    ) -> None:
+        # The session's own object, where there is one, runs without looking at its arguments once more.
+        self._run = getattr(session, "_sess", session).run
+        self._name, self._outputs, self._shape = name, list(outputs), shape
+        self._limit, self._unit_interval = limit, unit_interval
+
+    def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
+        """The outputs for float32 rows in C order, few and clean; None for anything else, which takes the long way.
+
+        Read as integers, floats from 0 to 1 are those up to ONE; negative ones (-0.0 too), larger ones, infinities and
+        NaN are all beyond.
+        """
+        if type(x) is not np.ndarray or x.dtype != np.float32 or x.shape[1:] != self._shape:
+            return None
+        if not (0 < len(x) <= self._limit and x.flags.c_contiguous):
+            return None
+        if self._unit_interval:
+            if np.maximum.reduce(x.view(np.uint32), axis=None) > ONE:
+                return None
+        elif not (np.minimum.reduce(x, axis=None) > -math.inf and np.maximum.reduce(x, axis=None) < math.inf):
+            return None
+        results: list[NDArray[np.float32]] = self._run(self._outputs, {self._name: x}, None)
+        return results

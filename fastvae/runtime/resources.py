@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
@@ -28,6 +31,7 @@ class Resources:
         self.lifetime = Lifetime(survives_fork=device.type == "cpu")
         self.lock = threading.Lock()
         self.executors: dict[str, AnyExecutor] = {}
+        self.direct: dict[str, Callable[[object], list[NDArray[np.float32]] | None]] = {}  # short ways into sessions
         self.weights = WeightStore()
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)
@@ -48,6 +52,7 @@ class Resources:
         if self.lifetime.forked:  # what is on the GPU is the parent's
             return
         with self.lock:
+            self.direct.clear()
             self.executors.clear()
             self.weights = WeightStore()
         self.release()
@@ -56,5 +61,5 @@ class Resources:
         """In a forked child: the lock may be held by a thread that is not there, and sessions' threads are gone."""
         self.lock = threading.Lock()
         self._left_behind = self.executors  # kept: ending a session waits for its threads
-        self.executors = {}
+        self.executors, self.direct = {}, {}
         self.lifetime.after_fork()
