@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -237,6 +237,7 @@ def test_empty(impl: str, n: int, dim: int, samples: int | None) -> None:
     stream=st.integers(0, 2**32 - 4),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
 )
+@settings(max_examples=40)
 def test_the_cpu_implementation_has_the_reference_s_bits(draw: Any, **where: Any) -> None:
     assert torch.equal(draw(**where, impl="cpu"), draw(**where, impl="reference"))
 

@@ -155,6 +155,8 @@ def _start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell ignores interrupts for what it runs in the background, and so would all its descendants.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -178,7 +180,10 @@ def test_a_process_that_is_stopped_leaves_nothing(tmp_path: Path, number: int, s
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=120)
+    try:
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == status
     assert (stdout, stderr) == ("", message)
     assert not os.listdir(tmp_path)
