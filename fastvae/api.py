@@ -496,7 +496,7 @@ class VAE:
         start = noise.check_count("start", start)
         short = what.at_mean and condition is None and invalid == "raise"
         if short and (direct := self._engine.direct(what.verbs[0], x)):
-            return from_parts(direct, x[0].size, what).astype(np.float32, copy=False)
+            return from_parts(direct, x.size // len(x), what).astype(np.float32, copy=False)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
 

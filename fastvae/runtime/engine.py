@@ -27,8 +27,8 @@ from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
 from fastvae.runtime.latents import BLOCK, prior
 from fastvae.runtime.lifetime import Lifetime
-from fastvae.runtime.memory import in_batches
-from fastvae.runtime.ort import OnnxExecutor, why_not
+from fastvae.runtime.memory import in_batches, is_out_of_memory
+from fastvae.runtime.ort import OnnxExecutor, Values, why_not
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.staging import Stages
 from fastvae_kernels.parts import part_of
@@ -282,7 +282,7 @@ class Engine:
         """:meth:`generate` by the shortest way, for as few rows as one block of kept noise; None if there is none."""
         if self.impl != "onnxruntime" or not 0 < rows <= BLOCK:
             return None
-        found = self.direct("generate", prior(rows, self.spec.latent_dim, seed=seed, start=start).numpy())
+        found = self.direct("generate", prior(rows, self.spec.latent_dim, seed=seed, start=start))
         return found[0] if found else None
 
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
@@ -350,15 +350,21 @@ class Engine:
         call = calls.get(verb)
         if call is None:
             call = calls[verb] = self._direct_call(verb)
-        return call(x)
+        try:
+            return call(x)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None  # the long way does with less
 
     def _direct_call(self, verb: str) -> Callable[[object], list[NDArray[np.float32]] | None]:
         executor = self._executor(verb)
         if isinstance(executor, OnnxExecutor) and not self.batch_invariant:
             spec = self.spec
             shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
-            bounded = self.head.unit_interval and verb not in ("decode", "generate")
-            if call := executor.direct(shape, self.batch_rows(verb), unit_interval=bounded):
+            of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
+            values: Values = "any" if verb == "generate" else "finite" if verb == "decode" else of_rows
+            if call := executor.direct(shape, self.batch_rows(verb), values, self.in_use):
                 return call
         return lambda x: None
 

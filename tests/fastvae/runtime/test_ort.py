@@ -41,10 +41,11 @@ def test_equals_the_reference(name: str) -> None:
         np.testing.assert_allclose(found[verb], values, rtol=0, atol=16 * 8 * 2.0**-23 * np.abs(values).max())
 
 
+@pytest.mark.parametrize("batch_size", [None, 5])
 @pytest.mark.parametrize("name", ["mlp_fixed", "conv"])
-def test_the_short_way_gives_what_the_long_one_gives(name: str) -> None:
+def test_the_short_way_gives_what_the_long_one_gives(name: str, batch_size: int | None) -> None:
     """Float32 rows in C order take it; the same values in float64, strided, read-only or in pieces do not."""
-    model = vae(SPECS[name], impl="onnxruntime")
+    model = vae(SPECS[name], impl="onnxruntime", batch_size=batch_size)
     x = data_for(SPECS[name], 12).astype(np.float32)
     expected = results(model, x)
     frozen = x.copy()
@@ -71,6 +72,41 @@ def test_the_short_way_refuses_what_the_long_one_refuses() -> None:
     with pytest.raises(InputError, match="NaN or Inf"):
         digits.decode(np.full((1, 16), np.nan, np.float32))
     assert digits.encode(x[:0]).mean.shape == (0, 16)
+
+
+def test_a_bad_value_in_a_later_batch_is_refused() -> None:
+    digits = fastvae.load("digits", batch_size=2)
+    x = np.full((5, 1, 8, 8), 0.5, np.float32)
+    assert digits.embed(x).shape == (5, 16)
+    x[4, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="row 4 holds NaN"):
+        digits.embed(x)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("bad_alloc: out of memory")])
+def test_the_short_way_short_of_memory_leaves_it_to_the_long_one(error: Exception) -> None:
+    digits = fastvae.load("digits", batch_size=2)
+    x = data_for(digits.spec, 5).astype(np.float32)
+    expected = digits.embed(x)
+
+    def full(*_: object) -> None:
+        raise error
+
+    digits._engine._resources.direct["embed"]._run = full
+    np.testing.assert_array_equal(digits.embed(x), expected)
+
+
+def test_the_short_way_does_not_hide_other_errors() -> None:
+    digits = fastvae.load("digits")
+    x = data_for(digits.spec, 5).astype(np.float32)
+    digits.embed(x)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such node")
+
+    digits._engine._resources.direct["embed"]._run = broken
+    with pytest.raises(RuntimeError, match="no such node"):
+        digits.embed(x)
 
 
 def test_results_belong_to_the_caller() -> None:
