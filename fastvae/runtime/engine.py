@@ -29,7 +29,14 @@ from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import in_batches
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.resources import AnyExecutor, Resources
-from fastvae.runtime.settings import PRECISIONS, Settings, resolve_device, resolve_implementation, resolve_precision
+from fastvae.runtime.settings import (
+    PRECISIONS,
+    Settings,
+    plan_target,
+    resolve_device,
+    resolve_implementation,
+    resolve_precision,
+)
 from fastvae.runtime.staging import Stages
 from fastvae_kernels.parts import part_of
 
@@ -63,9 +70,7 @@ class Engine:
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
-        # Where kernels run; in batch-invariant mode each layer keeps the form that is known to be so.
-        on_kernels = self.impl == "triton" or (self.impl == "auto" and self.device.type == "cuda")
-        self.fused = on_kernels and not self.batch_invariant
+        self._target = plan_target(self.impl, self.device)
         self.head = output_head(model)
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
@@ -161,10 +166,10 @@ class Engine:
         plan = build_plan(
             self.model,
             verb,
+            target="reference" if name.lower() == "cpu" else "triton",
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
-            fused=name.lower() != "cpu" and not self.batch_invariant,
         )
         return explain(plan, rows, name, self.precision)
 
@@ -349,12 +354,11 @@ class Engine:
                 plan = build_plan(
                     self.model,
                     verb,
+                    target=self._target,
                     dtype=self.dtype,
                     device=self.device,
                     batch_invariant=self.batch_invariant,
                     share=held.weights.share,
-                    fused=self.fused,
-                    merged=self.impl != "onnxruntime",
                 )
                 held.executors[verb] = self._made(plan, held.graphs)
             return held.executors[verb]

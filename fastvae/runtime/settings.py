@@ -9,6 +9,7 @@ import torch
 
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.model import Model
+from fastvae.plan import Target
 from fastvae.runtime.ort import why_not
 
 PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -79,3 +80,11 @@ def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) 
     chosen = "reference" if reason else "onnxruntime"
     logger.info("impl='auto' on %s: %s%s", device, chosen, f" ({reason})" if reason else "")
     return chosen
+
+
+def plan_target(impl: str, device: torch.device) -> Target:
+    """What plans are built for, for a resolved implementation."""
+    if impl == "onnxruntime":
+        return "onnx"
+    on_kernels = impl == "triton" or (impl == "auto" and device.type == "cuda")
+    return "triton" if on_kernels else "reference"
