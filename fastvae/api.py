@@ -156,9 +156,9 @@ class VAE:
         """
         n, seed, start = self._check_generation(n, seed, start, output, kind)
         if kind == "numpy" and output == "mean" and condition is None:
-            few = self._engine.few_generated(n, seed=seed, start=start)
-            if few is not None:
-                return few
+            found = self._engine.generate_directly(n, seed=seed, start=start)
+            if found is not None:
+                return found
         with self._engine.in_use:
             conditions = self._walker.conditions(condition, n, "generate")
             return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)

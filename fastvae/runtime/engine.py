@@ -6,7 +6,7 @@ in which precision, by which implementation and in which tiles is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -24,10 +24,10 @@ from fastvae.plan import Explanation, Plan, build_plan, explain
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
-from fastvae.runtime.latents import BLOCK, prior
+from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
-from fastvae.runtime.memory import in_batches, is_out_of_memory
-from fastvae.runtime.ort import OnnxExecutor, Values
+from fastvae.runtime.memory import in_batches
+from fastvae.runtime.ort import DirectCall, OnnxExecutor, Values
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.settings import (
     PRECISIONS,
@@ -261,11 +261,13 @@ class Engine:
         z = torch.cat([z for z, _ in parts], dim=1)[:, : len(mean)]
         return z.reshape(shape), torch.cat([kl for _, kl in parts])[: len(mean)]
 
-    def few_generated(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
-        """:meth:`generate` by the shortest way, for as few rows as one block of kept noise; None if there is none."""
-        if self.impl != "onnxruntime" or not 0 < rows <= BLOCK:
+    def generate_directly(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
+        """:meth:`generate` into host memory by the shortest way there is; None if it cannot be taken."""
+        call = self._direct_call("generate") if rows and self.impl == "onnxruntime" else None
+        if call is None:
             return None
-        found = self.direct("generate", prior(rows, self.spec.latent_dim, seed=seed, start=start))
+        dim = self.spec.latent_dim
+        found = call.in_batches(rows, lambda low, high: prior(high - low, dim, seed=seed, start=start + low))
         return found[0] if found else None
 
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
@@ -327,29 +329,26 @@ class Engine:
     def direct(self, verb: str, x: object) -> list[NDArray[np.float32]] | None:
         """A verb's outputs for what a caller handed in, if it may go straight to a session; None if it may not.
 
-        ``x`` are rows of the plan's only input (of the noise, for ``generate``).
+        ``x`` are rows of the plan's only input.
         """
-        calls = self._resources.direct
-        call = calls.get(verb)
-        if call is None:
-            call = calls[verb] = self._direct_call(verb)
-        try:
-            return call(x)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None  # the long way does with less
+        call = self._direct_call(verb)
+        return None if call is None else call(x)
 
-    def _direct_call(self, verb: str) -> Callable[[object], list[NDArray[np.float32]] | None]:
+    def _direct_call(self, verb: str) -> DirectCall | None:
+        calls = self._resources.direct
+        if verb not in calls:
+            calls[verb] = self._new_direct_call(verb)
+        return calls[verb]
+
+    def _new_direct_call(self, verb: str) -> DirectCall | None:
         executor = self._executor(verb)
-        if isinstance(executor, OnnxExecutor) and not self.batch_invariant:
-            spec = self.spec
-            shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
-            of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
-            values: Values = "any" if verb == "generate" else "finite" if verb == "decode" else of_rows
-            if call := executor.direct(shape, self.batch_rows(verb), values, self.in_use):
-                return call
-        return lambda x: None
+        if not isinstance(executor, OnnxExecutor) or self.batch_invariant:
+            return None
+        spec = self.spec
+        shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
+        of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
+        values: Values = "any" if verb == "generate" else "finite" if verb == "decode" else of_rows
+        return executor.direct(shape, self.batch_rows(verb), values, self.in_use)
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +19,7 @@ from fastvae.runtime.batching import blocks, rows_that_fit
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
+from fastvae.runtime.memory import is_out_of_memory
 
 # Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
 # work of a call, as long as that takes no more than BUFFER_BYTES.
@@ -130,7 +131,7 @@ class DirectCall:
         in_use: entered where there are several batches; a single one is over before anybody misses it.
     """
 
-    __slots__ = ("_in_use", "_limit", "_name", "_names", "_outputs", "_run", "_shape", "_values")
+    __slots__ = ("_in_use", "_limit", "_name", "_outputs", "_run", "_shape", "_shapes", "_values")
 
     def __init__(
         self,
@@ -144,22 +145,29 @@ class DirectCall:
         # The session's own object, where there is one, runs without looking at its arguments once more.
         self._run = getattr(session, "_sess", session).run
         self._name, self._shape = given
-        self._outputs, self._names = outputs, list(outputs)
+        self._outputs, self._shapes = list(outputs), list(outputs.values())
         self._limit, self._values, self._in_use = limit, values, in_use
 
     def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
-        """The outputs for clean float32 rows in C order; None for anything else, which takes the long way."""
+        """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
+
+        None also where memory is short: the long way does with less.
+        """
         if type(x) is not np.ndarray or x.dtype is not FLOAT32 or x.shape[1:] != self._shape:
             return None
         flags, rows = x.flags, len(x)
         if not (rows and flags.c_contiguous and flags.aligned):
             return None
         if rows > self._limit:
-            with self._in_use:
-                return self._in_batches(x)
+            return self.in_batches(rows, lambda low, high: x[low:high])
         if not self._clean(x):
             return None
-        results: list[NDArray[np.float32]] = self._run(self._names, {self._name: x}, None)
+        try:
+            results: list[NDArray[np.float32]] = self._run(self._outputs, {self._name: x}, None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
         return results
 
     def _clean(self, x: NDArray[np.float32]) -> bool:
@@ -174,14 +182,22 @@ class DirectCall:
             return bool(np.minimum.reduce(x, None) > -math.inf and np.maximum.reduce(x, None) < math.inf)
         return True
 
-    def _in_batches(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]] | None:
-        """The outputs for many rows: each batch is looked at just before it is run, while the caches hold it."""
-        results = [np.empty((len(x), *shape), np.float32) for shape in self._outputs.values()]
-        for low, high in blocks(len(x), self._limit):
-            part = x[low:high]
-            if not self._clean(part):
+    def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[np.float32]] | None:
+        """The outputs for many rows, of which ``batch`` gives low to high, as :meth:`__call__` takes them.
+
+        Each batch is looked at just before it is run, while the caches hold it.
+        """
+        if rows <= self._limit:
+            return self(batch(0, rows))
+        with self._in_use:
+            try:
+                results = [np.empty((rows, *shape), np.float32) for shape in self._shapes]
+            except (MemoryError, ValueError):  # NumPy's words for more than any memory
                 return None
-            outputs = self._run(self._names, {self._name: part}, None)
-            for result, output in zip(results, outputs, strict=True):
-                result[low:high] = output
-        return results
+            for low, high in blocks(rows, self._limit):
+                outputs = self(batch(low, high))
+                if outputs is None:
+                    return None
+                for result, output in zip(results, outputs, strict=True):
+                    result[low:high] = output
+            return results
