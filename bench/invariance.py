@@ -1,32 +1,43 @@
-"""How often a row's place in a batch of fixed size changes its bits: linear layers in PyTorch, models in ONNX Runtime.
+"""How often a row's place in a batch of fixed size changes its bits, and what it costs that it does not.
 
-Run as ``python -m bench.invariance``. The same row fills a batch; any row of the result that differs from the first is
-a violation. Both as they are and in the form batch-invariant mode gives them: layers padded, and sums over whole
-cache lines. Counts over a grid of shapes go to ``bench/results/invariance.jsonl``.
+Run as ``python -m bench.invariance``. The same row fills a batch of a linear layer in PyTorch, or a model in ONNX
+Runtime; any row of the result that differs from the first is a violation. Both as they are and in the form
+batch-invariant mode gives them: layers padded, and sums over whole cache lines. The cost is the time of a verb in
+batch-invariant mode over its time without. Counts over a grid of shapes, and ratios, go to
+``bench/results/invariance.jsonl``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fastvae
+from bench.cases import inputs
 from bench.environment import OUT, environment
+from bench.models import MODELS, model
+from bench.timing import interleaved
+from fastvae.arrays import Array
 from fastvae.layers import Linear
 from fastvae.model import Model
 from fastvae.plan import build_plan
 from fastvae.plan.passes.align_linear import ALIGNMENT
+from fastvae.runtime import Settings
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 from fastvae_kernels import sample_normal, sample_uniform
 
 ROWS = (16, 32, 64, 128)
 OUTPUTS = (1, 2, 3, 5, 8, 10, 16, 20, 31, 32, 64, 100, 256, 784)
+COST_ROWS = (1, 256, 2048)
 INPUTS = (1, 3, 8, 10, 16, 33, 64, 100, 256, 512, 784)
 
 
@@ -55,8 +66,33 @@ def place_matters_in_onnx(rows: int, outputs: int, inputs: int, *, batch_invaria
     return any(bool((result != result[0]).any()) for result in session({"x": x}))
 
 
+def cost(name: str, rows: int) -> dict[str, float]:
+    """Median ratio, by verb, of batch-invariant time to the other, round by round; NumPy to NumPy."""
+    threads = torch.get_num_threads()
+    plain, invariant = (
+        fastvae.VAE(model(name), Settings(device="cpu", threads=threads, batch_invariant=mode))
+        for mode in (False, True)
+    )
+    x = inputs(name, rows)[0].numpy()
+    ratios = {}
+    for verb in ("generate", "encode", "reconstruct", "score"):
+        calls = {"plain": _call(plain, verb, x), "invariant": _call(invariant, verb, x)}
+        times, _ = interleaved(calls, rounds=101, min_rounds=5, seconds=3.0)
+        ratios[verb] = round(float(np.median(np.divide(times["invariant"], times["plain"]))), 2)
+    return ratios
+
+
+def _call(vae: fastvae.VAE, verb: str, x: Array) -> Callable[[], Array]:
+    if verb == "generate":
+        return lambda: vae.generate(len(x), seed=1)
+    if verb == "score":
+        return lambda: vae.score(x, "elbo")
+    method = getattr(vae, verb)
+    return lambda: method(x)
+
+
 def main() -> None:
-    """Count, print and append one row."""
+    """Count, time, print and append one row."""
     shapes = list(product(ROWS, OUTPUTS, INPUTS))
     counts = {
         f"{str(dtype).removeprefix('torch.')}, {'aligned' if aligned else 'as is'}": sum(
@@ -69,11 +105,12 @@ def main() -> None:
         counts[f"onnxruntime elbo, {name}"] = sum(
             place_matters_in_onnx(*shape, batch_invariant=batch_invariant) for shape in shapes
         )
-    row = environment() | {"study": "invariance", "shapes": len(shapes), "differ": counts}
+    costs = {f"{name}, {rows} rows": cost(name, rows) for name in MODELS for rows in COST_ROWS}
+    row = environment() | {"study": "invariance", "shapes": len(shapes), "differ": counts, "cost": costs}
     path: Path = OUT / "invariance.jsonl"
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    print(json.dumps(row["differ"], indent=2))
+    print(json.dumps({"differ": row["differ"], "cost": row["cost"]}, indent=2))
 
 
 if __name__ == "__main__":

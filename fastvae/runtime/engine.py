@@ -100,8 +100,13 @@ class Engine:
 
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
-        rows = self._batch_size or self._executor(verb).rows_that_fit
+        rows = self._batch_size or self._rows_that_fit(self._executor(verb))
         return min(rows, self._resources.limits.get(verb, rows))
+
+    def _rows_that_fit(self, executor: AnyExecutor) -> int:
+        """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""
+        rows = executor.rows_that_fit
+        return max(rows // TILE, 1) * TILE if self.batch_invariant else rows
 
     def limit_rows(self, verb: str, rows: int) -> None:
         """Give internal batches of ``verb`` at most ``rows`` rows from now on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,31 @@ def test_kernels_get_fused_plans_and_references_layers() -> None:
 def test_batch_invariant_plans_keep_their_layers() -> None:
     model = vae(mlp_spec(), impl="triton", device=DEVICE, batch_invariant=True)
     assert "bottleneck" not in ops(model, "elbo")
+
+
+def test_batch_invariant_bits_on_kernels() -> None:
+    """Rows alone, and in batches cut elsewhere, get the bits they have among all; more than a tile of them."""
+    spec = mlp_spec()
+    whole, pieces = (
+        vae(spec, impl="triton", device=DEVICE, batch_invariant=True, batch_size=size) for size in (None, 3)
+    )
+    x = data_for(spec, 140).astype(np.float32)
+    part = slice(125, 132)
+
+    def results(model: fastvae.VAE, rows: slice) -> dict[str, np.ndarray[Any, Any]]:
+        posterior = model.encode(x[rows])
+        return {
+            "mean": posterior.mean,
+            "logvar": posterior.logvar,
+            "reconstruct": model.reconstruct(x[rows]),
+            "elbo": model.score(x[rows], "elbo"),
+            "iwae": model.score(x[rows], "iwae", samples=2, start=rows.start),
+            "generate": model.generate(rows.stop - rows.start, seed=3, start=rows.start),
+        }
+
+    expected = results(whole, slice(0, 140))
+    for verb, values in results(pieces, part).items():
+        np.testing.assert_array_equal(values, expected[verb][part], err_msg=verb)
 
 
 def test_fused_plans_of_ops_without_kernels_are_refused_at_once() -> None:
