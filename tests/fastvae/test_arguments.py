@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastvae
+from fastvae.arrays import check_rows
 from fastvae.errors import FastVAEError, InputError, UnsupportedError
 from tests.fastvae.support import SPECS, data_for, mlp_spec, vae
 
@@ -76,6 +77,18 @@ def test_arrays_of_any_layout_are_taken() -> None:
     assert FLAT.embed(X.astype(np.float16)).dtype == np.float32
     strided = torch.from_numpy(np.repeat(X, 2, 0))[::2]
     assert torch.equal(FLAT.embed(strided), torch.from_numpy(expected))
+
+
+@pytest.mark.filterwarnings("error")
+def test_memory_that_torch_must_not_share_is_copied() -> None:
+    read_only = X.copy()
+    read_only.setflags(write=False)
+    shifted = np.frombuffer(bytearray(b"." + X.tobytes()), np.float32, offset=1).reshape(X.shape)
+    assert not shifted.flags.aligned
+    for x in (read_only, shifted):
+        block = check_rows("x", x, (6,), device=torch.device("cpu"), dtype=torch.float32).block(0, 4)
+        assert not np.shares_memory(block.numpy(), x)
+        np.testing.assert_array_equal(block.numpy(), X)
 
 
 @pytest.mark.parametrize(

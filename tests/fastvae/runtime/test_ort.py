@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import fastvae
-from fastvae.errors import InputError, UnsupportedError
+from fastvae.errors import ClosedError, InputError, UnsupportedError
 from fastvae.runtime import ort
 from tests.fastvae.support import SPECS, condition_for, data_for, random_model, vae
 
@@ -71,6 +72,38 @@ def test_the_short_way_refuses_what_the_long_one_refuses() -> None:
     with pytest.raises(InputError, match="NaN or Inf"):
         digits.decode(np.full((1, 16), np.nan, np.float32))
     assert digits.encode(x[:0]).mean.shape == (0, 16)
+
+
+def test_the_short_way_is_for_one_internal_batch() -> None:
+    """More rows than that would take memory that grows with them."""
+    engine = vae(SPECS["mlp_fixed"], impl="onnxruntime", batch_size=8)._engine
+    x = data_for(SPECS["mlp_fixed"], 9).astype(np.float32)
+    assert engine.direct("embed", x[:8]) is not None
+    assert engine.direct("embed", x) is None
+    engine.limit_rows("embed", 4)
+    assert engine.direct("embed", x[:4]) is not None
+    assert engine.direct("embed", x[:5]) is None
+
+
+def test_the_short_way_ends_where_the_model_is_closed() -> None:
+    model = vae(SPECS["mlp_fixed"], impl="onnxruntime")
+    x = data_for(SPECS["mlp_fixed"], 2).astype(np.float32)
+    z = model.embed(x)
+    calls: dict[str, Callable[[], Any]] = {
+        "encode": lambda: model.encode(x),
+        "embed": lambda: model.embed(x),
+        "reconstruct": lambda: model.reconstruct(x),
+        "decode": lambda: model.decode(z),
+        "elbo": lambda: model.score(x),
+        "generate": lambda: model.generate(2),
+    }
+    for call in calls.values():
+        call()
+    assert calls.keys() <= model._engine._resources.direct.keys()
+    model.close()
+    for call in calls.values():
+        with pytest.raises(ClosedError):
+            call()
 
 
 def test_results_belong_to_the_caller() -> None:
