@@ -558,6 +558,7 @@ class VAE:
         in_batches(self._engine, verbs, 0, len(rows), size, compute)
         return to_kind(result[0] if what.n_imputations == 1 else result, x)
 
+    @_in_use
     def explain(self, verb: str = "reconstruct", rows: int = 1, device: str = "auto") -> Explanation:
         """What a verb does and should take: its steps with FLOPs, bytes and predicted time, and its peak memory.
 
@@ -585,6 +586,7 @@ class VAE:
         """
         native.write(self._model, path)
 
+    @_in_use
     def export(self, path: str | os.PathLike[str], verb: str = "decode") -> None:
         """Write a verb as an ONNX file: float32, opset 20, with a dynamic batch, checked by ONNX's own checker.
 

@@ -38,6 +38,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "impute": lambda m: m.impute(X),
     "warmup": lambda m: m.warmup(),
     "save": lambda m: m.save("model.safetensors"),
+    "export": lambda m: m.export("model.onnx"),
+    "explain": lambda m: m.explain("decode"),
 }
 
 
