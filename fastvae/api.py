@@ -10,7 +10,6 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvae import noise
-from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
+from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
 from fastvae.conversion import convert
 from fastvae.embedded import resolve
 from fastvae.errors import InputError, UnsupportedError
@@ -84,7 +83,7 @@ def load(
     model = read_checkpoint(
         resolve(source),
         format=format,
-        spec=spec if spec is None or isinstance(spec, ModelSpec) else Path(spec),
+        spec=spec,
         cast=cast,
         allow_nonfinite=allow_nonfinite,
         max_memory=max_memory,
@@ -314,7 +313,7 @@ class VAE:
         )
 
     def _check_generation(self, n: int, seed: int, start: int, output: str, kind: str) -> tuple[int, int, int]:
-        if output not in ("mean", "sample"):
+        if not isinstance(output, str) or output not in ("mean", "sample"):
             raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
         check_kind(kind)
         return noise.check_count("n", n), noise.check_seed(seed), noise.check_count("start", start)
@@ -543,7 +542,7 @@ class VAE:
         conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
         shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
         # One imputation is written into the copy itself: a block has been read before it is filled.
-        result = source[None] if what.n_imputations == 1 else source.expand(what.n_imputations, *source.shape).clone()
+        result = source[None] if what.n_imputations == 1 else copies(source, what.n_imputations)
 
         def compute(low: int, high: int) -> None:
             values = rows.block(low, high)
