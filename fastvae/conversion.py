@@ -135,11 +135,11 @@ def _outputs(name: str, module: nn.Module, rows: Tensor, *, converts: bool) -> t
         if not converts:
             try:
                 return copy.deepcopy(module).double()(rows), torch.finfo(torch.float64).eps / 2
-            except Exception as error:  # a tensor it makes itself is of another dtype
+            except Exception as error:  # the caller's code raises what it likes; a tensor it makes may stay float32
                 logger.debug("%s: does not run in float64: %s", name, error)
         try:
             return module(rows.to(own)), torch.finfo(own).eps / 2
-        except Exception as error:
+        except Exception as error:  # the caller's code
             raise InputError(f"{name}: fails on the example: {error}") from error
 
 
