@@ -49,7 +49,7 @@ def place_matters_in_onnx(rows: int, outputs: int, inputs: int, *, batch_invaria
         name: sample_normal(shape[0], shape[-1], seed=0, stream=stream).reshape(-1)[: math.prod(shape)].reshape(shape)
         for stream, (name, shape) in enumerate(spec.tensors().items())
     }
-    plan = build_plan(Model(spec, weights), "elbo", batch_invariant=batch_invariant, merged=False)
+    plan = build_plan(Model(spec, weights), "elbo", target="onnx", batch_invariant=batch_invariant)
     session = OnnxExecutor(plan, threads=torch.get_num_threads(), arena=True, batch_invariant=batch_invariant)
     x = sample_uniform(1, inputs, seed=1).expand(rows, inputs).contiguous()
     return any(bool((result != result[0]).any()) for result in session({"x": x}))

@@ -7,8 +7,9 @@
 """
 
 from fastvae import errors
-from fastvae.api import VAE, from_modules, load
+from fastvae.api import VAE
 from fastvae.embedded import ModelCard, models
+from fastvae.loading import from_modules, load
 from fastvae.posterior import Posterior
 from fastvae.spec import ModelSpec
 

@@ -1,4 +1,4 @@
-"""The public face: ``load()`` and ``VAE`` with its verbs.
+"""The public face of a model: ``VAE`` with its verbs.
 
 This file checks what callers hand in, walks over it in internal batches and gives results back in the same
 kind; the computing is done by the engine, scoring and imputation.
@@ -14,17 +14,14 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
-from fastvae.conversion import convert
-from fastvae.embedded import resolve
 from fastvae.errors import InputError, UnsupportedError
-from fastvae.formats import native, read_checkpoint
-from fastvae.formats.modules import LikelihoodArgument
+from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
-from fastvae.model import DEFAULT_MAX_MEMORY, Model
+from fastvae.model import Model
 from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
@@ -34,120 +31,6 @@ from fastvae.scoring import from_parts, metric_of, score_block
 from fastvae.spec import ModelSpec
 from fastvae.walk import Walker
 from fastvae.warmup import warm_up
-
-
-def load(
-    source: str | os.PathLike[str],
-    *,
-    format: str = "auto",
-    spec: ModelSpec | str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    impl: str = "auto",
-    batch_size: int | None = None,
-    batch_invariant: bool = False,
-    threads: int | None = None,
-    arena: bool = True,
-    cast: bool = False,
-    allow_nonfinite: bool = False,
-    max_memory: int = DEFAULT_MAX_MEMORY,
-) -> VAE:
-    """Load a trained model and get it ready to run.
-
-    Args:
-        source: the name of an embedded model (see :func:`fastvae.models`), or a checkpoint's file or folder.
-            A name wins over a path of the same spelling; write ``./digits`` for the path.
-        format: ``native``, ``disentangling-vae`` or ``state-dict``; ``auto`` recognises it.
-        spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
-        precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
-            float64 weights. Sums accumulate in float32 or better.
-        impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
-            ``auto`` takes the fastest there is and logs it once.
-        batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
-            it beyond rounding, nor at all with ``batch_invariant``.
-        batch_invariant: make the bits of a row's result independent of the rows around it.
-        threads: of one call in ONNX Runtime; None is as many as PyTorch uses.
-        arena: whether ONNX Runtime keeps the memory of a call for the next one.
-        cast: convert weights of another float dtype than the spec declares instead of refusing them.
-        allow_nonfinite: load weights that hold NaN or Inf.
-        max_memory: refuse models whose weights and one row's activations need more bytes than this.
-
-    Raises:
-        InputError: no such file, embedded model, format or device.
-        WeightFormatError, WeightMismatchError, UnsafeFileError: the checkpoint is malformed, does not match its
-            spec, or is not safe to read. Nothing in it is ever executed.
-        UnsupportedError: a precision or implementation that cannot run this model.
-    """
-    settings = Settings(device, precision, impl, batch_size, batch_invariant, threads, arena)
-    model = read_checkpoint(
-        resolve(source),
-        format=format,
-        spec=spec,
-        cast=cast,
-        allow_nonfinite=allow_nonfinite,
-        max_memory=max_memory,
-    )
-    return VAE(model, settings)
-
-
-def from_modules(
-    encoder: nn.Module,
-    decoder: nn.Module,
-    *,
-    likelihood: LikelihoodArgument,
-    example_input: Array,
-    example_latent: Array | None = None,
-    parametrization: Literal["logvar", "logstd", "std", "variance", "softplus_std"] = "logvar",
-    name: str = "",
-    device: str = "auto",
-    precision: str = "auto",
-    impl: str = "auto",
-    batch_size: int | None = None,
-    batch_invariant: bool = False,
-    threads: int | None = None,
-    arena: bool = True,
-) -> VAE:
-    """Take over a trained encoder and decoder that are ordinary ``nn.Module``s; ``save`` then keeps them as one file.
-
-    Both are copied, put in evaluation mode and traced by ``torch.export``, so that how they are written does not
-    matter, only which operators they call. The result is compared with them in float64 on ``example_input``. The
-    caller's modules are left as they are.
-
-    Args:
-        encoder: takes rows and returns ``(mean, logvar)``: as a tuple, as a mapping or named tuple with ``mean`` or
-            ``mu`` and ``logvar`` or ``log_var``, or as one tensor that holds all means, then all logvars, along axis 1.
-        decoder: takes latents and returns one tensor of the rows' shape. For a Bernoulli likelihood a sigmoid at its
-            end, if there is one, is taken off, and what is left are the logits; for a Gaussian one it is the mean. It
-            may also return mean and log-variance of a Gaussian, in the ways the encoder may but the last.
-        likelihood: ``bernoulli``; ``gaussian``, with variance 1 or the one the decoder returns; a number, the variance;
-            or a tensor of log-variances that broadcasts to a row's shape.
-        example_input: a few rows, (rows, features) or (rows, channels, height, width); their shape is the model's.
-        example_latent: latents for the decoder to be compared on; None for the posterior means of ``example_input``.
-        parametrization: what the encoder's second output is: the log-variance; the logarithm of the standard deviation
-            (``logstd``); the standard deviation (``std``), as exp(...) or softplus(...) + constant; the ``variance``;
-            or what softplus still has to be taken of to give the standard deviation (``softplus_std``). Names in a
-            mapping are ``logstd`` or ``log_std``, ``std`` or ``sigma``, ``variance`` or ``var``, ``scale`` or ``raw``.
-        name: of the model.
-        device, precision, impl, batch_size, batch_invariant, threads, arena: see :func:`load`.
-
-    Raises:
-        InputError: an argument of the wrong kind, or modules whose inputs and outputs make no autoencoder.
-        UnsupportedError: a module that cannot be traced (what it does depends on numbers, not only on shapes), or one
-            with an operator that fastvae has no layer for; the message names it and the module it sits in.
-        TranslationError: the translated model does not give the modules' numbers; that is a mistake of ours.
-    """
-    model = convert(
-        encoder,
-        decoder,
-        likelihood=likelihood,
-        example_input=example_input,
-        example_latent=example_latent,
-        parametrization=parametrization,
-        name=name,
-    )
-    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena))
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -273,9 +156,9 @@ class VAE:
         """
         n, seed, start = self._check_generation(n, seed, start, output, kind)
         if kind == "numpy" and output == "mean" and condition is None:
-            few = self._engine.few_generated(n, seed=seed, start=start)
-            if few is not None:
-                return few
+            found = self._engine.generate_directly(n, seed=seed, start=start)
+            if found is not None:
+                return found
         with self._engine.in_use:
             conditions = self._walker.conditions(condition, n, "generate")
             return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)
@@ -495,7 +378,7 @@ class VAE:
         start = noise.check_count("start", start)
         short = what.at_mean and condition is None and invalid == "raise"
         if short and (direct := self._engine.direct(what.verbs[0], x)):
-            return from_parts(direct, x[0].size, what).astype(np.float32, copy=False)
+            return from_parts(direct, x.size // len(x), what).astype(np.float32, copy=False)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
 

@@ -37,6 +37,8 @@ def check_count(name: str, value: int, *, least: int = 0, most: int = 2**62) -> 
 
 def _integer(value: SupportsIndex, least: int, most: int, expected: str) -> int:
     """``value`` as a Python int; NumPy's integers are integers too, booleans are not."""
+    if type(value) is int and least <= value <= most:
+        return value
     if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
         raise InputError(f"{expected}, got {value!r:.80}")
     try:

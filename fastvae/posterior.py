@@ -17,7 +17,7 @@ from fastvae.runtime.batching import blocks
 SAMPLING_ROWS = 4096
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Posterior:
     """A diagonal Gaussian per row.
 

@@ -24,7 +24,6 @@ class Walker:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._unit_interval = engine.head.unit_interval
 
     def rows(self, name: str, x: Any, *, invalid: str = "raise", missing: bool = False) -> Rows:
         """The data argument ``name``, checked; see :func:`fastvae.arrays.check_rows`."""
@@ -35,7 +34,7 @@ class Walker:
             engine.spec.input_shape,
             device=engine.device,
             dtype=engine.dtype,
-            unit_interval=self._unit_interval,
+            unit_interval=engine.head.unit_interval,
             invalid=invalid,
             missing=missing,
         )

@@ -53,10 +53,11 @@ LEVELS = {
     "walk": 9,
     "warmup": 9,
     "api": 10,
-    "__init__": 11,
+    "loading": 11,
+    "__init__": 12,
     "files": 2,
-    "cli": 12,
-    "__main__": 13,
+    "cli": 13,
+    "__main__": 14,
 }
 
 

@@ -34,7 +34,7 @@ def export(model: Model, verb: str, path: str | os.PathLike[str]) -> onnx.ModelP
     named = isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path)
     if not named or Path(path).suffix != ".onnx":
         raise InputError(f"path: expected a name that ends in .onnx, got {path!r:.200}")
-    plan = build_plan(model, verb, merged=False)
+    plan = build_plan(model, verb, target="onnx")
     draws = any(step.op == "sample_normal" for step in plan.steps)
     metadata = {"fastvae.model": model.spec.name, "fastvae.noise": NOISE_INPUT if draws else NOISE_OUTSIDE}
     made = to_onnx(plan, name=f"{model.spec.name or 'vae'}_{verb}", metadata=metadata)

@@ -18,7 +18,8 @@ from fastvae.onnx.activations import activate, logvar
 from fastvae.onnx.graph import Graph
 from fastvae.plan import Plan, Step
 
-# z may hold several draws for each row of the data, one block of rows after the other.
+# Names of the dynamic axis. z may hold several draws for each row of the data, one block of rows after the other.
+ROWS = "rows"
 DRAWN = "samples * rows"
 OUTPUTS = {
     "encode": ("mean", "logvar"),
@@ -82,14 +83,14 @@ class _Lowering:
             results = LOWERINGS[step.op](self, step, *operands, **keywords)
             self.values.update(zip(step.outputs, results, strict=True))
         for buffer, name in zip(self.plan.outputs, output_names(self.plan), strict=True):
-            rows = DRAWN if self.several else "rows"
+            rows = DRAWN if self.several else ROWS
             self.graph.output(self.values[buffer], name, self.plan.shapes[buffer], rows=rows)
         return self.graph.finish(metadata)
 
     def input(self, name: str, shape: Shape, *, boolean: bool = False) -> str:
         """Take ``name`` from the caller."""
         self.values[name] = name
-        self.graph.input(name, shape, rows=DRAWN if self.several and name == "z" else "rows", boolean=boolean)
+        self.graph.input(name, shape, rows=DRAWN if self.several and name == "z" else ROWS, boolean=boolean)
         return name
 
     def _operand(self, name: str | None) -> str | None:
@@ -106,10 +107,10 @@ class _Lowering:
             tensor = tensor.reshape(-1, *[1] * (rank - 1))
         return self.graph.constant(f"{weight}:rank{rank}", tensor.numpy())
 
-    def samples(self, x: str | None) -> scores.Samples:
-        name = "x" if x is None else x
+    def samples(self, x: str) -> scores.Samples:
+        """The draws of z for each row of the data, value ``x`` of the graph."""
         shape, several = self.plan.shapes["x"], self.several
-        return scores.Samples(self.graph, name, shape, several=several, aligned=self.batch_invariant)
+        return scores.Samples(self.graph, x, shape, several=several, aligned=self.batch_invariant)
 
 
 def _activated(to: _Lowering, step: Step, value: str) -> str:

@@ -1,6 +1,6 @@
 """Plans: a verb of a model as a flat list of kernel ops (``build``), rewritten by passes, costed and explained."""
 
-from fastvae.plan.build import VERBS, build_plan
+from fastvae.plan.build import VERBS, Target, build_plan
 from fastvae.plan.cost import Cost, StepCost, plan_cost, step_costs
 from fastvae.plan.explain import Explanation, explain
 from fastvae.plan.memory import BufferPlan, assign_buffers
@@ -14,6 +14,7 @@ __all__ = [
     "Plan",
     "Step",
     "StepCost",
+    "Target",
     "assign_buffers",
     "build_plan",
     "explain",

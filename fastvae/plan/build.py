@@ -9,6 +9,7 @@ checkpoint uses can ever be taken for another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,23 +48,26 @@ VERBS = (
     "distance",
 )
 
+# What runs a plan: the ops' PyTorch references, an ONNX graph, or Triton kernels where an op has one.
+Target: TypeAlias = Literal["reference", "onnx", "triton"]
+
 
 def build_plan(
     model: Model,
     verb: str,
     *,
+    target: Target = "reference",
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
     share: Callable[[Tensor], Tensor] | None = None,
-    fused: bool = False,
-    merged: bool = True,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
 
-    With ``fused``, ops that span several layers (``gaussian_head``, ``bottleneck``, ``linear_score``, ``linear_prior``)
-    replace those layers; their references are no faster than the layers, their kernels are. Without ``merged``, heads
-    stay products of their own: splitting a joint one costs a copy where views cannot be handed on.
+    ``target`` is what will run it. For ``triton``, ops that span several layers (``gaussian_head``, ``bottleneck``,
+    ``linear_score``, ``linear_prior``) replace those layers: their references are no faster than the layers, their
+    kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to be so. For
+    ``onnx``, heads stay products of their own: splitting a joint one costs a copy where views cannot be handed on.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -88,11 +92,18 @@ def build_plan(
         UnsupportedError: an unknown verb.
     """
     plan = translate(model, verb)
-    for improve in (*PASSES, *(FUSED_PASSES if fused else ())):
-        plan = improve(plan) if merged or improve is not merge_heads else plan
-    if batch_invariant:
-        plan = align_linear(plan)
+    for improve in _passes(target, batch_invariant):
+        plan = improve(plan)
     return cast(plan, dtype=dtype, device=device, share=share)
+
+
+def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Plan], ...]:
+    passes = {
+        "reference": PASSES,
+        "onnx": tuple(improve for improve in PASSES if improve is not merge_heads),
+        "triton": PASSES if batch_invariant else (*PASSES, *FUSED_PASSES),
+    }[target]
+    return (*passes, align_linear) if batch_invariant else passes
 
 
 def translate(model: Model, verb: str) -> Plan:

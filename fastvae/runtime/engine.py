@@ -6,9 +6,8 @@ in which precision, by which implementation and in which tiles is decided here.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,45 +17,31 @@ from torch import Tensor
 
 import fastvae_kernels
 from fastvae import noise
-from fastvae.errors import InputError, UnsupportedError
+from fastvae.errors import UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
 from fastvae.plan import Explanation, Plan, build_plan, explain
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
-from fastvae.runtime.latents import BLOCK, prior
+from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import in_batches
-from fastvae.runtime.ort import OnnxExecutor, why_not
+from fastvae.runtime.ort import DirectCall, OnnxExecutor, Values
 from fastvae.runtime.resources import AnyExecutor, Resources
+from fastvae.runtime.settings import (
+    PRECISIONS,
+    Settings,
+    plan_target,
+    resolve_device,
+    resolve_implementation,
+    resolve_precision,
+)
 from fastvae.runtime.staging import Stages
 from fastvae_kernels.parts import part_of
 
-PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
-IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
-
 # Where a verb's outputs go: contiguous tensors of the engine's dtype, or None for new ones.
 Out: TypeAlias = Sequence[Tensor] | None
-
-logger = logging.getLogger("fastvae")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run a model; see :func:`fastvae.load` for the meaning of each.
-
-    ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to compare.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    impl: str = "auto"
-    batch_size: int | None = None
-    batch_invariant: bool = False
-    threads: int | None = None
-    arena: bool = True
-    graphs: bool = True
 
 
 class Engine:
@@ -72,10 +57,10 @@ class Engine:
     def __init__(self, model: Model, settings: Settings, *, graphs: GraphDevice | None = None) -> None:
         self.model = model
         self.spec = model.spec
-        self.device = _device(settings.device)
-        self.precision = _precision(settings.precision, model)
+        self.device = resolve_device(settings.device)
+        self.precision = resolve_precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
-        self.impl = _implementation(settings.impl, self.device, self.dtype)
+        self.impl = resolve_implementation(settings.impl, self.device, self.dtype)
         # The ops outside plans (noise, reparameterization) have no form in ONNX Runtime.
         self._op_impl = "auto" if self.impl == "onnxruntime" else self.impl
         self._threads = torch.get_num_threads()
@@ -85,9 +70,7 @@ class Engine:
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
-        # Where kernels run; in batch-invariant mode each layer keeps the form that is known to be so.
-        on_kernels = self.impl == "triton" or (self.impl == "auto" and self.device.type == "cuda")
-        self.fused = on_kernels and not self.batch_invariant
+        self._target = plan_target(self.impl, self.device)
         self.head = output_head(model)
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
@@ -183,10 +166,10 @@ class Engine:
         plan = build_plan(
             self.model,
             verb,
+            target="reference" if name.lower() == "cpu" else "triton",
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
-            fused=name.lower() != "cpu" and not self.batch_invariant,
         )
         return explain(plan, rows, name, self.precision)
 
@@ -278,11 +261,13 @@ class Engine:
         z = torch.cat([z for z, _ in parts], dim=1)[:, : len(mean)]
         return z.reshape(shape), torch.cat([kl for _, kl in parts])[: len(mean)]
 
-    def few_generated(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
-        """:meth:`generate` by the shortest way, for as few rows as one block of kept noise; None if there is none."""
-        if self.impl != "onnxruntime" or not 0 < rows <= BLOCK:
+    def generate_directly(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
+        """:meth:`generate` into host memory by the shortest way there is; None if it cannot be taken."""
+        call = self._direct_call("generate") if rows and self.impl == "onnxruntime" else None
+        if call is None:
             return None
-        found = self.direct("generate", prior(rows, self.spec.latent_dim, seed=seed, start=start).numpy())
+        dim = self.spec.latent_dim
+        found = call.in_batches(rows, lambda low, high: prior(high - low, dim, seed=seed, start=start + low))
         return found[0] if found else None
 
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
@@ -344,23 +329,26 @@ class Engine:
     def direct(self, verb: str, x: object) -> list[NDArray[np.float32]] | None:
         """A verb's outputs for what a caller handed in, if it may go straight to a session; None if it may not.
 
-        ``x`` are rows of the plan's only input (of the noise, for ``generate``).
+        ``x`` are rows of the plan's only input.
         """
-        calls = self._resources.direct
-        call = calls.get(verb)
-        if call is None:
-            call = calls[verb] = self._direct_call(verb)
-        return call(x)
+        call = self._direct_call(verb)
+        return None if call is None else call(x)
 
-    def _direct_call(self, verb: str) -> Callable[[object], list[NDArray[np.float32]] | None]:
+    def _direct_call(self, verb: str) -> DirectCall | None:
+        calls = self._resources.direct
+        if verb not in calls:
+            calls[verb] = self._new_direct_call(verb)
+        return calls[verb]
+
+    def _new_direct_call(self, verb: str) -> DirectCall | None:
         executor = self._executor(verb)
-        if isinstance(executor, OnnxExecutor) and not self.batch_invariant:
-            spec = self.spec
-            shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
-            bounded = self.head.unit_interval and verb not in ("decode", "generate")
-            if call := executor.direct(shape, self.batch_rows(verb), unit_interval=bounded):
-                return call
-        return lambda x: None
+        if not isinstance(executor, OnnxExecutor) or self.batch_invariant:
+            return None
+        spec = self.spec
+        shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
+        of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
+        values: Values = "any" if verb == "generate" else "finite" if verb == "decode" else of_rows
+        return executor.direct(shape, self.batch_rows(verb), values, self.in_use)
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources
@@ -371,12 +359,11 @@ class Engine:
                 plan = build_plan(
                     self.model,
                     verb,
+                    target=self._target,
                     dtype=self.dtype,
                     device=self.device,
                     batch_invariant=self.batch_invariant,
                     share=held.weights.share,
-                    fused=self.fused,
-                    merged=self.impl != "onnxruntime",
                 )
                 held.executors[verb] = self._made(plan, held.graphs)
             return held.executors[verb]
@@ -397,44 +384,3 @@ class Engine:
 
 def _one(out: Tensor | None) -> Out:
     return None if out is None else (out,)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device: {name!r} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def _precision(name: str, model: Model) -> str:
-    if name == "auto":
-        return "float64" if model.spec.dtype == "float64" else "ieee"
-    if not isinstance(name, str) or name not in PRECISIONS:
-        accepted = ", ".join(map(repr, ("auto", *PRECISIONS)))
-        raise UnsupportedError(f"precision: {name!r} is not supported; accepted: {accepted}")
-    return name
-
-
-def _implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The implementation of plans: ``auto`` is ONNX Runtime on a CPU where it can run, and stays ``auto`` elsewhere."""
-    if name not in IMPLEMENTATIONS:
-        accepted = ", ".join(map(repr, IMPLEMENTATIONS))
-        raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
-    reason = why_not(device, dtype)
-    if name == "onnxruntime" and reason:
-        raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        logger.info("impl='auto' on %s: triton where an op has a kernel, else reference", device)
-        return name
-    chosen = "reference" if reason else "onnxruntime"
-    logger.info("impl='auto' on %s: %s%s", device, chosen, f" ({reason})" if reason else "")
-    return chosen

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 import fastvae_kernels
 from fastvae import noise
@@ -20,17 +20,24 @@ MOST_DIM = 256
 LAST = 2**62
 
 
-def prior(rows: int, dim: int, *, seed: int, start: int) -> Tensor:
+def prior(rows: int, dim: int, *, seed: int, start: int) -> NDArray[np.float32]:
     """Float32 standard normals (rows, dim) of the indices start to start + rows, on the CPU; to be read only."""
     if not 0 < rows <= BLOCK or dim > MOST_DIM or start + rows > LAST:
-        return fastvae_kernels.sample_normal(rows, dim, seed=seed, start=start, stream=noise.PRIOR)
+        return _drawn(rows, dim, seed, start)
     first, offset = divmod(start, BLOCK)
     block = _block(dim, seed, first)
     if offset + rows <= BLOCK:
         return block[offset : offset + rows]
-    return torch.cat([block[offset:], _block(dim, seed, first + 1)[: offset + rows - BLOCK]])
+    return np.concatenate([block[offset:], _block(dim, seed, first + 1)[: offset + rows - BLOCK]])
 
 
 @lru_cache(maxsize=64)
-def _block(dim: int, seed: int, index: int) -> Tensor:
-    return fastvae_kernels.sample_normal(BLOCK, dim, seed=seed, start=index * BLOCK, stream=noise.PRIOR)
+def _block(dim: int, seed: int, index: int) -> NDArray[np.float32]:
+    return _drawn(BLOCK, dim, seed, index * BLOCK)
+
+
+def _drawn(rows: int, dim: int, seed: int, start: int) -> NDArray[np.float32]:
+    z: NDArray[np.float32] = fastvae_kernels.sample_normal(
+        rows, dim, seed=seed, start=start, stream=noise.PRIOR
+    ).numpy()
+    return z

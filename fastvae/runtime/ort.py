@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,16 +15,21 @@ from torch import Tensor
 
 from fastvae.layers import Shape
 from fastvae.plan import Plan, plan_cost
-from fastvae.runtime.batching import rows_that_fit
+from fastvae.runtime.batching import blocks, rows_that_fit
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.latents import prior
+from fastvae.runtime.lifetime import Lifetime
+from fastvae.runtime.memory import is_out_of_memory
 
-# Small rows run fastest in batches whose buffers a core's own cache holds; large ones, of images, in batches of enough
-# rows to share the work of a call, as long as that takes no more than BUFFER_BYTES.
-CACHE_BYTES = 6 * 2**20
-ENOUGH_ROWS = 128
+# Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
+# work of a call, as long as that takes no more than BUFFER_BYTES.
+CACHE_BYTES = 3 * 2**20
+ENOUGH_ROWS = 64
+FLOAT32, BITS = np.dtype(np.float32), np.dtype(np.uint32)
 # 1.0 in the bits of a float32.
 ONE = 0x3F800000
+
+Values: TypeAlias = Literal["any", "finite", "unit interval"]
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -52,7 +57,7 @@ class OnnxExecutor:
     """
 
     def __init__(self, plan: Plan, *, threads: int, arena: bool, batch_invariant: bool) -> None:
-        import onnxruntime  # imported where it is used: it takes a tenth of a second
+        import onnxruntime  # optional, and slow to import
 
         from fastvae.onnx import output_names, to_onnx
 
@@ -63,6 +68,7 @@ class OnnxExecutor:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
+        options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen
         options.log_severity_level = 3  # errors; warnings are about the graph's making, not about its running
         model = to_onnx(plan, batch_invariant=batch_invariant).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -81,7 +87,7 @@ class OnnxExecutor:
             if draw is None:
                 raise AssertionError("a plan that draws noise needs a Draw")
             z = prior(draw.rows, self._noise_dim, seed=draw.seed, start=draw.start)
-            inputs = {**inputs, "noise": z}
+            inputs = {**inputs, "noise": torch.from_numpy(z)}
         given = [inputs[name].contiguous() for name in self._inputs]
         rows = max(map(len, given))
         if out is None:
@@ -90,14 +96,15 @@ class OnnxExecutor:
             self._run(given, out)
         return tuple(out)
 
-    def direct(self, shape: Shape, limit: int, *, unit_interval: bool) -> DirectCall | None:
+    def direct(self, shape: Shape, limit: int, values: Values, in_use: Lifetime) -> DirectCall | None:
         """The short way into a session with a single input: x, z or the noise; None where there are more.
 
-        ``shape`` is that of the input's rows, ``limit`` the most rows of a call.
+        ``shape`` is that of the input's rows; see DirectCall for the others.
         """
         if len(self._inputs) != 1:
             return None
-        return DirectCall(self._session, self._inputs[0], self._outputs, shape, limit, unit_interval)
+        outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
+        return DirectCall(self._session, (self._inputs[0], shape), outputs, limit, values, in_use)
 
     def _run(self, given: Sequence[Tensor], out: Sequence[Tensor]) -> None:
         """Read ``given`` and write ``out`` in place: nothing is copied on the way in or out."""
@@ -114,33 +121,83 @@ class DirectCall:
     """From a caller's rows to a verb's outputs with as little in between as can be.
 
     A small model's session streams its weights through the caches, and every line of Python after it is read from
-    memory again, so that lines cost several times what they do by themselves. Hence one function, and no more of it.
+    memory again. Hence no calls in it that can be spared.
+
+    Args:
+        given: name and shape of a row of the input.
+        outputs: the same of each output.
+        limit: rows of a batch.
+        values: what those of the input have to be.
+        in_use: entered where there are several batches; a single one is over before anybody misses it.
     """
 
-    __slots__ = ("_limit", "_name", "_outputs", "_run", "_shape", "_unit_interval")
+    __slots__ = ("_in_use", "_limit", "_name", "_outputs", "_run", "_shape", "_shapes", "_values")
 
     def __init__(
-        self, session: Any, name: str, outputs: Sequence[str], shape: Shape, limit: int, unit_interval: bool
+        self,
+        session: Any,
+        given: tuple[str, Shape],
+        outputs: Mapping[str, Shape],
+        limit: int,
+        values: Values,
+        in_use: Lifetime,
     ) -> None:
         # The session's own object, where there is one, runs without looking at its arguments once more.
         self._run = getattr(session, "_sess", session).run
-        self._name, self._outputs, self._shape = name, list(outputs), shape
-        self._limit, self._unit_interval = limit, unit_interval
+        self._name, self._shape = given
+        self._outputs, self._shapes = list(outputs), list(outputs.values())
+        self._limit, self._values, self._in_use = limit, values, in_use
 
     def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
-        """The outputs for float32 rows in C order, few and clean; None for anything else, which takes the long way.
+        """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
+
+        None also where memory is short: the long way does with less.
+        """
+        if type(x) is not np.ndarray or x.dtype is not FLOAT32 or x.shape[1:] != self._shape:
+            return None
+        flags, rows = x.flags, len(x)
+        if not (rows and flags.c_contiguous and flags.aligned):
+            return None
+        if rows > self._limit:
+            return self.in_batches(rows, lambda low, high: x[low:high])
+        if not self._clean(x):
+            return None
+        try:
+            results: list[NDArray[np.float32]] = self._run(self._outputs, {self._name: x}, None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return results
+
+    def _clean(self, x: NDArray[np.float32]) -> bool:
+        """Whether the values are what they have to be.
 
         Read as integers, floats from 0 to 1 are those up to ONE; negative ones (-0.0 too), larger ones, infinities and
         NaN are all beyond.
         """
-        if type(x) is not np.ndarray or x.dtype != np.float32 or x.shape[1:] != self._shape:
-            return None
-        if not (0 < len(x) <= self._limit and x.flags.c_contiguous):
-            return None
-        if self._unit_interval:
-            if np.maximum.reduce(x.view(np.uint32), axis=None) > ONE:
+        if self._values == "unit interval":
+            return bool(np.maximum.reduce(x.view(BITS), None) <= ONE)
+        if self._values == "finite":
+            return bool(np.minimum.reduce(x, None) > -math.inf and np.maximum.reduce(x, None) < math.inf)
+        return True
+
+    def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[np.float32]] | None:
+        """The outputs for many rows, of which ``batch`` gives low to high, as :meth:`__call__` takes them.
+
+        Each batch is looked at just before it is run, while the caches hold it.
+        """
+        if rows <= self._limit:
+            return self(batch(0, rows))
+        with self._in_use:
+            try:
+                results = [np.empty((rows, *shape), np.float32) for shape in self._shapes]
+            except (MemoryError, ValueError):  # NumPy's words for more than any memory
                 return None
-        elif not (np.minimum.reduce(x, axis=None) > -math.inf and np.maximum.reduce(x, axis=None) < math.inf):
-            return None
-        results: list[NDArray[np.float32]] = self._run(self._outputs, {self._name: x}, None)
-        return results
+            for low, high in blocks(rows, self._limit):
+                outputs = self(batch(low, high))
+                if outputs is None:
+                    return None
+                for result, output in zip(results, outputs, strict=True):
+                    result[low:high] = output
+            return results

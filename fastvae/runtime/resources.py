@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
 from fastvae.runtime.lifetime import Lifetime, watch_forks
-from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.ort import DirectCall, OnnxExecutor
 from fastvae.runtime.staging import stages
 from fastvae.runtime.weights import WeightStore
 
@@ -31,7 +28,7 @@ class Resources:
         self.lifetime = Lifetime(survives_fork=device.type == "cpu")
         self.lock = threading.Lock()
         self.executors: dict[str, AnyExecutor] = {}
-        self.direct: dict[str, Callable[[object], list[NDArray[np.float32]] | None]] = {}  # short ways into sessions
+        self.direct: dict[str, DirectCall | None] = {}  # short ways into sessions
         self.weights = WeightStore()
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)

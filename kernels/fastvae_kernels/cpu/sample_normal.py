@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..reference.transforms import normals, uniforms
+from ..reference.transforms import box_muller, uniform_of
 from .philox import grid_words
 
 __all__ = ["sample_normal", "sample_uniform"]
 
-# Counters at a time: some ten buffers of 64-bit words of this length stay in a core's cache.
+# Counters at a time: their six 64-bit words stay in a core's cache.
 _BLOCK = 8192
 # Fewer blocks than this are not worth starting threads for.
 _BLOCKS_PER_THREAD = 4
@@ -40,12 +40,18 @@ def _fill(out: Tensor, block: _Block, uniform: bool, seed: int, start: int, stre
     sample, row, row_end, quad, quad_end = block
     rows = np.arange(start + row, start + row_end, dtype=np.uint64)
     words = grid_words(rows, np.arange(quad, quad_end, dtype=np.uint64), stream + sample, seed)
-    w0, w1, w2, w3 = (torch.from_numpy(word.view(np.int64)) for word in words)
-    values = uniforms((w0, w1, w2, w3)) if uniform else normals((w0, w1, w2, w3), out.shape[2] - 4 * quad)
-    for offset, value in enumerate(values):
-        columns = out[sample, row:row_end, 4 * quad + offset : 4 * quad_end : 4]
-        value = value[:, : columns.shape[1]]
-        columns.copy_(value.to(torch.float32) if out.dtype.itemsize < 4 else value)
+    pairs = 1 if out.shape[2] - 4 * quad <= 2 else 2
+    even, odd = (torch.from_numpy(word.view(np.int64))[:pairs] for word in words)
+    values = (uniform_of(even), uniform_of(odd)) if uniform else box_muller(even, odd)
+    columns = out[sample, row:row_end, 4 * quad : 4 * quad_end]
+    whole = columns.shape[1] % 4 == 0 and out.dtype.itemsize >= 4
+    dtype = out.dtype if out.dtype.itemsize >= 4 else torch.float32
+    filled = columns if whole else torch.empty(len(rows), 4 * (quad_end - quad), dtype=dtype)
+    by_pair = filled.view(len(rows), -1, 2, 2).permute(3, 2, 0, 1)[:, :pairs]
+    for part, value in zip(by_pair, values, strict=True):
+        part.copy_(value)
+    if not whole:
+        columns.copy_(filled[:, : columns.shape[1]])
 
 
 def _sample(

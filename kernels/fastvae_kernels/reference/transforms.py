@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .philox import Words
 
-__all__ = ["box_muller", "normals", "uniforms"]
+__all__ = ["box_muller", "normals", "uniform_of", "uniforms"]
 
 _BELOW_ONE = 1.0 - 2.0**-24
 
@@ -17,9 +17,14 @@ def _uniform(word: Tensor) -> Tensor:
     return word.to(torch.float32).mul_(2.0**-32).add_(2.0**-33)
 
 
+def uniform_of(word: Tensor) -> Tensor:
+    """A uniform a word, in float32: at most 1 - 2**-24."""
+    return _uniform(word).clamp_max_(_BELOW_ONE)
+
+
 def uniforms(words: Words) -> Words:
-    """Four uniforms a counter, in float32: at most 1 - 2**-24."""
-    w0, w1, w2, w3 = (_uniform(word).clamp_max_(_BELOW_ONE) for word in words)
+    """Four uniforms a counter."""
+    w0, w1, w2, w3 = (uniform_of(word) for word in words)
     return w0, w1, w2, w3
 
 

@@ -200,6 +200,7 @@ def test_export_writes_a_described_file(tmp_path: Path) -> None:
     assert [value.name for value in generator.graph.input] == [NOISE]
     assert decoder.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "rows"
     assert next(entry.version for entry in decoder.opset_import if not entry.domain) >= 20
+    assert decoder.ir_version == onnx.helper.find_min_ir_version_for(decoder.opset_import)
     z = sample_normal(5, 16, seed=1)
     (found,) = run(decoder, {"z": z})
     np.testing.assert_array_equal(found, vae.decode(z.numpy()))

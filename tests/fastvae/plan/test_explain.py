@@ -17,7 +17,7 @@ from tests.fastvae.support import SPECS, mlp_spec, random_model, vae
 def explained(verb: str = "elbo", *, rows: int = 4096, device: str = "H100", precision: str = "bf16") -> Explanation:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     return explain(
-        build_plan(random_model(mlp_spec(Bernoulli())), verb, dtype=dtype, fused=True), rows, device, precision
+        build_plan(random_model(mlp_spec(Bernoulli())), verb, target="triton", dtype=dtype), rows, device, precision
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvae.plan import VERBS, Plan, Step, assign_buffers, build_plan, plan_cost
+from fastvae.plan import VERBS, Plan, Step, Target, assign_buffers, build_plan, plan_cost
 from fastvae.plan.memory import ALIGNMENT, Lifetime, bases, lifetimes, row_bytes
 from fastvae.spec import Bernoulli, ModelSpec
 from tests.fastvae.strategies import specs
@@ -48,12 +48,12 @@ def written_in_place(plan: Plan, step: int, offsets: dict[str, int]) -> set[str]
 @given(
     spec=specs(),
     verb=st.sampled_from(VERBS),
-    fused=st.booleans(),
+    target=st.sampled_from(("reference", "triton")),
     rows=st.integers(1, 300),
     element_bytes=st.sampled_from((2, 4, 8)),
 )
-def test_no_two_live_buffers_overlap(spec: ModelSpec, verb: str, fused: bool, rows: int, element_bytes: int) -> None:
-    plan = build_plan(random_model(spec), verb, fused=fused)
+def test_no_two_live_buffers_overlap(spec: ModelSpec, verb: str, target: Target, rows: int, element_bytes: int) -> None:
+    plan = build_plan(random_model(spec), verb, target=target)
     places = assign_buffers(plan, rows, element_bytes)
     least = 0
     for step, live in enumerate(in_use(plan, rows, element_bytes)):
@@ -123,7 +123,7 @@ def test_lifetimes_overlap_in_a_shared_step() -> None:
 
 
 def test_an_output_that_nothing_reads_is_released() -> None:
-    plan = build_plan(random_model(mlp_spec()), "kl", fused=True)
+    plan = build_plan(random_model(mlp_spec()), "kl", target="triton")
     (step,) = [step for step in plan.steps if step.op == "gaussian_head"]
     assert plan.last_reads()[step.outputs[0]] == plan.steps.index(step)
 

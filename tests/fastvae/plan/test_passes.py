@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from fastvae.layers import Activation, Affine, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape, Residual
-from fastvae.plan import VERBS, Plan, build_plan, plan_cost
+from fastvae.plan import VERBS, Plan, Target, build_plan, plan_cost
 from fastvae.plan.build import translate
 from fastvae.plan.passes import (
     FUSED_PASSES,
@@ -219,8 +219,13 @@ def test_every_pass_has_an_example() -> None:
     assert {example.improve for example in EXAMPLES.values()} == {*PASSES, *FUSED_PASSES}
 
 
-def ops(spec: ModelSpec, verb: str, *, fused: bool = False) -> list[str]:
-    return [step.op for step in build_plan(random_model(spec), verb, fused=fused).steps]
+def ops(spec: ModelSpec, verb: str, target: Target = "reference") -> list[str]:
+    return [step.op for step in build_plan(random_model(spec), verb, target=target).steps]
+
+
+def test_heads_stay_apart_in_an_onnx_graph() -> None:
+    assert "split" in ops(mlp_spec(), "encode")
+    assert "split" not in ops(mlp_spec(), "encode", "onnx")
 
 
 def test_a_shift_before_a_padded_convolution_stays() -> None:
@@ -273,19 +278,19 @@ def test_siblings_that_see_other_shapes_of_one_image_stay_apart() -> None:
 
 
 def test_a_head_that_is_no_log_variance_is_not_fused() -> None:
-    assert "kl" in ops(mlp_spec(parametrization="softplus_std"), "kl", fused=True)
+    assert "kl" in ops(mlp_spec(parametrization="softplus_std"), "kl", "triton")
     bounded = GaussianHead("chunked", joint=(Linear("joint", 8, 6), Activation("tanh")))
-    assert "kl" in ops(replace(mlp_spec(), posterior=bounded), "kl", fused=True)
+    assert "kl" in ops(replace(mlp_spec(), posterior=bounded), "kl", "triton")
 
 
 def test_predicted_variances_are_not_fused_into_the_last_layer() -> None:
     apart = GaussianHead("separate", mean=(Linear("m", 8, 6),), scale=(Linear("s", 8, 6), Activation("tanh")))
     for likelihood in (predicted_gaussian(), PredictedGaussian(apart)):
-        assert "gaussian_nll" in ops(mlp_spec(likelihood), "score", fused=True)
+        assert "gaussian_nll" in ops(mlp_spec(likelihood), "score", "triton")
 
 
 def test_imputation_scores_and_returns_the_last_layer() -> None:
-    assert "linear_score" not in ops(mlp_spec(), "impute", fused=True)
+    assert "linear_score" not in ops(mlp_spec(), "impute", "triton")
 
 
 def test_the_mask_is_a_keyword_of_the_fused_score() -> None:
@@ -303,7 +308,7 @@ def test_the_mask_is_a_keyword_of_the_fused_score() -> None:
 def test_layers_too_wide_to_chain_are_not_a_bottleneck() -> None:
     def fused(width: int) -> list[str]:
         return ops(
-            flat_model(Linear("e", 6, 8), decoder=(Linear("d", 3, width), Linear("o", width, 6))), "elbo", fused=True
+            flat_model(Linear("e", 6, 8), decoder=(Linear("d", 3, width), Linear("o", width, 6))), "elbo", "triton"
         )
 
     assert "bottleneck" in fused(MAX_OUTPUTS)

@@ -1,6 +1,6 @@
 """Kept blocks of noise give what a draw gives."""
 
-import torch
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,4 +17,4 @@ from fastvae_kernels import sample_normal
 def test_any_rows_of_any_stream(rows: int, dim: int, seed: int, start: int) -> None:
     expected = sample_normal(rows, dim, seed=seed, start=start)
     for _ in range(2):
-        assert torch.equal(prior(rows, dim, seed=seed, start=start), expected)
+        assert np.array_equal(prior(rows, dim, seed=seed, start=start), expected.numpy())

@@ -42,10 +42,11 @@ def test_equals_the_reference(name: str) -> None:
         np.testing.assert_allclose(found[verb], values, rtol=0, atol=16 * 8 * 2.0**-23 * np.abs(values).max())
 
 
+@pytest.mark.parametrize("batch_size", [None, 5])
 @pytest.mark.parametrize("name", ["mlp_fixed", "conv"])
-def test_the_short_way_gives_what_the_long_one_gives(name: str) -> None:
+def test_the_short_way_gives_what_the_long_one_gives(name: str, batch_size: int | None) -> None:
     """Float32 rows in C order take it; the same values in float64, strided, read-only or in pieces do not."""
-    model = vae(SPECS[name], impl="onnxruntime")
+    model = vae(SPECS[name], impl="onnxruntime", batch_size=batch_size)
     x = data_for(SPECS[name], 12).astype(np.float32)
     expected = results(model, x)
     frozen = x.copy()
@@ -74,15 +75,28 @@ def test_the_short_way_refuses_what_the_long_one_refuses() -> None:
     assert digits.encode(x[:0]).mean.shape == (0, 16)
 
 
-def test_the_short_way_is_for_one_internal_batch() -> None:
-    """More rows than that would take memory that grows with them."""
+def test_the_short_way_goes_in_internal_batches() -> None:
+    """More rows at once would take memory that grows with them; ``limit_rows`` holds for it too."""
     engine = vae(SPECS["mlp_fixed"], impl="onnxruntime", batch_size=8)._engine
-    x = data_for(SPECS["mlp_fixed"], 9).astype(np.float32)
-    assert engine.direct("embed", x[:8]) is not None
-    assert engine.direct("embed", x) is None
+    x = data_for(SPECS["mlp_fixed"], 20).astype(np.float32)
+
+    def largest() -> int:
+        assert engine.direct("embed", x[:1]) is not None
+        call, sizes = engine._resources.direct["embed"], list[int]()
+        run = call._run
+
+        def watched(outputs: Any, given: dict[str, Any], options: Any) -> Any:
+            sizes.extend(map(len, given.values()))
+            return run(outputs, given, options)
+
+        call._run = watched
+        assert engine.direct("embed", x) is not None
+        assert sum(sizes) == 20
+        return max(sizes)
+
+    assert largest() == 8
     engine.limit_rows("embed", 4)
-    assert engine.direct("embed", x[:4]) is not None
-    assert engine.direct("embed", x[:5]) is None
+    assert largest() == 4
 
 
 def test_the_short_way_ends_where_the_model_is_closed() -> None:
@@ -104,6 +118,41 @@ def test_the_short_way_ends_where_the_model_is_closed() -> None:
     for call in calls.values():
         with pytest.raises(ClosedError):
             call()
+
+
+def test_a_bad_value_in_a_later_batch_is_refused() -> None:
+    digits = fastvae.load("digits", batch_size=2)
+    x = np.full((5, 1, 8, 8), 0.5, np.float32)
+    assert digits.embed(x).shape == (5, 16)
+    x[4, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="row 4 holds NaN"):
+        digits.embed(x)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("bad_alloc: out of memory")])
+def test_the_short_way_short_of_memory_leaves_it_to_the_long_one(error: Exception) -> None:
+    digits = fastvae.load("digits", batch_size=2)
+    x = data_for(digits.spec, 5).astype(np.float32)
+    expected = digits.embed(x)
+
+    def full(*_: object) -> None:
+        raise error
+
+    digits._engine._resources.direct["embed"]._run = full
+    np.testing.assert_array_equal(digits.embed(x), expected)
+
+
+def test_the_short_way_does_not_hide_other_errors() -> None:
+    digits = fastvae.load("digits")
+    x = data_for(digits.spec, 5).astype(np.float32)
+    digits.embed(x)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such node")
+
+    digits._engine._resources.direct["embed"]._run = broken
+    with pytest.raises(RuntimeError, match="no such node"):
+        digits.embed(x)
 
 
 def test_results_belong_to_the_caller() -> None:

@@ -1,0 +1,131 @@
+"""The two ways to a ``VAE``: ``load`` reads a checkpoint, ``from_modules`` takes over modules."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from torch import nn
+
+from fastvae.api import VAE
+from fastvae.arrays import Array
+from fastvae.conversion import convert
+from fastvae.embedded import resolve
+from fastvae.formats import read_checkpoint
+from fastvae.formats.modules import LikelihoodArgument
+from fastvae.model import DEFAULT_MAX_MEMORY
+from fastvae.runtime import Settings
+from fastvae.spec import ModelSpec
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    spec: ModelSpec | str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    impl: str = "auto",
+    batch_size: int | None = None,
+    batch_invariant: bool = False,
+    threads: int | None = None,
+    arena: bool = True,
+    cast: bool = False,
+    allow_nonfinite: bool = False,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+) -> VAE:
+    """Load a trained model and get it ready to run.
+
+    Args:
+        source: the name of an embedded model (see :func:`fastvae.models`), or a checkpoint's file or folder.
+            A name wins over a path of the same spelling; write ``./digits`` for the path.
+        format: ``native``, ``disentangling-vae`` or ``state-dict``; ``auto`` recognises it.
+        spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
+        precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
+            float64 weights. Sums accumulate in float32 or better.
+        impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
+            ``auto`` takes the fastest there is and logs it once.
+        batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
+            it beyond rounding, nor at all with ``batch_invariant``.
+        batch_invariant: make the bits of a row's result independent of the rows around it.
+        threads: of one call in ONNX Runtime; None is as many as PyTorch uses.
+        arena: whether ONNX Runtime keeps the memory of a call for the next one.
+        cast: convert weights of another float dtype than the spec declares instead of refusing them.
+        allow_nonfinite: load weights that hold NaN or Inf.
+        max_memory: refuse models whose weights and one row's activations need more bytes than this.
+
+    Raises:
+        InputError: no such file, embedded model, format or device.
+        WeightFormatError, WeightMismatchError, UnsafeFileError: the checkpoint is malformed, does not match its
+            spec, or is not safe to read. Nothing in it is ever executed.
+        UnsupportedError: a precision or implementation that cannot run this model.
+    """
+    settings = Settings(device, precision, impl, batch_size, batch_invariant, threads, arena)
+    model = read_checkpoint(
+        resolve(source),
+        format=format,
+        spec=spec,
+        cast=cast,
+        allow_nonfinite=allow_nonfinite,
+        max_memory=max_memory,
+    )
+    return VAE(model, settings)
+
+
+def from_modules(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    *,
+    likelihood: LikelihoodArgument,
+    example_input: Array,
+    example_latent: Array | None = None,
+    parametrization: Literal["logvar", "logstd", "std", "variance", "softplus_std"] = "logvar",
+    name: str = "",
+    device: str = "auto",
+    precision: str = "auto",
+    impl: str = "auto",
+    batch_size: int | None = None,
+    batch_invariant: bool = False,
+    threads: int | None = None,
+    arena: bool = True,
+) -> VAE:
+    """Take over a trained encoder and decoder that are ordinary ``nn.Module``s; ``save`` then keeps them as one file.
+
+    Both are copied, put in evaluation mode and traced by ``torch.export``, so that how they are written does not
+    matter, only which operators they call. The result is compared with them in float64 on ``example_input``. The
+    caller's modules are left as they are.
+
+    Args:
+        encoder: takes rows and returns ``(mean, logvar)``: as a tuple, as a mapping or named tuple with ``mean`` or
+            ``mu`` and ``logvar`` or ``log_var``, or as one tensor that holds all means, then all logvars, along axis 1.
+        decoder: takes latents and returns one tensor of the rows' shape. For a Bernoulli likelihood a sigmoid at its
+            end, if there is one, is taken off, and what is left are the logits; for a Gaussian one it is the mean. It
+            may also return mean and log-variance of a Gaussian, in the ways the encoder may but the last.
+        likelihood: ``bernoulli``; ``gaussian``, with variance 1 or the one the decoder returns; a number, the variance;
+            or a tensor of log-variances that broadcasts to a row's shape.
+        example_input: a few rows, (rows, features) or (rows, channels, height, width); their shape is the model's.
+        example_latent: latents for the decoder to be compared on; None for the posterior means of ``example_input``.
+        parametrization: what the encoder's second output is: the log-variance; the logarithm of the standard deviation
+            (``logstd``); the standard deviation (``std``), as exp(...) or softplus(...) + constant; the ``variance``;
+            or what softplus still has to be taken of to give the standard deviation (``softplus_std``). Names in a
+            mapping are ``logstd`` or ``log_std``, ``std`` or ``sigma``, ``variance`` or ``var``, ``scale`` or ``raw``.
+        name: of the model.
+        device, precision, impl, batch_size, batch_invariant, threads, arena: see :func:`load`.
+
+    Raises:
+        InputError: an argument of the wrong kind, or modules whose inputs and outputs make no autoencoder.
+        UnsupportedError: a module that cannot be traced (what it does depends on numbers, not only on shapes), or one
+            with an operator that fastvae has no layer for; the message names it and the module it sits in.
+        TranslationError: the translated model does not give the modules' numbers; that is a mistake of ours.
+    """
+    model = convert(
+        encoder,
+        decoder,
+        likelihood=likelihood,
+        example_input=example_input,
+        example_latent=example_latent,
+        parametrization=parametrization,
+        name=name,
+    )
+    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena))

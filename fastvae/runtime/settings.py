@@ -1,0 +1,90 @@
+"""Settings: how a caller wants a model run, and what that means for this model on this machine."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from fastvae.errors import InputError, UnsupportedError
+from fastvae.model import Model
+from fastvae.plan import Target
+from fastvae.runtime.ort import why_not
+
+PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
+
+logger = logging.getLogger("fastvae")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a model; see :func:`fastvae.load` for the meaning of each.
+
+    ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to compare.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    impl: str = "auto"
+    batch_size: int | None = None
+    batch_invariant: bool = False
+    threads: int | None = None
+    arena: bool = True
+    graphs: bool = True
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is a GPU where there is one. InputError for one PyTorch does not see."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda[:n]', got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {name!r} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def resolve_precision(name: str, model: Model) -> str:
+    """One of PRECISIONS, else UnsupportedError; ``auto`` is ieee, or float64 for float64 weights."""
+    if name == "auto":
+        return "float64" if model.spec.dtype == "float64" else "ieee"
+    if not isinstance(name, str) or name not in PRECISIONS:
+        accepted = ", ".join(map(repr, ("auto", *PRECISIONS)))
+        raise UnsupportedError(f"precision: {name!r} is not supported; accepted: {accepted}")
+    return name
+
+
+def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The implementation of plans; ``auto`` stays so on a GPU, and on a CPU is ONNX Runtime, or the reference.
+
+    Raises:
+        UnsupportedError: none of IMPLEMENTATIONS, or ONNX Runtime where it cannot run.
+    """
+    if name not in IMPLEMENTATIONS:
+        accepted = ", ".join(map(repr, IMPLEMENTATIONS))
+        raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
+    reason = why_not(device, dtype)
+    if name == "onnxruntime" and reason:
+        raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        logger.info("impl='auto' on %s: triton where an op has a kernel, else reference", device)
+        return name
+    chosen = "reference" if reason else "onnxruntime"
+    logger.info("impl='auto' on %s: %s%s", device, chosen, f" ({reason})" if reason else "")
+    return chosen
+
+
+def plan_target(impl: str, device: torch.device) -> Target:
+    """What plans are built for, for a resolved implementation."""
+    if impl == "onnxruntime":
+        return "onnx"
+    on_kernels = impl == "triton" or (impl == "auto" and device.type == "cuda")
+    return "triton" if on_kernels else "reference"
