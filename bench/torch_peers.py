@@ -45,7 +45,8 @@ def _compiled(case: Case, options: dict[str, Any] | None) -> Prepared:
     prepared = _prepared(case, compiled)
     try:
         prepared.check()
-    except Exception as error:  # no compiler, or one that fails on this graph: many types, none a public one
+    # No compiler or one that fails on this graph, both RuntimeErrors of private types; or its library does not load.
+    except (RuntimeError, OSError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AbsentError(f"torch.compile failed: {reason}") from error
     return prepared

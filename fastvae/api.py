@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastvae import noise
-from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
+from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
@@ -196,7 +196,7 @@ class VAE:
         )
 
     def _check_generation(self, n: int, seed: int, start: int, output: str, kind: str) -> tuple[int, int, int]:
-        if output not in ("mean", "sample"):
+        if not isinstance(output, str) or output not in ("mean", "sample"):
             raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
         check_kind(kind)
         return noise.check_count("n", n), noise.check_seed(seed), noise.check_count("start", start)
@@ -425,7 +425,7 @@ class VAE:
         conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
         shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
         # One imputation is written into the copy itself: a block has been read before it is filled.
-        result = source[None] if what.n_imputations == 1 else source.expand(what.n_imputations, *source.shape).clone()
+        result = source[None] if what.n_imputations == 1 else copies(source, what.n_imputations)
 
         def compute(low: int, high: int) -> None:
             values = rows.block(low, high)
@@ -440,6 +440,7 @@ class VAE:
         in_batches(self._engine, verbs, 0, len(rows), size, compute)
         return to_kind(result[0] if what.n_imputations == 1 else result, x)
 
+    @_in_use
     def explain(self, verb: str = "reconstruct", rows: int = 1, device: str = "auto") -> Explanation:
         """What a verb does and should take: its steps with FLOPs, bytes and predicted time, and its peak memory.
 
@@ -467,6 +468,7 @@ class VAE:
         """
         native.write(self._model, path)
 
+    @_in_use
     def export(self, path: str | os.PathLike[str], verb: str = "decode") -> None:
         """Write a verb as an ONNX file: float32, opset 20, with a dynamic batch, checked by ONNX's own checker.
 

@@ -117,6 +117,7 @@ def check_missing(x: Any, mask: Any) -> Tensor:
     if mask is not None:
         if not isinstance(mask, np.ndarray | Tensor) or str(mask.dtype) not in ("bool", "torch.bool"):
             raise InputError(f"mask: expected a boolean array, got {getattr(mask, 'dtype', type(mask).__name__)}")
+        _check_dense("mask", mask)
         if tuple(mask.shape) != tuple(x.shape):
             raise InputError(f"mask: expected the shape of x, {tuple(x.shape)}, got {tuple(mask.shape)}")
     # A copy in native byte order: PyTorch shares neither read-only nor byte-swapped memory.
@@ -127,13 +128,33 @@ def check_missing(x: Any, mask: Any) -> Tensor:
     return source
 
 
+def copies(source: Tensor, count: int) -> Tensor:
+    """``count`` copies of the caller's rows: (count, *shape of ``source``).
+
+    Raises:
+        InputError: they do not fit in memory.
+    """
+    shape = (count, *source.shape)
+    try:
+        return source.expand(shape).clone()
+    except RuntimeError as error:
+        raise InputError(f"n_imputations: a result of shape {shape} does not fit in memory; ask for fewer") from error
+
+
+def _check_dense(name: str, x: Any) -> None:
+    if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_nested):
+        found = "a nested one" if x.is_nested else f"layout {x.layout}; call to_dense()"
+        raise InputError(f"{name}: expected a dense tensor, got {found}")
+    if isinstance(x, Tensor) and x.is_meta:
+        raise InputError(f"{name}: is on meta, a tensor without numbers")
+
+
 def _check_floats(name: str, x: Any) -> None:
     if not isinstance(x, np.ndarray | Tensor):
         raise InputError(f"{name}: expected a NumPy array or a torch tensor, got {type(x).__name__}")
     if isinstance(x, np.ma.MaskedArray):
         raise InputError(f"{name}: expected a plain array, got a masked one; impute takes x.filled(nan), or mask=")
-    if isinstance(x, Tensor) and x.layout != torch.strided:
-        raise InputError(f"{name}: expected a dense tensor, got layout {x.layout}; call to_dense()")
+    _check_dense(name, x)
     floating = x.is_floating_point() if isinstance(x, Tensor) else (x.dtype.kind == "f" and x.dtype.itemsize <= 8)
     if not floating:
         hint = "; divide pixels by 255 first" if str(x.dtype).endswith("uint8") else ""

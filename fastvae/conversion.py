@@ -87,11 +87,14 @@ def convert(
 
 def _rows(name: str, values: Any) -> Tensor:
     """The example in float64 on the CPU, with its one row twice if it has but one."""
-    if isinstance(values, np.ndarray):
-        values = torch.from_numpy(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize <= 8:
+        values = torch.from_numpy(np.array(values, np.float64, order="C"))  # of any strides and byte order
     if not isinstance(values, Tensor) or not values.is_floating_point():
-        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"{name}: expected a tensor or array of floats, got {found}")
+        raise InputError(
+            f"{name}: expected a tensor or array of floats, got {getattr(values, 'dtype', type(values).__name__)}"
+        )
+    if values.layout != torch.strided or values.is_nested or values.is_meta:
+        raise InputError(f"{name}: expected a dense tensor that holds numbers, got a sparse, nested or meta one")
     if values.ndim < 2 or values.numel() == 0:
         raise InputError(f"{name}: expected at least one row, rows first, got shape {tuple(values.shape)}")
     if not bool(torch.isfinite(values).all()):
@@ -135,11 +138,11 @@ def _outputs(name: str, module: nn.Module, rows: Tensor, *, converts: bool) -> t
         if not converts:
             try:
                 return copy.deepcopy(module).double()(rows), torch.finfo(torch.float64).eps / 2
-            except Exception as error:  # a tensor it makes itself is of another dtype
+            except Exception as error:  # the caller's code raises what it likes; a tensor it makes may stay float32
                 logger.debug("%s: does not run in float64: %s", name, error)
         try:
             return module(rows.to(own)), torch.finfo(own).eps / 2
-        except Exception as error:
+        except Exception as error:  # the caller's code
             raise InputError(f"{name}: fails on the example: {error}") from error
 
 

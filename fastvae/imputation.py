@@ -45,8 +45,8 @@ class Imputer:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {self.method!r}")
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {self.method!r:.80}")
         checked = {
             "n_imputations": noise.check_count("n_imputations", self.n_imputations, least=1, most=noise.MAX_SAMPLES),
             "samples": noise.check_count("samples", self.samples, least=2, most=noise.MAX_SAMPLES // ROUNDS),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal
 
 from torch import nn
@@ -66,7 +65,7 @@ def load(
     model = read_checkpoint(
         resolve(source),
         format=format,
-        spec=spec if spec is None or isinstance(spec, ModelSpec) else Path(spec),
+        spec=spec,
         cast=cast,
         allow_nonfinite=allow_nonfinite,
         max_memory=max_memory,

@@ -68,13 +68,15 @@ def check_model(
             )
         if weight.dtype != dtype and not (cast and weight.dtype.is_floating_point):
             found = str(weight.dtype).removeprefix("torch.")
+            floating = weight.dtype.is_floating_point
             raise WeightMismatchError(
                 f"{source}: tensor {name!r} is {found}, the spec declares {spec.dtype}; "
-                + ("pass cast=True to convert" if weight.dtype.is_floating_point else "only floats can be weights")
+                + ("pass cast=True (--cast) to convert" if floating else "only floats can be weights")
             )
         if not allow_nonfinite and not bool(torch.isfinite(weight).all()):
             raise WeightMismatchError(
-                f"{source}: tensor {name!r} holds NaN or Inf; pass allow_nonfinite=True to load it all the same"
+                f"{source}: tensor {name!r} holds NaN or Inf; pass allow_nonfinite=True (--allow-nonfinite) to load it "
+                "all the same"
             )
         weights[name] = weight.to(dtype)
     for norm in [layer for stack in spec.stacks() for layer in leaves(stack) if isinstance(layer, BatchNorm)]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.arrays import Array, to_kind
+from fastvae.errors import InputError
 from fastvae.runtime import Engine
 from fastvae.runtime.batching import blocks
 
@@ -42,13 +43,17 @@ class Posterior:
             (rows, *latent_shape), or (samples, rows, *latent_shape) if ``samples`` is not 1.
 
         Raises:
-            InputError: ``seed``, ``samples`` or ``start`` out of range.
+            InputError: ``seed``, ``samples`` or ``start`` out of range, or more draws than fit in memory.
         """
         seed, start = noise.check_seed(seed), noise.check_count("start", start)
         samples = noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES)
         with self._engine.in_use:
             mean, logvar = self._tensors()
-            z = torch.empty(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+            shape = (samples, *mean.shape)
+            try:
+                z = torch.empty(shape, dtype=mean.dtype, device=mean.device)
+            except RuntimeError as error:
+                raise InputError(f"samples: draws of shape {shape} do not fit in memory; ask for fewer") from error
             for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):
                 part = mean[low:high], logvar[low:high]
                 z[:, low:high] = self._engine.posterior_samples(

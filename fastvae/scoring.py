@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,13 @@ class Metric:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.name not in METRICS:
-            raise InputError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {self.name!r}")
+        if not isinstance(self.name, str) or self.name not in METRICS:
+            raise InputError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {self.name!r:.80}")
         object.__setattr__(self, "seed", noise.check_seed(self.seed))
         if self.samples is not None:
             samples = noise.check_count("samples", self.samples, least=1, most=noise.MAX_SAMPLES)
             object.__setattr__(self, "samples", samples)
-        if not (isinstance(self.beta, int | float) and 0 <= self.beta < math.inf):
-            raise InputError(f"beta: expected a finite number >= 0, got {self.beta!r}")
+        object.__setattr__(self, "beta", _finite_beta(self.beta))
 
     @property
     def verbs(self) -> tuple[str, ...]:
@@ -61,6 +61,17 @@ class Metric:
     def at_mean(self) -> bool:
         """Whether one plan gives it, because no z is drawn; the divergence never needs one."""
         return self.samples is None or self.name == "kl"
+
+
+def _finite_beta(beta: Any) -> float:
+    """``beta``, any real number that a float can hold, as one; InputError otherwise."""
+    try:
+        value = float(beta) if isinstance(beta, Real) else math.nan
+    except OverflowError:
+        value = math.inf
+    if not 0 <= value < math.inf:
+        raise InputError(f"beta: expected a finite number >= 0, got {beta!r:.80}")
+    return value
 
 
 @lru_cache(maxsize=64, typed=True)
@@ -74,7 +85,7 @@ def metric_of(name: str, samples: int | None, seed: int, beta: float) -> Metric:
     Raises:
         InputError: an argument out of range.
     """
-    if name == "iwae" and samples is None:
+    if samples is None and isinstance(name, str) and name == "iwae":
         samples = 1
     try:
         return _known(name, samples, seed, beta)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from fastvae import noise
 from fastvae.errors import InputError
 from fastvae.runtime import Engine
+
+T = TypeVar("T")
 
 # The plans that each verb runs.
 PLANS = {
@@ -25,13 +28,23 @@ def warm_up(engine: Engine, batch_sizes: Sequence[int], verbs: Sequence[str]) ->
     """Run the plans of ``verbs`` on zeros, for each number of rows in ``batch_sizes``.
 
     Raises:
-        InputError: no such verb, or a size below 1.
+        InputError: no such verb, a size below 1, or either no sequence.
     """
-    sizes = {noise.check_count("batch_sizes", size, least=1) for size in batch_sizes}
+    sizes = {noise.check_count("batch_sizes", size, least=1) for size in _several("batch_sizes", batch_sizes)}
+    verbs = _several("verbs", verbs)
     for verb in verbs:
-        if verb not in PLANS:
+        if not isinstance(verb, str) or verb not in PLANS:
             raise InputError(f"verbs: expected some of {', '.join(map(repr, PLANS))}, got {verb!r}")
     plans = dict.fromkeys(plan for verb in verbs for plan in PLANS[verb])
     for size in sorted(sizes, reverse=True):  # the largest first: the other graphs find room in its memory
         for plan in plans:
             engine.warmup(plan, size)
+
+
+def _several(name: str, values: Iterable[T]) -> tuple[T, ...]:
+    try:
+        if isinstance(values, str):
+            raise TypeError("text")
+        return tuple(values)
+    except TypeError as error:
+        raise InputError(f"{name}: expected a sequence, got {values!r:.80}; put one value in a tuple") from error

@@ -9,7 +9,7 @@ import numpy as np
 from typer import Option
 
 from fastvae.cli.options import ConditionText, DataOptions, OutOptions, RunOptions, Seed, command
-from fastvae.cli.work import Rows, note, progress, read_condition
+from fastvae.cli.work import Rows, note, progress, read_condition, refuse
 from fastvae.errors import InputError
 from fastvae.files import Field, Source, check_grid, open_sink, square_columns
 from fastvae.spec import ModelSpec
@@ -109,9 +109,14 @@ def interpolate(
 def _take(source: Source, option: str, indices: Sequence[int]) -> Rows:
     """Rows of the data by index."""
     for index in indices:
+        if not len(source):
+            raise InputError(f"{option}: {source.path} has no rows")
         if not 0 <= index < len(source):
             raise InputError(f"{option}: expected a row of {source.path}, 0 to {len(source) - 1}, got {index}")
-    return np.concatenate([source.block(index, index + 1) for index in indices])
+    rows = [source.block(index, index + 1) for index in indices]
+    for index, row in zip(indices, rows, strict=True):
+        refuse(source, index, ~np.isfinite(row), "NaN or Inf; fill it with fastvae impute")
+    return np.concatenate(rows)
 
 
 class _Outside:

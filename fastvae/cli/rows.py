@@ -11,9 +11,13 @@ from typer import Option
 
 from fastvae.cli.make import ARRAYS, TABLES, columns_of, numbered
 from fastvae.cli.options import ConditionText, DataOptions, Invalid, OutOptions, RunOptions, Seed, command
-from fastvae.cli.work import Rows, note, read_condition, walk
+from fastvae.cli.work import Rows, note, read_condition, refuse, walk
 from fastvae.errors import InputError
 from fastvae.files import Field, ReadOptions, Source, check_grid, open_sink, open_source, square_columns
+from fastvae.noise import MAX_SAMPLES, check_count
+
+# Of a table's draws: beyond, no program reads it.
+MAX_COLUMNS = 2**16
 
 
 def id_fields(source: Source) -> list[Field]:
@@ -42,17 +46,19 @@ def encode(
     mean_0, ..., logvar_0, ... and sample_0_0, ... (draw, dimension); .npy holds the mean alone.
     """
     suffix = out.check(*ARRAYS, *TABLES)
-    if samples < 0:
-        raise InputError(f"--samples: expected 0 or more, got {samples}")
+    samples = check_count("--samples", samples, most=MAX_SAMPLES)
     if samples and suffix == ".npy":
         raise InputError("--samples: .npy holds the mean alone; write .npz, .csv or .parquet")
     vae = model.load()
+    if suffix in TABLES and samples * vae.spec.latent_dim > MAX_COLUMNS:
+        columns = samples * vae.spec.latent_dim
+        raise InputError(f"--samples: {columns:,} columns are more than {MAX_COLUMNS:,}; write .npz")
     source = data.open(vae.spec.input_shape)
     labels = read_condition(condition, vae.spec, len(source))
     dim = vae.spec.latent_dim
     fields = [*id_fields(source), Field("mean", numbered("mean", dim)), Field("logvar", numbered("logvar", dim))]
     if samples:
-        draws = tuple(name for k in range(samples) for name in numbered(f"sample_{k}", dim))
+        draws = tuple(name for k in range(samples if suffix in TABLES else 0) for name in numbered(f"sample_{k}", dim))
         fields.append(Field("samples", draws, rows_axis=1 if suffix == ".npz" else 0))
     with open_sink(out.out, len(source), fields) as sink:
         for block in walk(source, "encode", labels, invalid=invalid):
@@ -134,6 +140,7 @@ def impute(
             if masked is not None:
                 missing |= masked.read(block.low, block.high)
             count += int(missing.sum())
+            refuse(source, block.low, np.isinf(block.values) & ~missing, "Inf; only NaN and empty cells are missing")
             filled = vae.impute(
                 block.values,
                 missing,

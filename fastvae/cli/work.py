@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -53,14 +54,21 @@ def walk(source: Source, title: str, condition: Any = None, *, invalid: str = "r
         for low in range(0, max(1, len(source)), size):
             values = source.block(low, min(low + size, len(source)))
             if invalid == "raise":
-                bad = ~np.isfinite(values.reshape(len(values), width)).all(1)
-                if bad.any():
-                    raise InputError(
-                        f"{source.path}: row {low + int(bad.argmax())} (the first is 0) holds NaN or Inf; "
-                        "pass --invalid mask for a NaN result, or fill it with fastvae impute"
-                    )
+                advice = "; pass --invalid mask for a NaN result, or fill it with fastvae impute"
+                refuse(source, low, ~np.isfinite(values), f"NaN or Inf{advice}")
             yield Block(low, values, condition_rows(condition, low, low + len(values)))
             advance(len(values))
+
+
+def refuse(source: Source, low: int, bad: Rows, what: str) -> None:
+    """Refuse rows, of which the first is number ``low`` of ``source``, if any entry of ``bad`` is True.
+
+    Raises:
+        InputError: one is; the message counts rows as the file does, and says ``what`` the row holds.
+    """
+    rows = bad.reshape(len(bad), math.prod(bad.shape[1:])).any(1)
+    if rows.any():
+        raise InputError(f"{source.path}: row {low + int(rows.argmax())} (the first is 0) holds {what}")
 
 
 @contextmanager
@@ -99,8 +107,10 @@ def read_condition(text: str | None, spec: ModelSpec, rows: int) -> Any:
     """
     if text is None:
         return None
-    if text.removeprefix("-").isdigit():
+    if re.fullmatch("-?[0-9]{1,18}", text):
         return int(text)
+    if not Path(text).exists():
+        raise InputError(f"--condition: expected a label, 0 or more, or a file; there is no file {text!r:.200}")
     source = open_source(Path(text), ReadOptions(integers=True))
     values = source.block(0, len(source))
     if len(values) != rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from fastvae.files._numpy import read_npy, read_npz
 from fastvae.files._tables import Table, read_csv, read_parquet
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+# Rows are divided in float32: by what it can hold, 0 / 0 would pass for a missing value.
+TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ReadOptions:
     integers: bool = False
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not (math.isfinite(self.scale) and self.scale != 0):
+        if self.scale is not None and not TINY <= abs(self.scale) <= LARGEST:
             raise InputError(f"--scale: expected a finite number other than 0, got {self.scale}")
 
 
@@ -73,7 +74,8 @@ class Source:
         if self.scale is None:
             return values
         narrow = np.can_cast(values.dtype, np.float32)
-        return np.true_divide(values, self.scale, dtype=np.float32 if narrow else np.float64)
+        with np.errstate(over="ignore"):  # what is infinite then is refused by who looks at the rows
+            return np.true_divide(values, self.scale, dtype=np.float32 if narrow else np.float64)
 
 
 def open_source(path: Path, options: ReadOptions | None = None) -> Source:
@@ -87,6 +89,8 @@ def open_source(path: Path, options: ReadOptions | None = None) -> Source:
     options = options or ReadOptions()
     suffix = path.suffix.lower()
     if path.is_dir():
+        if not options.image_shape:
+            raise InputError(f"{path}: expected {', '.join(SUFFIXES)}, found a folder")
         _check_options(path, options, resize=options.resize)
         folder = ImageFolder(path, options.image_shape, resize=options.resize)
         names = np.array([image.name for image in folder.paths], dtype=object)

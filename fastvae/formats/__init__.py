@@ -5,10 +5,13 @@ A format is a module with ``matches(path)`` and ``read(path)``; loading never ex
 
 from __future__ import annotations
 
+import os
+from numbers import Real
 from pathlib import Path
 
 from fastvae.errors import InputError
 from fastvae.formats import disentangling_vae, native, state_dict
+from fastvae.formats._files import PathLike
 from fastvae.model import DEFAULT_MAX_MEMORY, Model, check_model
 from fastvae.spec import ModelSpec
 
@@ -24,7 +27,7 @@ def read_checkpoint(
     path: Path,
     *,
     format: str = "auto",
-    spec: ModelSpec | Path | None = None,
+    spec: ModelSpec | PathLike | None = None,
     cast: bool = False,
     allow_nonfinite: bool = False,
     max_memory: int = DEFAULT_MAX_MEMORY,
@@ -38,11 +41,15 @@ def read_checkpoint(
         cast, allow_nonfinite, max_memory: see :func:`fastvae.model.check_model`.
 
     Raises:
-        InputError: no such path, an unknown format, or nothing recognised.
+        InputError: no such path, an unknown format, nothing recognised, or another argument of the wrong kind.
         WeightFormatError, WeightMismatchError, UnsafeFileError, UnsupportedError: see the format's reader.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if spec is not None and not isinstance(spec, ModelSpec | str | os.PathLike):
+        raise InputError(f"spec: expected a ModelSpec or the path of one as JSON, got {spec!r:.80}")
+    if not (isinstance(max_memory, Real) and max_memory >= 0):
+        raise InputError(f"max_memory: expected a number of bytes, got {max_memory!r:.80}")
     name = detect(path, spec) if format == "auto" else format
     if not isinstance(name, str) or name not in READERS:
         raise InputError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}")
@@ -52,7 +59,7 @@ def read_checkpoint(
     return check_model(model, source=str(path), cast=cast, allow_nonfinite=allow_nonfinite, max_memory=max_memory)
 
 
-def detect(path: Path, spec: ModelSpec | Path | None = None) -> str:
+def detect(path: Path, spec: ModelSpec | PathLike | None = None) -> str:
     """The name of the format of ``path``.
 
     Raises:
@@ -65,5 +72,5 @@ def detect(path: Path, spec: ModelSpec | Path | None = None) -> str:
             return name
     raise InputError(
         f"{path}: not recognised; expected a fastvae .safetensors file, a folder with model.pt and specs.json "
-        "(disentangling-vae), or weights with a spec (a folder with spec.json, or spec=)"
+        "(disentangling-vae), or weights with a spec (a folder with spec.json, or spec=, --spec)"
     )

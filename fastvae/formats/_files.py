@@ -41,7 +41,8 @@ def read_regular_file(path: PathLike, *, error: type[FastVAEError]) -> bytes:
         if isinstance(cause, FastVAEError):
             raise
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-        raise InputError(f"{path!r}: expected a readable file, but it cannot be opened: {reason}") from cause
+        shown = os.fspath(path) if isinstance(path, os.PathLike) else path
+        raise InputError(f"{shown!r}: expected a readable file, but it cannot be opened: {reason}") from cause
     with io.FileIO(descriptor) as file:
         before = os.fstat(descriptor)
         _require_regular(name, before, error)

@@ -41,8 +41,9 @@ def read(path: Path) -> Model:
 
 
 def _read_specs(path: Path) -> dict[str, object]:
+    content = read_regular_file(path, error=WeightFormatError)
     try:
-        document = json.loads(read_regular_file(path, error=WeightFormatError))
+        document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise WeightFormatError(f"{path}: expected JSON, found {error}") from error
     if not isinstance(document, dict):

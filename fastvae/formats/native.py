@@ -36,7 +36,7 @@ def read(path: Path) -> Model:
     file = read_safetensors(path)
     if KEY not in file.metadata:
         raise WeightFormatError(
-            f"{path}: expected a fastvae spec in the metadata under {KEY!r}; for plain weights pass spec="
+            f"{path}: expected a fastvae spec in the metadata under {KEY!r}; for plain weights pass spec= (--spec)"
         )
     try:
         document = json.loads(file.metadata[KEY])

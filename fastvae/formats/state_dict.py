@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fastvae.errors import InputError, WeightFormatError
-from fastvae.formats._files import read_regular_file
+from fastvae.formats._files import PathLike, read_regular_file
 from fastvae.formats._safetensors import read_safetensors
 from fastvae.formats._torch import read_torch, state_dict_of
 from fastvae.layers import BatchNorm, leaves
@@ -29,7 +29,7 @@ def matches(path: Path) -> bool:
     return (path / SPEC_FILE).is_file() or path.suffix in TORCH_SUFFIXES
 
 
-def read(path: Path, spec: ModelSpec | Path | None = None) -> Model:
+def read(path: Path, spec: ModelSpec | PathLike | None = None) -> Model:
     """The model made of the weights at ``path`` and ``spec``, not yet checked against each other.
 
     Args:
@@ -44,7 +44,7 @@ def read(path: Path, spec: ModelSpec | Path | None = None) -> Model:
     if spec is None and path.is_dir():
         spec = path / SPEC_FILE
     if spec is None:
-        raise InputError(f"{path}: plain weights need a spec; pass spec= a ModelSpec or a JSON file")
+        raise InputError(f"{path}: plain weights need a spec; pass spec=, a ModelSpec or a JSON file (--spec)")
     if not isinstance(spec, ModelSpec):
         text = bytes(read_regular_file(spec, error=WeightFormatError))
         spec = spec_from_json(text, source=str(spec))

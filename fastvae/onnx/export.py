@@ -31,8 +31,9 @@ def export(model: Model, verb: str, path: str | os.PathLike[str]) -> onnx.ModelP
         OutputError: the file cannot be written; nothing is left under its name.
         UnsupportedError: an unknown verb, or a model beyond the 2 GiB of one ONNX file.
     """
-    if Path(path).suffix != ".onnx":
-        raise InputError(f"{path}: expected a name that ends in .onnx")
+    named = isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path)
+    if not named or Path(path).suffix != ".onnx":
+        raise InputError(f"path: expected a name that ends in .onnx, got {path!r:.200}")
     plan = build_plan(model, verb, target="onnx")
     draws = any(step.op == "sample_normal" for step in plan.steps)
     metadata = {"fastvae.model": model.spec.name, "fastvae.noise": NOISE_INPUT if draws else NOISE_OUTSIDE}

@@ -167,7 +167,7 @@ class Engine:
         Errors as :func:`fastvae.plan.explain` and :func:`fastvae.plan.build_plan`.
         """
         own = "cpu" if self.device.type == "cpu" else part_of(self.device).target
-        name = own if device == "auto" else device
+        name = own if device == "auto" else str(device)
         plan = build_plan(
             self.model,
             verb,

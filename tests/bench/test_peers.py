@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -60,14 +61,25 @@ def test_generates_anew_what_it_decodes(peer: str) -> None:
     assert distance(prepared.check(), PEERS[OURS](Case("breast_cancer", "generate", 4)).check()) < BUDGET
 
 
-def test_a_compiler_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def _compile_raising(error: Exception) -> Callable[..., object]:
     def broken(*args: object, **kwargs: object) -> object:
         def run(*given: object) -> object:
-            raise RuntimeError("No working C++ compiler found\nin a long message")
+            raise error
 
         return run
 
-    monkeypatch.setattr(torch, "compile", broken)
+    return broken
+
+
+def test_a_mistake_of_ours_is_no_compiler_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", _compile_raising(TypeError("forward() takes 2 arguments")))
+    with pytest.raises(TypeError):
+        torch_peers.compile_peer(Case("mlp", "decode", 1))
+
+
+def test_a_compiler_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = RuntimeError("No working C++ compiler found\nin a long message")
+    monkeypatch.setattr(torch, "compile", _compile_raising(failure))
     with pytest.raises(AbsentError, match=r"^torch\.compile failed: No working C\+\+ compiler found$"):
         torch_peers.compile_peer(Case("mlp", "decode", 1))
 

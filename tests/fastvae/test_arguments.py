@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 import fastvae
+from fastvae.arrays import check_rows
 from fastvae.errors import FastVAEError, InputError, UnsupportedError
+from fastvae.posterior import Posterior
 from tests.fastvae.support import SPECS, data_for, mlp_spec, vae
 
 FLAT = vae(mlp_spec())
@@ -35,6 +38,8 @@ ROWWISE = pytest.mark.parametrize("verb", ["encode", "embed", "reconstruct", "sc
         (FLAT, X.tolist(), "x: expected a NumPy array or a torch tensor, got list"),
         (FLAT, np.ma.masked_array(X, X > 0.5), "x: expected a plain array, got a masked one"),
         (FLAT, torch.from_numpy(X).to_sparse(), "x: expected a dense tensor, got layout torch.sparse_coo"),
+        (FLAT, torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)]), "x: expected a dense tensor, got a nest"),
+        (FLAT, torch.zeros(2, 6, device="meta"), "x: is on meta, a tensor without numbers"),
         (FLAT, np.full((3, 6), np.inf, np.float32), "x: row 0 holds"),
         (IMAGES, (PIXELS * 255).astype(np.uint8), "x: expected floats, got uint8; divide pixels by 255"),
         (IMAGES, PIXELS * 255, r"x: this model's data lie in \[0, 1\], got values from .* divide by"),
@@ -78,6 +83,18 @@ def test_arrays_of_any_layout_are_taken() -> None:
     assert torch.equal(FLAT.embed(strided), torch.from_numpy(expected))
 
 
+@pytest.mark.filterwarnings("error")
+def test_memory_that_torch_must_not_share_is_copied() -> None:
+    read_only = X.copy()
+    read_only.setflags(write=False)
+    shifted = np.frombuffer(bytearray(b"." + X.tobytes()), np.float32, offset=1).reshape(X.shape)
+    assert not shifted.flags.aligned
+    for x in (read_only, shifted):
+        block = check_rows("x", x, (6,), device=torch.device("cpu"), dtype=torch.float32).block(0, 4)
+        assert not np.shares_memory(block.numpy(), x)
+        np.testing.assert_array_equal(block.numpy(), X)
+
+
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
@@ -111,6 +128,7 @@ def test_condition_for_a_model_without() -> None:
         ({"n": 1, "seed": "a"}, "seed: expected an integer"),
         ({"n": 1, "start": -1}, "start: expected an integer"),
         ({"n": 1, "output": "median"}, "output: expected 'mean' or 'sample'"),
+        ({"n": 1, "output": np.zeros(2)}, "output: expected 'mean' or 'sample'"),
         ({"n": 1, "kind": "jax"}, "kind: expected 'numpy' or 'torch'"),
     ],
 )
@@ -161,6 +179,13 @@ def test_wrong_posterior_samples() -> None:
         ({"impl": "openvino"}, UnsupportedError, "impl: 'openvino' is not supported; accepted: 'auto'"),
         ({"source": "mnist", "impl": "triton"}, UnsupportedError, "impl of conv.*triton"),
         ({"format": "keras"}, InputError, "format: expected 'auto' or one of native"),
+        ({"spec": 3}, InputError, "spec: expected a ModelSpec or the path of one as JSON, got 3"),
+        ({"spec": b"spec.json"}, InputError, "spec: expected a ModelSpec or the path of one"),
+        ({"spec": "nowhere.json", "format": "state-dict"}, InputError, "^'nowhere.json': expected a readable file"),
+        ({"spec": Path("nowhere.json"), "format": "state-dict"}, InputError, "^'nowhere.json': expected a readable"),
+        ({"max_memory": "1GB"}, InputError, "max_memory: expected a number of bytes, got '1GB'"),
+        ({"max_memory": None}, InputError, "max_memory: expected a number of bytes, got None"),
+        ({"max_memory": float("nan")}, InputError, "max_memory: expected a number of bytes, got nan"),
         ({"spec": "spec.json", "format": "native"}, InputError, "only the format 'state-dict' takes a spec"),
     ],
 )
@@ -197,6 +222,75 @@ def test_save_needs_a_name(path: Any) -> None:
         FLAT.save(path)
 
 
+@pytest.mark.parametrize("path", [None, 3, b"a.onnx", "a\0.onnx", "model"])
+def test_export_needs_a_name(path: Any) -> None:
+    with pytest.raises(InputError, match=r"path: expected a name that ends in \.onnx"):
+        FLAT.export(path)
+
+
+@pytest.mark.parametrize("device", ["tpu", None, 3])
+def test_explain_needs_a_device_it_knows(device: Any) -> None:
+    with pytest.raises(InputError, match="device: expected cpu or one of A100"):
+        FLAT.explain(device=device)
+    assert FLAT.explain(device=torch.device("cpu")).verb == "reconstruct"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_sizes": 8}, "batch_sizes: expected a sequence, got 8"),
+        ({"batch_sizes": None}, "batch_sizes: expected a sequence, got None"),
+        ({"batch_sizes": (0,)}, "batch_sizes: expected an integer from 1"),
+        ({"verbs": "score"}, "verbs: expected a sequence, got 'score'; put one value in a tuple"),
+        ({"verbs": None}, "verbs: expected a sequence"),
+        ({"verbs": ([],)}, "verbs: expected some of 'generate'"),
+    ],
+)
+def test_wrong_warmups(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FLAT.warmup(**arguments)
+
+
+def test_a_warmup_reads_its_arguments_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, run = vae(mlp_spec()), list[tuple[str, int]]()
+    monkeypatch.setattr(model._engine, "warmup", lambda verb, rows: run.append((verb, rows)))
+    model.warmup(iter((2, 3)), iter(("decode",)))  # type: ignore[arg-type]
+    assert run == [("decode", 3), ("decode", 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": np.array([0, 1, 2, 0])}, "metric: expected one of 'reconstruction'"),
+        ({"metric": ["elbo"]}, "metric: expected one of 'reconstruction'"),
+        ({"metric": "elbo", "beta": 10**400}, "beta: expected a finite number >= 0"),
+        ({"metric": "elbo", "beta": float("nan")}, "beta: expected a finite number >= 0, got nan"),
+        ({"metric": "elbo", "beta": "1"}, "beta: expected a finite number >= 0, got '1'"),
+    ],
+)
+def test_wrong_scores(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FLAT.score(X, **arguments)
+
+
+@pytest.mark.parametrize("beta", [np.float32(2), np.int64(2), 2])
+def test_a_beta_is_any_real_number(beta: Any) -> None:
+    np.testing.assert_array_equal(FLAT.score(X, "elbo", beta=beta), FLAT.score(X, "elbo", beta=2.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": X}, "method: expected one of 'importance'"),
+        ({"mask": (torch.from_numpy(X) > 0.5).to_sparse()}, "mask: expected a dense tensor, got layout"),
+        ({"mask": torch.zeros(4, 6, dtype=torch.bool, device="meta")}, "mask: is on meta"),
+    ],
+)
+def test_wrong_imputations(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FLAT.impute(X, **arguments)
+
+
 def test_integers_of_any_kind_are_integers() -> None:
     expected = FLAT.generate(3, seed=5, start=2)
     np.testing.assert_array_equal(FLAT.generate(np.int64(3), seed=np.uint64(5), start=np.int32(2)), expected)  # type: ignore[arg-type]
@@ -214,6 +308,11 @@ def test_integers_of_any_kind_are_integers() -> None:
 def test_results_beyond_any_memory() -> None:
     with pytest.raises(InputError, match="does not fit in memory; use stream"):
         FLAT.generate(2**60)
+    many = np.broadcast_to(X[:1], (2**20, 6))
+    with pytest.raises(InputError, match=r"n_imputations: a result of shape .* does not fit in memory"):
+        FLAT.impute(many, n_imputations=2**23, samples=2**22)
+    with pytest.raises(InputError, match=r"samples: draws of shape .* do not fit in memory"):
+        Posterior(many[:, :3].copy(), many[:, :3].copy(), FLAT._engine).sample(samples=2**24)
 
 
 def test_masks_of_any_layout_are_taken() -> None:

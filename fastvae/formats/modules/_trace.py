@@ -52,7 +52,7 @@ def private_copy(name: str, module: nn.Module) -> nn.Module:
         raise InputError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
     try:
         return copy.deepcopy(module).cpu().eval()
-    except Exception as error:
+    except Exception as error:  # the caller's own __deepcopy__ or __reduce__ may run
         raise UnsupportedError(
             f"{name}: cannot be copied: {_first_line(error)}; remove what only training needs, such as hooks"
         ) from error
@@ -89,7 +89,7 @@ def _export(name: str, module: nn.Module, example: Tensor) -> torch.export.Expor
                 return program
             functional: torch.export.ExportedProgram = program.run_decompositions({})
             return functional
-    except Exception as error:
+    except Exception as error:  # the caller's code runs inside, and what export raises has no common type
         raise UnsupportedError(
             f"{name}: torch.export cannot trace it on a tensor of shape {tuple(example.shape)}: {_first_line(error)}; "
             "it must take one tensor, and what it does may depend on the tensor's shape but not on its numbers"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -157,6 +159,8 @@ def _likelihood(argument: object, shape: Shape) -> tuple[Likelihood | None, Tens
         InputError: not one of the things ACCEPTED.
     """
     match argument:
+        case np.ndarray():  # compares with text entry by entry
+            pass
         case "bernoulli":
             return Bernoulli(), None
         case "gaussian":
@@ -165,10 +169,14 @@ def _likelihood(argument: object, shape: Shape) -> tuple[Likelihood | None, Tens
             return argument, None
         case bool() | str():
             pass
-        case int() | float():
-            if not 0 < argument < math.inf:
-                raise InputError(f"likelihood: a variance must be positive and finite, got {argument!r}")
-            return FixedGaussian(float(argument)), None
+        case Real():
+            try:
+                variance = float(argument)
+            except OverflowError:
+                variance = math.inf
+            if not 0 < variance < math.inf:
+                raise InputError(f"likelihood: a variance must be positive and finite, got {argument!r:.80}")
+            return FixedGaussian(variance), None
         case Tensor():
             return PerDimensionGaussian(), _log_variances(argument, shape)
         case PerDimensionGaussian():

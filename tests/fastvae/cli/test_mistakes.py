@@ -59,7 +59,26 @@ def test_help_and_version(call: Call) -> None:
         ("encode digits missing.npy -o o.npy", "missing.npy: no such file or folder"),
         ("encode digits columns.npy -o o.npy", "expected rows of shape (1, 8, 8) (or 64 numbers), found (3,)"),
         ("encode digits exists.npy -o o.npy --samples 2", ".npy holds the mean alone"),
-        ("encode digits exists.npy -o o.npz --samples -2", "--samples"),
+        ("encode digits exists.npy -o o.npz --samples -2", "--samples: expected an integer from 0"),
+        ("encode digits exists.npy -o o.npz --samples 99999999999", "--samples: expected an integer from 0"),
+        ("encode digits exists.npy -o o.csv --samples 9999999", "--samples: 159,999,984 columns are more than 65,536"),
+        ("generate digits --condition ² -o o.npy", "--condition: expected a label, 0 or more, or a file; there is no"),
+        ("generate digits --condition 1.5 -o o.npy", "there is no file '1.5'"),
+        ("generate digits --condition . -o o.npy", ".: expected .npy, .npz, .csv, .parquet, found a folder"),
+        ("impute digits exists.npy --mask . -o o.npy", ".: expected .npy, .npz, .csv, .parquet, found a folder"),
+        ("impute digits infinite.npy -o o.npy", "infinite.npy: row 5000 (the first is 0) holds Inf; only NaN"),
+        ("score digits infinite.npy", "infinite.npy: row 5000 (the first is 0) holds NaN or Inf; pass --invalid"),
+        ("interpolate digits infinite.npy --from 0 --to 5000 -o o.npy", "infinite.npy: row 5000 (the first is 0)"),
+        ("interpolate digits empty.npy --from 0 --to 0 -o o.npy", "--from: empty.npy has no rows"),
+        ("impute digits pixels.npy --scale 1e-320 -o o.npy", "--scale: expected a finite number other than 0"),
+        ("score digits pixels.npy --scale 1e300", "--scale: expected a finite number other than 0"),
+        ("score digits large.npy --scale 2e-38", "row 0 (the first is 0) holds NaN or Inf"),
+        ("generate weights.pt -o o.npy", "weights.pt: plain weights need a spec; pass spec=, a ModelSpec or a JSON"),
+        ("generate weights.pt --spec no.json -o o.npy", "error: 'no.json': expected a readable file"),
+        ("explain digits --verb stream", "verb: expected one of encode"),
+        ("explain digits --device cuda", "device: expected cpu or one of A100"),
+        ("explain digits --rows 0", "rows: expected an integer from 1"),
+        ("export digits -o o.onnx --verb dream", "verb: expected one of encode"),
         ("encode TABLE table.csv -o o.npy", "expected 6 columns of numbers, found 2 columns"),
         ("score digits pixels.npy", "--scale 255"),
         ("score digits large.npy", "[0, 1]"),
@@ -76,6 +95,11 @@ def test_mistakes(
     np.save("exists.npy", np.zeros((2, 1, 8, 8), np.float32))
     np.save("columns.npy", np.zeros((2, 3), np.float32))
     np.save("pixels.npy", np.zeros((2, 64), np.uint8))
+    np.save("empty.npy", np.zeros((0, 64), np.float32))
+    infinite = np.zeros((5001, 64), np.float32)
+    infinite[5000, 3] = np.inf
+    np.save("infinite.npy", infinite)
+    Path("weights.pt").write_bytes(b"no")
     np.save("large.npy", np.full((2, 64), 7, np.float32))
     Path("bad.safetensors").write_bytes(b"no")
     Path("table.csv").write_text("a,b\n1,2\n")

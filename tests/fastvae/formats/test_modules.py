@@ -320,6 +320,14 @@ def test_settings_and_names_arrive() -> None:
     np.testing.assert_array_equal(one[:1], vae.embed(rows_of((FEATURES,))[:1]))
 
 
+def test_examples_of_any_layout_and_variances_of_any_kind_are_taken() -> None:
+    x = rows_of((FEATURES,)).numpy()
+    encoder, decoder = Heads(), decoder_module()
+    for same in (x, x[::-1], x.astype(">f4"), np.asfortranarray(x)):
+        vae = fastvae.from_modules(encoder, decoder, likelihood=np.float32(0.5), example_input=same)
+        assert vae.spec.likelihood == FixedGaussian(0.5)
+
+
 def test_one_row_is_enough_and_weights_are_not_shared() -> None:
     encoder = Heads()
     vae = fastvae.from_modules(encoder, decoder_module(), likelihood=1.0, example_input=torch.rand(1, FEATURES))

@@ -126,7 +126,8 @@ def _identity() -> GaussianHead:
 @pytest.mark.parametrize("parametrization", ["softplus_std", "variance"])
 def test_log_variances_of_extreme_heads(parametrization: str, eps: float) -> None:
     """Neither infinite nor inaccurate where softplus underflows or the variance is none."""
-    raw = torch.cat([-torch.logspace(-4, 3, 60), torch.zeros(1), torch.logspace(-4, 3, 60)])[:, None]
+    underflowing = torch.linspace(-110, -5, 211)  # its exponential, then its softplus and at last neither is normal
+    raw = torch.cat([-torch.logspace(-4, 3, 60), underflowing, torch.zeros(1), torch.logspace(-4, 3, 60)])[:, None]
     head = GaussianHead("separate", mean=(), scale=(), parametrization=parametrization, eps=eps)  # type: ignore[arg-type]
     model = Model(ModelSpec((1,), (1,), (), head, (), FixedGaussian()), {})
     found = run(to_onnx(build_plan(model, "encode")), {"x": raw})[1]
@@ -159,6 +160,13 @@ def test_gaussian_of_extreme_variances_stays_finite() -> None:
     model = random_model(spec)
     weights = {**model.weights, "likelihood.logvar": torch.linspace(-60, 60, 6)}
     check(Model(spec, weights), "score", 5)
+
+
+def test_the_divergence_of_a_variance_beyond_float32_stays_finite() -> None:
+    """So that a beta of 0 leaves nothing of it, not even NaN."""
+    model = Model(ModelSpec((1,), (1,), (), _identity(), (), FixedGaussian()), {})
+    found = run(to_onnx(build_plan(model, "kl")), {"x": torch.tensor([[88.0], [89.0], [1e4]])})[0]
+    np.testing.assert_allclose(found, [math.exp(88) / 2 + 88**2 / 2, *[np.finfo(np.float32).max / 2] * 2], rtol=1e-4)
 
 
 def test_a_head_whose_halves_are_one_buffer() -> None:

@@ -23,7 +23,7 @@ from fastvae.plan.build import VERBS
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.weights import WeightStore
 from tests.fastvae.runtime.fakes import FakeGraphs, FakeLanes, on_fake, plain_vae
-from tests.fastvae.support import SPECS, data_for, mlp_spec
+from tests.fastvae.support import SPECS, data_for, mlp_spec, vae
 
 X = data_for(mlp_spec(), 5).astype(np.float32)
 CALLS: dict[str, Callable[[Any], Any]] = {
@@ -38,6 +38,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "impute": lambda m: m.impute(X),
     "warmup": lambda m: m.warmup(),
     "save": lambda m: m.save("model.safetensors"),
+    "export": lambda m: m.export("model.onnx"),
+    "explain": lambda m: m.explain("decode"),
 }
 
 
@@ -213,3 +215,21 @@ def test_a_forked_child_uses_a_model_on_the_cpu() -> None:
     command = [sys.executable, "-W", "ignore", "-c", CHILD]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
     assert done.stdout.strip() == "0"
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_leaves_the_sessions_of_its_parent_alone() -> None:
+    """Their threads are not there: a call that gave them work would wait for ever."""
+    model = vae(mlp_spec(), impl="onnxruntime")
+    model.embed(X)
+    engine = model._engine
+    session, direct = engine._executor("embed"), engine._resources.direct["embed"]
+
+    def made_anew() -> str:
+        same = np.array_equal(model.embed(X), z)
+        return f"{same} {engine._executor('embed') is session} {engine._resources.direct['embed'] is direct}"
+
+    z = model.embed(X)
+    assert in_child(made_anew) == "True False False"
+    assert engine._executor("embed") is session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import fastvae
-from fastvae.errors import InputError, UnsupportedError
+from fastvae.errors import ClosedError, InputError, UnsupportedError
 from fastvae.runtime import ort
 from tests.fastvae.support import SPECS, condition_for, data_for, random_model, vae
 
@@ -72,6 +73,51 @@ def test_the_short_way_refuses_what_the_long_one_refuses() -> None:
     with pytest.raises(InputError, match="NaN or Inf"):
         digits.decode(np.full((1, 16), np.nan, np.float32))
     assert digits.encode(x[:0]).mean.shape == (0, 16)
+
+
+def test_the_short_way_goes_in_internal_batches() -> None:
+    """More rows at once would take memory that grows with them; ``limit_rows`` holds for it too."""
+    engine = vae(SPECS["mlp_fixed"], impl="onnxruntime", batch_size=8)._engine
+    x = data_for(SPECS["mlp_fixed"], 20).astype(np.float32)
+
+    def largest() -> int:
+        assert engine.direct("embed", x[:1]) is not None
+        call, sizes = engine._resources.direct["embed"], list[int]()
+        run = call._run
+
+        def watched(outputs: Any, given: dict[str, Any], options: Any) -> Any:
+            sizes.extend(map(len, given.values()))
+            return run(outputs, given, options)
+
+        call._run = watched
+        assert engine.direct("embed", x) is not None
+        assert sum(sizes) == 20
+        return max(sizes)
+
+    assert largest() == 8
+    engine.limit_rows("embed", 4)
+    assert largest() == 4
+
+
+def test_the_short_way_ends_where_the_model_is_closed() -> None:
+    model = vae(SPECS["mlp_fixed"], impl="onnxruntime")
+    x = data_for(SPECS["mlp_fixed"], 2).astype(np.float32)
+    z = model.embed(x)
+    calls: dict[str, Callable[[], Any]] = {
+        "encode": lambda: model.encode(x),
+        "embed": lambda: model.embed(x),
+        "reconstruct": lambda: model.reconstruct(x),
+        "decode": lambda: model.decode(z),
+        "elbo": lambda: model.score(x),
+        "generate": lambda: model.generate(2),
+    }
+    for call in calls.values():
+        call()
+    assert calls.keys() <= model._engine._resources.direct.keys()
+    model.close()
+    for call in calls.values():
+        with pytest.raises(ClosedError):
+            call()
 
 
 def test_a_bad_value_in_a_later_batch_is_refused() -> None:
