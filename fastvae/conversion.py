@@ -35,6 +35,7 @@ from fastvae.layers import Activation, Stack, leaves
 from fastvae.model import Model, check_model
 from fastvae.plan import build_plan
 from fastvae.runtime.executor import Executor
+from fastvae.spec import GaussianHead
 
 logger = logging.getLogger("fastvae")
 
@@ -168,7 +169,8 @@ def _logvar(second: Tensor, parametrization: Scale) -> Tensor:
 def _compare(owner: str, model: Model, verb: str, rows: Tensor, expected: dict[str, Tensor], unit: float) -> None:
     if any(isinstance(layer, Activation) and layer.function == "softplus" for layer in leaves(_all(model))):
         unit = max(unit, SOFTPLUS_UNIT)
-    if model.spec.posterior.parametrization == "softplus_std":
+    posterior = model.spec.posterior
+    if isinstance(posterior, GaussianHead) and posterior.parametrization == "softplus_std":
         unit = max(unit, SOFTPLUS_UNIT)
     wide, narrow = (_run(model, verb, rows, dtype) for dtype in (torch.float64, torch.float32))
     for (what, theirs), ours, rounded in zip(expected.items(), wide, narrow, strict=True):

@@ -9,7 +9,7 @@ against it before a single weight is read.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
 from fastvae.layers import Shape, Stack, check, check_positive, stack_shape, stack_tensors
@@ -72,6 +72,24 @@ class GaussianHead:
 
     def stacks(self) -> tuple[Stack, ...]:
         return (self.mean, self.scale) if self.layout == "separate" else (self.joint,)
+
+
+@dataclass(frozen=True)
+class PointHead:
+    """The posterior of a deterministic encoder: all its probability at one point, which ``mean`` makes of the features.
+
+    Its log-variance is minus infinity, so that every draw from it is the mean.
+    """
+
+    kind: ClassVar[str] = "point_head"
+    mean: Stack = ()
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the mean for features of ``shape``."""
+        return stack_shape(self.mean, shape)
+
+    def stacks(self) -> tuple[Stack, ...]:
+        return (self.mean,)
 
 
 @dataclass(frozen=True)
@@ -154,7 +172,7 @@ class ModelSpec:
     input_shape: Shape
     latent_shape: Shape
     encoder: Stack
-    posterior: GaussianHead
+    posterior: GaussianHead | PointHead
     decoder: Stack
     likelihood: Likelihood
     condition: Condition | None = None
@@ -181,6 +199,37 @@ class ModelSpec:
             f"the decoder makes shape {output}, input_shape says {self.input_shape}",
         )
         self.tensors()
+
+    def resized(self, height: int, width: int) -> ModelSpec:
+        """The same model for images of another size, with the latents that go with it.
+
+        Raises:
+            WeightFormatError: a layer does not take that size, or none but its own.
+        """
+        check(len(self.input_shape) == 3, f"rows of shape {self.input_shape} are no images and have no other size")
+        shape = (self.input_shape[0], height, width)
+        check_positive("model", input_shape=shape)
+        joins = self.condition is not None and self.condition.encoder
+        features = stack_shape(self.encoder, self.condition.joined_shape(shape) if self.condition and joins else shape)
+        return replace(self, input_shape=shape, latent_shape=self.posterior.output_shape(features))
+
+    def decoding(self, height: int, width: int) -> ModelSpec:
+        """The same model for latents of another size, with the images that go with it.
+
+        Raises:
+            WeightFormatError: as :meth:`resized`; or no size of images has latents of this one.
+        """
+        check(len(self.latent_shape) == 3, f"latents of shape {self.latent_shape} are no images and have no other size")
+        shape = (self.latent_shape[0], height, width)
+        check_positive("model", latent_shape=shape)
+        joins = self.condition is not None and self.condition.decoder
+        features = stack_shape(self.decoder, self.condition.joined_shape(shape) if self.condition and joins else shape)
+        sized = self.resized(*features[1:]) if len(features) == 3 else self
+        check(
+            sized.latent_shape == shape,
+            f"no image has latents of shape {shape}: those of {sized.input_shape} have {sized.latent_shape}",
+        )
+        return sized
 
     @property
     def latent_dim(self) -> int:

@@ -20,7 +20,7 @@ from fastvae.layers import Residual
 from fastvae.model import Model
 from fastvae.plan import VERBS, build_plan, plan_cost
 from fastvae.runtime import Settings
-from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
+from fastvae.spec import DTYPE_BYTES, GaussianHead, ModelSpec, PointHead, PredictedGaussian
 from fastvae.spec_json import spec_to_json
 
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
@@ -131,7 +131,7 @@ def _facts(found: str, model: Model) -> dict[str, Any]:
         "name": spec.name or None,
         "input_shape": list(spec.input_shape),
         "latent_shape": list(spec.latent_shape),
-        "posterior": f"{spec.posterior.layout} Gaussian head, {spec.posterior.parametrization}",
+        "posterior": _posterior(spec.posterior),
         "likelihood": spec.likelihood.kind,
         "condition": _condition(spec),
         "dtype": spec.dtype,
@@ -163,15 +163,27 @@ def _layer_table(spec: ModelSpec) -> Table:
     table.columns[3].justify = "right"
     posterior = spec.posterior
     features = _add_stack(table, "encoder", spec.encoder, spec.encoder_input_shape)
-    names = ("mean", "scale") if posterior.layout == "separate" else ("joint",)
-    for name in names:
+    for name in _stacks(posterior):
         _add_stack(table, f"posterior {name}", getattr(posterior, name), features)
     features = _add_stack(table, "decoder", spec.decoder, spec.decoder_input_shape)
     if isinstance(spec.likelihood, PredictedGaussian):
         head = spec.likelihood.head
-        for name in ("mean", "scale") if head.layout == "separate" else ("joint",):
+        for name in _stacks(head):
             _add_stack(table, f"likelihood {name}", getattr(head, name), features)
     return table
+
+
+def _posterior(head: GaussianHead | PointHead) -> str:
+    if isinstance(head, PointHead):
+        return "a point"
+    return f"{head.layout} Gaussian head, {head.parametrization}"
+
+
+def _stacks(head: GaussianHead | PointHead) -> tuple[str, ...]:
+    """Names of its stacks of layers."""
+    if isinstance(head, PointHead):
+        return ("mean",)
+    return ("mean", "scale") if head.layout == "separate" else ("joint",)
 
 
 def _add_stack(table: Table, name: str, stack: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

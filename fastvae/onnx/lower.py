@@ -137,7 +137,7 @@ def _geometry(step: Step) -> dict[str, Any]:
     a = step.attributes
     return {
         "strides": list(a["stride"]),
-        "pads": [*a["padding"], *a["padding"]],
+        "pads": list(a["padding"] if len(a["padding"]) == 4 else 2 * a["padding"]),
         "dilations": list(a["dilation"]),
         "group": a["groups"],
     }

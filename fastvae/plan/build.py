@@ -8,6 +8,7 @@ checkpoint uses can ever be taken for another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
@@ -18,20 +19,23 @@ from fastvae.errors import UnsupportedError
 from fastvae.layers import (
     Activation,
     Affine,
+    Attention,
     BatchNorm,
     Conv2d,
     ConvTranspose2d,
+    GroupNorm,
     Layer,
     Linear,
     Residual,
     Shape,
     Stack,
+    Upsample,
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
 from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, merge_heads
 from fastvae.plan.plan import Plan, Step
-from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian
+from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
 
 VERBS = (
     "encode",
@@ -47,6 +51,12 @@ VERBS = (
     "elbo",
     "distance",
 )
+
+# Clamped to the log-variance of a point.
+POINT = {"parametrization": "logvar", "eps": 0.0, "minimum": -math.inf, "maximum": -math.inf}
+
+# A convolution of each pixel by itself.
+POINTWISE = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
 
 # What runs a plan: the ops' PyTorch references, an ONNX graph, or Triton kernels where an op has one.
 Target: TypeAlias = Literal["reference", "onnx", "triton"]
@@ -136,6 +146,9 @@ class _Builder:
     def _encode(self) -> tuple[str, ...]:
         h = self._joined(self._input("x", self.spec.input_shape), encoder=True)
         h = self._stack(self.spec.encoder, h)
+        if isinstance(self.spec.posterior, PointHead):
+            mean = self._stack(self.spec.posterior.mean, h)
+            return mean, self._step("logvar", (mean,), "logvar", self.shapes[mean], POINT)
         return self._head(self.spec.posterior, h, ("mean", "logvar"))
 
     def _embed(self) -> tuple[str, ...]:
@@ -258,11 +271,31 @@ class _Builder:
             case Activation():
                 settings = {"activation": layer.function, "alpha": layer.alpha}
                 return self._step("affine", (x, None, None), None, shape, settings)
+            case GroupNorm():
+                inputs = (x, f"w:{layer.name}.weight", f"w:{layer.name}.bias")
+                return self._step("group_norm", inputs, None, shape, {"groups": layer.num_groups, "eps": layer.eps})
+            case Attention():
+                return self._attention(layer, x)
+            case Upsample():
+                return self._step("upsample", (x,), None, shape, {"factor": layer.factor})
             case Residual():
                 body, shortcut = self._stack(layer.body, x), self._stack(layer.shortcut, x)
                 return self._step("add", (body, shortcut), None, shape)
             case _:
                 return self._step("reshape", (x,), None, shape, {"shape": shape})
+
+    def _attention(self, layer: Attention, x: str) -> str:
+        """Its four linear maps are 1x1 convolutions."""
+        shape = self.shapes[x]
+
+        def projected(role: str, x: str) -> str:
+            weight = f"d:{layer.name}.{role}"
+            self.weights[weight] = self.weights[f"w:{layer.name}.{role}.weight"][:, :, None, None]
+            bias = f"w:{layer.name}.{role}.bias" if layer.bias else None
+            return self._step("conv2d", (x, weight, bias), None, shape, POINTWISE)
+
+        q, k, v = (projected(role, x) for role in ("to_q", "to_k", "to_v"))
+        return projected("to_out", self._step("attention", (q, k, v), None, shape, {"heads": layer.heads}))
 
     def _weight_bias(self, layer: Linear | Conv2d | ConvTranspose2d) -> tuple[str, str | None]:
         return f"w:{layer.name}.weight", f"w:{layer.name}.bias" if layer.bias else None
@@ -296,7 +329,7 @@ class _Builder:
 
 
 def _convolution(layer: Conv2d | ConvTranspose2d) -> dict[str, object]:
-    names = ["stride", "padding", "dilation", "groups"]
+    window = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
     if isinstance(layer, ConvTranspose2d):
-        names.append("output_padding")
-    return {name: getattr(layer, name) for name in names}
+        return window | {"padding": layer.padding, "output_padding": layer.output_padding}
+    return window | {"padding": layer.paddings}

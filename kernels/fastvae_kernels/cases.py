@@ -122,6 +122,7 @@ _CONV = {
     "1x1": _conv((1, 1, 1, 1), 1, (1, 1)),
     "3x3": _conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="relu"),
     "stride": _conv((2, 4, 9, 8), 6, (4, 3), stride=(2, 3), padding=(1, 0), activation="silu"),
+    "one_sided": _conv((2, 3, 8, 7), 5, (3, 3), stride=(2, 2), padding=(0, 0, 1, 1)),
     "groups": _conv((3, 6, 5, 5), 4, (3, 3), groups=2, dilation=(2, 1), padding=(2, 0)),
 }
 _CONV_TRANSPOSE = {

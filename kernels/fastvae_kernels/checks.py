@@ -22,6 +22,7 @@ __all__ = [
     "check_shape",
     "check_weights",
     "pair",
+    "sides",
 ]
 
 ACTIVATIONS: tuple[str, ...] = (
@@ -168,6 +169,17 @@ def pair(name: str, value: Any, low: int) -> list[int]:
     for item in values:
         check_int(name, item, low)
     return values
+
+
+def sides(name: str, value: Any) -> list[int]:
+    """Top, left, bottom and right, none negative; from four ints, or from one or two as :func:`pair` takes them."""
+    if isinstance(value, int) or len(value) != 4:
+        if not isinstance(value, int) and len(value) != 2:
+            raise ValueError(f"{name} must be an int, two of them or four; found {value!r}")
+        return 2 * pair(name, value, 0)
+    for item in value:
+        check_int(name, item, 0)
+    return list(value)
 
 
 def check_activation(activation: str, alpha: float | None) -> None:

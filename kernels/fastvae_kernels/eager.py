@@ -101,6 +101,9 @@ def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
     activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
+    if len(kwargs.get("padding", ())) == 4:
+        top, left, bottom, right = kwargs.pop("padding")
+        x = F.pad(x, (left, right, top, bottom))
     return activate(F.conv2d(x, weight, bias, **kwargs), activation, alpha)
 
 

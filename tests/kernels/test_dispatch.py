@@ -257,7 +257,7 @@ def split(**changes: Any) -> Any:
         (conv, {"groups": 3}, ValueError, "groups must divide x's channels, 4; found 3"),
         (conv, {"groups": 0}, ValueError, "groups must be at least 1; found 0"),
         (conv, {"stride": 0}, ValueError, "stride must be at least 1; found 0"),
-        (conv, {"padding": (1, 2, 3)}, ValueError, "padding must be an int or two of them"),
+        (conv, {"padding": (1, 2, 3)}, ValueError, "padding must be an int, two of them or four"),
         (conv, {"weight": torch.zeros(6, 2, 3, 3)}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
         (conv, {"dilation": 3}, ValueError, "x must be large enough for its weight"),
         (transposed, {"output_padding": 1}, ValueError, "output_padding must be smaller than stride"),

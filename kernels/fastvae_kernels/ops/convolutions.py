@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_activation, check_floating, check_int, check_shape, check_weights, pair
+from ..checks import check_activation, check_floating, check_int, check_shape, check_weights, pair, sides
 from ..dispatch import resolve_impl
 from ..layout import empty_output
 from .registration import register
@@ -29,7 +29,8 @@ def _conv_size(
     x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
 ) -> tuple[int, int]:
     h, w = (
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+        (x.shape[2 + i] + padding[i] + padding[2 + i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
     )
     return h, w
 
@@ -74,7 +75,7 @@ def conv2d(
     bias: Tensor | None = None,
     *,
     stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
+    padding: Pair | tuple[int, int, int, int] = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
     activation: str = "identity",
@@ -83,15 +84,16 @@ def conv2d(
 ) -> Tensor:
     """act(conv(x, weight) + bias), accumulated in float32 (float64 for float64), never in TF32.
 
-    x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; all of one floating dtype. Returns
-    [n, o, h', w'] with h' = (h + 2 padding - dilation (kh - 1) - 1) // stride + 1, channels_last if x is.
+    x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; all of one floating dtype. padding: zeros on
+    each side, as one number, as (top and bottom, left and right), or as (top, left, bottom, right). Returns
+    [n, o, h', w'] with h' = (h + top + bottom - dilation (kh - 1) - 1) // stride + 1, channels_last if x is.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
     check_activation(activation, alpha)
     check_floating("x", x, 4)
     check_floating("weight", weight, 4)
-    window = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    window = pair("stride", stride, 1), sides("padding", padding), pair("dilation", dilation, 1)
     _check_groups("x's channels", x.shape[1], groups)
     _check_groups("weight's outputs", weight.shape[0], groups)
     check_shape("weight", weight, (weight.shape[0], x.shape[1] // groups, *weight.shape[2:]))

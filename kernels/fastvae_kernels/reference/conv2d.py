@@ -21,9 +21,16 @@ def conv2d(
     activation: str,
     alpha: float | None,
 ) -> Tensor:
-    """act(conv(x, weight) + bias); x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w']."""
+    """act(conv(x, weight) + bias); x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w'].
+
+    `padding` is top, left, bottom, right.
+    """
     acc = accumulation_dtype(x.dtype)
     bias = None if bias is None else bias.to(acc)
+    top, left, bottom, right = padding
+    padded, padding = x.to(acc), [top, left]
+    if padding != [bottom, right]:
+        padded, padding = F.pad(padded, (left, right, top, bottom)), [0, 0]
     with ieee_float32(x):
-        y = F.conv2d(x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
+        y = F.conv2d(padded, weight.to(acc), bias, stride, padding, dilation, groups)
     return own_output(activate_(y, activation, alpha), x)
