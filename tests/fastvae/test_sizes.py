@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fastvae.errors import ClosedError, InputError, WeightFormatError
+from fastvae.errors import ClosedError, InputError, UnsupportedError, WeightFormatError
 from fastvae.layers import Activation, Affine, Conv2d, Flatten, Linear, Reshape, Residual, Upsample
 from fastvae.plan import SIZE_FREE_VERBS
 from fastvae.runtime.engine import MOST_SIZES
@@ -152,3 +152,16 @@ def test_a_point_posterior_draws_its_mean() -> None:
         assert np.all(posterior.logvar == -np.inf)
         np.testing.assert_array_equal(posterior.sample(seed=3), posterior.mean)
         assert np.all(posterior.kl() == np.inf)
+
+
+def test_scores_that_need_a_variance_are_refused_for_a_point() -> None:
+    model = vae(replace(SPEC, posterior=PointHead((Conv2d("q", 8, 4, (1, 1)),))))
+    x = images(16, 16)
+    for metric in ("kl", "elbo", "iwae"):
+        with pytest.raises(UnsupportedError, match=f"metric '{metric}': this model's encoder is deterministic"):
+            model.score(x, metric)
+    with pytest.raises(UnsupportedError, match="impute: this model's encoder is deterministic"):
+        model.impute(x)
+    nll = model.score(x)
+    normaliser = 0.5 * x[0].size * np.log(2 * np.pi)
+    np.testing.assert_allclose(nll - normaliser, 0.5 * model.score(x, "l2") ** 2, rtol=1e-5)
