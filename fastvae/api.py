@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
-from fastvae.errors import InputError, UnsupportedError
+from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import Model
@@ -60,6 +61,9 @@ class VAE:
     errors, verbs raise OutOfMemoryError if not even one row fits in memory, ClosedError after :meth:`close`, and
     ForkError in a process forked from one that has the model on a GPU.
 
+    A model whose layers fit images of any size (``spec.any_size``) takes rows and latents of other sizes than its
+    spec's as well.
+
     Where a model is conditional, ``condition`` is floats (rows, dim) or (dim,), or integer labels.
     """
 
@@ -67,6 +71,22 @@ class VAE:
         self._model = model
         self._engine = Engine(model, settings or Settings())
         self._walker = Walker(self._engine)
+
+    def _for_images(self, name: str, x: Any, *, latent: bool = False) -> VAE | None:
+        """The same model for the size of images ``x``, or of latents; None if that is its own, or ``x`` has none."""
+        spec = self.spec
+        shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
+        own = spec.latent_shape if latent else spec.input_shape
+        if not spec.any_size or len(shape) != 4 or shape[1] != own[0] or shape[1:] == own:
+            return None
+        try:
+            sized = spec.decoding(*shape[2:]) if latent else spec.resized(*shape[2:])
+        except WeightFormatError as error:
+            raise InputError(f"{name}: this model takes no images of {shape[2]}x{shape[3]} pixels: {error}") from error
+        other = object.__new__(VAE)
+        other._model, other._engine = replace(self._model, spec=sized), self._engine.at(sized)
+        other._walker = Walker(other._engine)
+        return other
 
     def __repr__(self) -> str:
         spec, engine = self.spec, self._engine
@@ -245,6 +265,8 @@ class VAE:
         """
         if condition is None and invalid == "raise" and (direct := self._engine.direct("encode", x)):
             return Posterior(direct[0], direct[1], self._engine)
+        if (sized := self._for_images("x", x)) is not None:
+            return sized.encode(x, condition=condition, invalid=invalid)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
             shapes = [self.spec.latent_shape] * 2
@@ -261,6 +283,8 @@ class VAE:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
         if condition is None and invalid == "raise" and (direct := self._engine.direct("embed", x)):
             return direct[0]
+        if (sized := self._for_images("x", x)) is not None:
+            return sized.embed(x, condition=condition, invalid=invalid)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
             return rows.like(
@@ -271,6 +295,8 @@ class VAE:
         """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
         if condition is None and invalid == "raise" and (direct := self._engine.direct("reconstruct", x)):
             return direct[0]
+        if (sized := self._for_images("x", x)) is not None:
+            return sized.reconstruct(x, condition=condition, invalid=invalid)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
             shape = self.spec.input_shape
@@ -288,6 +314,8 @@ class VAE:
         """
         if condition is None and (direct := self._engine.direct("decode", z)):
             return direct[0]
+        if (sized := self._for_images("z", z, latent=True)) is not None:
+            return sized.decode(z, condition=condition)
         with self._engine.in_use:
             rows = self._walker.latents("z", z)
             return rows.like(
@@ -310,6 +338,8 @@ class VAE:
         Raises:
             InputError: arguments of the wrong kind, shape, dtype or range, or as many rows not in both.
         """
+        if (sized := self._for_images("a", a, latent=space == "latent")) is not None:
+            return sized.interpolate(a, b, steps, space=space, condition=condition)
         steps = noise.check_count("steps", steps, least=2)
         if space not in ("input", "latent"):
             raise InputError(f"space: expected 'input' or 'latent', got {space!r}")
@@ -379,6 +409,8 @@ class VAE:
         short = what.at_mean and condition is None and invalid == "raise"
         if short and (direct := self._engine.direct(what.verbs[0], x)):
             return from_parts(direct, x.size // len(x), what).astype(np.float32, copy=False)
+        if (sized := self._for_images("x", x)) is not None:
+            return sized.score(x, metric, samples, seed, beta, condition=condition, start=start, invalid=invalid)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
 
@@ -418,6 +450,8 @@ class VAE:
         Raises:
             InputError: an argument of the wrong kind, shape, dtype or range; Inf.
         """
+        if (sized := self._for_images("x", x)) is not None:
+            return sized.impute(x, mask, method, n_imputations, seed, samples=samples, condition=condition, start=start)
         what = Imputer(method, n_imputations, samples, seed)
         start = noise.check_count("start", start)
         source = check_missing(x, mask)

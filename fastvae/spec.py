@@ -12,7 +12,19 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
-from fastvae.layers import Shape, Stack, check, check_positive, stack_shape, stack_tensors
+from fastvae.layers import (
+    Affine,
+    Flatten,
+    Linear,
+    Reshape,
+    Shape,
+    Stack,
+    check,
+    check_positive,
+    leaves,
+    stack_shape,
+    stack_tensors,
+)
 
 Parametrization = Literal["logvar", "softplus_std", "variance"]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
@@ -200,18 +212,31 @@ class ModelSpec:
         )
         self.tensors()
 
+    @property
+    def any_size(self) -> bool:
+        """Whether it takes images of other sizes: latents are images as well, and no weight has the size of one."""
+        if len(self.input_shape) != 3 or len(self.latent_shape) != 3:
+            return False
+        if self.condition is not None or isinstance(self.likelihood, PerDimensionGaussian):
+            return False
+        layers = leaves(tuple(layer for stack in self.stacks() for layer in stack))
+        return not any(
+            isinstance(layer, Linear | Flatten | Reshape) or (isinstance(layer, Affine) and len(layer.shape) > 1)
+            for layer in layers
+        )
+
     def resized(self, height: int, width: int) -> ModelSpec:
         """The same model for images of another size, with the latents that go with it.
 
         Raises:
-            WeightFormatError: a layer does not take that size, or none but its own.
+            WeightFormatError: it is not for images of any size, or this one does not come back as large as it was.
         """
-        check(len(self.input_shape) == 3, f"rows of shape {self.input_shape} are no images and have no other size")
+        self._check_any_size()
         shape = (self.input_shape[0], height, width)
         check_positive("model", input_shape=shape)
-        joins = self.condition is not None and self.condition.encoder
-        features = stack_shape(self.encoder, self.condition.joined_shape(shape) if self.condition and joins else shape)
-        return replace(self, input_shape=shape, latent_shape=self.posterior.output_shape(features))
+        return replace(
+            self, input_shape=shape, latent_shape=self.posterior.output_shape(stack_shape(self.encoder, shape))
+        )
 
     def decoding(self, height: int, width: int) -> ModelSpec:
         """The same model for latents of another size, with the images that go with it.
@@ -219,17 +244,18 @@ class ModelSpec:
         Raises:
             WeightFormatError: as :meth:`resized`; or no size of images has latents of this one.
         """
-        check(len(self.latent_shape) == 3, f"latents of shape {self.latent_shape} are no images and have no other size")
+        self._check_any_size()
         shape = (self.latent_shape[0], height, width)
         check_positive("model", latent_shape=shape)
-        joins = self.condition is not None and self.condition.decoder
-        features = stack_shape(self.decoder, self.condition.joined_shape(shape) if self.condition and joins else shape)
-        sized = self.resized(*features[1:]) if len(features) == 3 else self
+        sized = self.resized(*stack_shape(self.decoder, shape)[1:])
         check(
             sized.latent_shape == shape,
             f"no image has latents of shape {shape}: those of {sized.input_shape} have {sized.latent_shape}",
         )
         return sized
+
+    def _check_any_size(self) -> None:
+        check(self.any_size, f"the model takes rows of shape {self.input_shape} only")
 
     @property
     def latent_dim(self) -> int:

@@ -11,7 +11,7 @@ from fastvae.atomic import atomic_write
 from fastvae.errors import InputError
 from fastvae.model import Model
 from fastvae.onnx.lower import NOISE, to_onnx
-from fastvae.plan import build_plan
+from fastvae.plan import SIZE_FREE_VERBS, build_plan
 
 NOISE_OUTSIDE = "none: the graph is deterministic; z, where there is one, is an input"
 NOISE_INPUT = (
@@ -23,8 +23,9 @@ NOISE_INPUT = (
 def export(model: Model, verb: str, path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Write ``verb`` of ``model`` to ``path``, checked by ONNX's own checker, and return it.
 
-    The verbs are those of :func:`fastvae.plan.build_plan`. The batch is dynamic; the file's metadata say which verb
-    of which model it is and where noise comes from.
+    The verbs are those of :func:`fastvae.plan.build_plan`. The batch is dynamic, and where the model fits images of any
+    size so is theirs, but for ``generate`` and scores; the file's metadata say which verb of which model it is and
+    where noise comes from.
 
     Raises:
         InputError: the name does not end in ``.onnx``.
@@ -37,7 +38,8 @@ def export(model: Model, verb: str, path: str | os.PathLike[str]) -> onnx.ModelP
     plan = build_plan(model, verb, target="onnx")
     draws = any(step.op == "sample_normal" for step in plan.steps)
     metadata = {"fastvae.model": model.spec.name, "fastvae.noise": NOISE_INPUT if draws else NOISE_OUTSIDE}
-    made = to_onnx(plan, name=f"{model.spec.name or 'vae'}_{verb}", metadata=metadata)
+    any_size = model.spec.any_size and verb in SIZE_FREE_VERBS
+    made = to_onnx(plan, name=f"{model.spec.name or 'vae'}_{verb}", metadata=metadata, any_size=any_size)
     onnx.checker.check_model(made, full_check=True)
     with atomic_write(path) as file:
         file.write(made.SerializeToString())

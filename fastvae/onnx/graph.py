@@ -10,8 +10,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from fastvae.layers import Shape
-
 # An opset and the version of the file format it came with, in ONNX 1.15: what reads the one reads the other.
 OPSET = 20
 IR_VERSION = 9
@@ -50,12 +48,12 @@ class Graph:
         """A one-dimensional int64 tensor, as shapes and axes are given."""
         return self.constant(f"integers:{values}", np.array(values, dtype=np.int64))
 
-    def input(self, name: str, shape: Shape, *, rows: str, boolean: bool = False) -> None:
-        """An input of shape (rows, *shape), float32 or boolean; ``rows`` is the name of a dynamic axis."""
+    def input(self, name: str, shape: Sequence[int | str], *, rows: str, boolean: bool = False) -> None:
+        """An input of shape (rows, *shape), float32 or boolean; ``rows``, and text in ``shape``, name dynamic axes."""
         dtype = onnx.TensorProto.BOOL if boolean else onnx.TensorProto.FLOAT
         self._inputs.append(helper.make_tensor_value_info(name, dtype, [rows, *shape]))
 
-    def output(self, value: str, name: str, shape: Shape, *, rows: str) -> None:
+    def output(self, value: str, name: str, shape: Sequence[int | str], *, rows: str) -> None:
         """``value`` as an output ``name`` of shape (rows, *shape), float32."""
         self.add("Identity", [value], name)
         self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, *shape]))

@@ -13,7 +13,7 @@ import onnx
 
 from fastvae.errors import UnsupportedError
 from fastvae.layers import Shape
-from fastvae.onnx import scores
+from fastvae.onnx import images, scores
 from fastvae.onnx.activations import activate, logvar
 from fastvae.onnx.graph import Graph
 from fastvae.plan import Plan, Step
@@ -37,7 +37,12 @@ LIMIT = 2**31 - 2**20
 
 
 def to_onnx(
-    plan: Plan, *, name: str = "fastvae", metadata: Mapping[str, str] | None = None, batch_invariant: bool = False
+    plan: Plan,
+    *,
+    name: str = "fastvae",
+    metadata: Mapping[str, str] | None = None,
+    batch_invariant: bool = False,
+    any_size: bool = False,
 ) -> onnx.ModelProto:
     """``plan`` as an ONNX model in float32 with a dynamic batch.
 
@@ -49,13 +54,14 @@ def to_onnx(
         name: of the graph.
         metadata: what to say in the file besides the verb.
         batch_invariant: write sums over a row so that their order does not depend on the row's place in the batch.
+        any_size: let the height and width of images differ from call to call; the plan must fit images of any size.
 
     Raises:
         UnsupportedError: the weights take more than the 2 GiB one file may have, or a step has no ONNX form.
     """
     if sum(weight.numel() * 4 for weight in plan.weights.values()) > LIMIT:
         raise UnsupportedError("onnx: the model's weights take more than 2 GiB, which one ONNX file cannot hold")
-    return _Lowering(plan, name, batch_invariant).run({"fastvae.verb": plan.verb, **(metadata or {})})
+    return _Lowering(plan, name, batch_invariant, any_size).run({"fastvae.verb": plan.verb, **(metadata or {})})
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:
@@ -66,8 +72,8 @@ def output_names(plan: Plan) -> tuple[str, ...]:
 class _Lowering:
     """One translation: the graph so far, and which of its values holds each buffer of the plan."""
 
-    def __init__(self, plan: Plan, name: str, batch_invariant: bool) -> None:
-        self.plan, self.batch_invariant = plan, batch_invariant
+    def __init__(self, plan: Plan, name: str, batch_invariant: bool, any_size: bool) -> None:
+        self.plan, self.batch_invariant, self.any_size = plan, batch_invariant, any_size
         self.graph = Graph(name)
         self.values: dict[str, str] = {}
         self.several = {"x", "z"} <= set(plan.inputs)
@@ -84,14 +90,20 @@ class _Lowering:
             self.values.update(zip(step.outputs, results, strict=True))
         for buffer, name in zip(self.plan.outputs, output_names(self.plan), strict=True):
             rows = DRAWN if self.several else ROWS
-            self.graph.output(self.values[buffer], name, self.plan.shapes[buffer], rows=rows)
+            self.graph.output(self.values[buffer], name, self._axes(name, self.plan.shapes[buffer]), rows=rows)
         return self.graph.finish(metadata)
 
     def input(self, name: str, shape: Shape, *, boolean: bool = False) -> str:
         """Take ``name`` from the caller."""
         self.values[name] = name
-        self.graph.input(name, shape, rows=DRAWN if self.several and name == "z" else ROWS, boolean=boolean)
+        rows = DRAWN if self.several and name == "z" else ROWS
+        self.graph.input(name, self._axes(name, shape), rows=rows, boolean=boolean)
         return name
+
+    def _axes(self, name: str, shape: Shape) -> tuple[int | str, ...]:
+        """A row's shape, the height and width of an image by name where they may differ from call to call."""
+        sizes = (f"{name} height", f"{name} width") if self.any_size and len(shape) == 3 else shape[1:]
+        return (*shape[:1], *sizes)
 
     def _operand(self, name: str | None) -> str | None:
         if name is None or name in self.values:
@@ -129,8 +141,29 @@ def _conv2d(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) ->
 
 
 def _conv_transpose2d(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
+    if images.has_phases(to.plan, step):
+        return (_activated(to, step, images.phases(to.graph, to.plan, step, x)),)
     geometry = _geometry(step) | {"output_padding": list(step.attributes["output_padding"])}
     return (_activated(to, step, to.graph.add("ConvTranspose", _present(x, weight, bias), **geometry)),)
+
+
+def _group_norm(to: _Lowering, step: Step, x: str, weight: str, bias: str) -> tuple[str, ...]:
+    channels = to.plan.shapes[step.outputs[0]][0]
+    return (_activated(to, step, images.group_norm(to.graph, x, weight, bias, channels, **_own(step))),)
+
+
+def _attention(to: _Lowering, step: Step, q: str, k: str, v: str) -> tuple[str, ...]:
+    channels = to.plan.shapes[str(step.inputs[0])][0]
+    return (images.attention(to.graph, q, k, v, channels, **step.attributes),)
+
+
+def _upsample(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
+    return (images.upsample(to.graph, x, **step.attributes),)
+
+
+def _own(step: Step) -> dict[str, Any]:
+    """Its attributes without those of its activation."""
+    return {key: value for key, value in step.attributes.items() if key not in ("activation", "alpha")}
 
 
 def _geometry(step: Step) -> dict[str, Any]:
@@ -223,6 +256,9 @@ LOWERINGS: dict[str, Callable[..., tuple[str, ...]]] = {
     "linear": _linear,
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
+    "group_norm": _group_norm,
+    "attention": _attention,
+    "upsample": _upsample,
     "affine": _affine,
     "logvar": _logvar,
     "bernoulli_nll": _bernoulli_nll,

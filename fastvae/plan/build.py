@@ -58,6 +58,9 @@ POINT = {"parametrization": "logvar", "eps": 0.0, "minimum": -math.inf, "maximum
 # A convolution of each pixel by itself.
 POINTWISE = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
 
+# Those whose plans, of a model that fits images of any size, do so too: no step or constant knows a size.
+SIZE_FREE_VERBS = ("encode", "embed", "decode", "parameters", "reconstruct")
+
 # What runs a plan: the ops' PyTorch references, an ONNX graph, or Triton kernels where an op has one.
 Target: TypeAlias = Literal["reference", "onnx", "triton"]
 

@@ -25,7 +25,7 @@ def workspace_bytes(plan: Plan, step: Step, element_bytes: int) -> int:
     """Bytes of a row that the step's reference holds at its worst moment, operands and results aside."""
     wide = max(4, element_bytes)
     copies = 0
-    if element_bytes < wide and step.op not in ("join", "pad", "reshape", "sample_normal"):
+    if element_bytes < wide and step.op not in ("join", "pad", "reshape", "sample_normal", "upsample"):
         names = [name for name in (*step.reads, *step.outputs) if name in plan.shapes]
         copies = sum(math.prod(plan.shapes[name]) for name in names if plan.shapes[name])
     return wide * (copies + _temporaries(plan, step))

@@ -20,10 +20,10 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import Explanation, Plan, build_plan, explain
+from fastvae.plan import SIZE_FREE_VERBS, Explanation, Plan, build_plan, explain
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
-from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor, GraphSet
+from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import in_batches
@@ -37,8 +37,13 @@ from fastvae.runtime.settings import (
     resolve_implementation,
     resolve_precision,
 )
+from fastvae.runtime.sizes import resized
 from fastvae.runtime.staging import Stages
+from fastvae.spec import ModelSpec
 from fastvae_kernels.parts import part_of
+
+# Sizes of images, besides the model's own, whose engines are kept: the ones last used.
+MOST_SIZES = 16
 
 # Where a verb's outputs go: contiguous tensors of the engine's dtype, or None for new ones.
 Out: TypeAlias = Sequence[Tensor] | None
@@ -47,15 +52,20 @@ Out: TypeAlias = Sequence[Tensor] | None
 class Engine:
     """A model ready to run: its plans are built on first use, one per verb, and shared between threads.
 
-    ``graphs`` is where plans are recorded as graphs; None takes the device's, unless the settings say no.
+    ``graphs`` is where plans are recorded as graphs; None takes the device's, unless the settings say no. ``of`` is the
+    engine of the same model for images of another size, whose weights and sessions it shares.
 
     Raises:
         InputError: an unknown device or batch size.
         UnsupportedError: a precision or implementation that is unknown, or cannot run this model.
     """
 
-    def __init__(self, model: Model, settings: Settings, *, graphs: GraphDevice | None = None) -> None:
-        self.model = model
+    def __init__(
+        self, model: Model, settings: Settings, *, graphs: GraphDevice | None = None, of: Engine | None = None
+    ) -> None:
+        self.model, self.settings = model, settings
+        self._of = of
+        self._sizes: dict[tuple[int, ...], Engine] = {}
         self.spec = model.spec
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, model)
@@ -77,7 +87,7 @@ class Engine:
             self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
         self._graphs = settings.graphs
         self._resources = Resources(self.device, graphs or self._graph_device())
-        if settings.impl != "auto":
+        if settings.impl != "auto" and of is None:
             self._executor("reconstruct")
 
     def _graph_device(self) -> GraphDevice | None:
@@ -117,8 +127,21 @@ class Engine:
         """Give back what memory can be spared."""
         self._resources.release()
 
+    def at(self, spec: ModelSpec) -> Engine:
+        """The engine for images of the size of ``spec``, which is this one's spec but for that."""
+        with self._resources.lock:
+            found = self._sizes.pop(spec.input_shape, None)
+            if found is None:
+                found = Engine(replace(self.model, spec=spec), self.settings, of=self)
+                if len(self._sizes) == MOST_SIZES:
+                    del self._sizes[next(iter(self._sizes))]
+            self._sizes[spec.input_shape] = found
+            return found
+
     def close(self) -> None:
         """Free all memory, once callers inside have left; using it afterwards raises ClosedError."""
+        for engine in list(self._sizes.values()):
+            engine.close()
         self._resources.close()
         self.model = replace(self.model, weights={})
 
@@ -361,30 +384,47 @@ class Engine:
             return found
         with held.lifetime, held.lock:
             if verb not in held.executors:
-                plan = build_plan(
-                    self.model,
-                    verb,
-                    target=self._target,
-                    dtype=self.dtype,
-                    device=self.device,
-                    batch_invariant=self.batch_invariant,
-                    share=held.weights.share,
-                )
-                held.executors[verb] = self._made(plan, held.graphs)
+                shared = self._of is not None and verb in SIZE_FREE_VERBS
+                held.executors[verb] = self._resized(verb) if shared else self._built(verb)
             return held.executors[verb]
 
-    def _made(self, plan: Plan, graphs: GraphSet | None) -> AnyExecutor:
-        """The executor of a plan: a session or, on a GPU, graphs of the prepared sizes and of whole internal batches.
+    def _built(self, verb: str) -> AnyExecutor:
+        plan = build_plan(
+            self.model,
+            verb,
+            target=self._target,
+            dtype=self.dtype,
+            device=self.device,
+            batch_invariant=self.batch_invariant,
+            share=self._resources.weights.share,
+        )
+        if self.impl == "onnxruntime":
+            return OnnxExecutor(
+                plan,
+                threads=self._threads,
+                arena=self._arena,
+                batch_invariant=self.batch_invariant,
+                any_size=self.spec.any_size and verb in SIZE_FREE_VERBS,
+            )
+        return self._recorded(plan)
+
+    def _resized(self, verb: str) -> AnyExecutor:
+        """The executor of the engine this one was made of, for images of this one's size."""
+        assert self._of is not None
+        executor = self._of._executor(verb)
+        plan = resized(executor.plan, {"x": self.spec.input_shape, "z": self.spec.latent_shape}, self.dtype)
+        return executor.resized(plan) if isinstance(executor, OnnxExecutor) else self._recorded(plan)
+
+    def _recorded(self, plan: Plan) -> Executor | GraphExecutor:
+        """The executor of a plan; on a GPU with graphs of the prepared sizes and of whole internal batches.
 
         In batch-invariant mode graphs are of tiles only.
         """
-        if self.impl == "onnxruntime":
-            return OnnxExecutor(plan, threads=self._threads, arena=self._arena, batch_invariant=self.batch_invariant)
         executor = Executor(plan, impl=self.impl, device=self.device, dtype=self.dtype)
-        if graphs is None:
+        if self._resources.graphs is None:
             return executor
         whole = self._batch_size or executor.rows_that_fit
-        return GraphExecutor(executor, graphs, (TILE,) if self.batch_invariant else (*PREPARED, whole))
+        return GraphExecutor(executor, self._resources.graphs, (TILE,) if self.batch_invariant else (*PREPARED, whole))
 
 
 def _one(out: Tensor | None) -> Out:

@@ -129,6 +129,11 @@ def _add(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     return (x + y,)
 
 
+def _upsample(x: Tensor, *, factor: int) -> tuple[Tensor, ...]:
+    """Every pixel ``factor`` times in each direction."""
+    return (torch.nn.functional.interpolate(x, scale_factor=factor, mode="nearest"),)
+
+
 # Steps that are not ops of fastvae_kernels themselves but a way to call one.
 OPS_BEHIND = {"kl": "reparameterize"}
 
@@ -142,4 +147,5 @@ OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "split": _split,
     "pad": _pad,
     "narrow": _narrow,
+    "upsample": _upsample,
 }

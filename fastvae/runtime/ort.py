@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -54,27 +55,38 @@ class OnnxExecutor:
         threads: of one call.
         arena: whether the session keeps the memory of a call for the next one.
         batch_invariant: whether a row's bits must not depend on its place in the batch.
+        any_size: whether it takes images of any size, see :meth:`resized`.
     """
 
-    def __init__(self, plan: Plan, *, threads: int, arena: bool, batch_invariant: bool) -> None:
+    def __init__(self, plan: Plan, *, threads: int, arena: bool, batch_invariant: bool, any_size: bool = False) -> None:
         import onnxruntime  # optional, and slow to import
 
         from fastvae.onnx import output_names, to_onnx
 
-        self.plan = replace(plan, weights={})  # the session has its own
-        peak_bytes = plan_cost(plan, workspace=False).peak_bytes
-        self.rows_that_fit = min(rows_that_fit(peak_bytes), max(ENOUGH_ROWS, CACHE_BYTES // peak_bytes))
+        # The session has its own weights; of the plan's, their shapes are left.
+        self._take(replace(plan, weights={name: weight.to("meta") for name, weight in plan.weights.items()}))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
         options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen
         options.log_severity_level = 3  # errors; warnings are about the graph's making, not about its running
-        model = to_onnx(plan, batch_invariant=batch_invariant).SerializeToString()
+        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)
         self._noise_dim = next((s.attributes["dim"] for s in plan.steps if s.op == "sample_normal"), None)
+
+    def _take(self, plan: Plan) -> None:
+        self.plan = plan
+        peak_bytes = plan_cost(plan, workspace=False).peak_bytes
+        self.rows_that_fit = min(rows_that_fit(peak_bytes), max(ENOUGH_ROWS, CACHE_BYTES // peak_bytes))
+
+    def resized(self, plan: Plan) -> OnnxExecutor:
+        """The same session for ``plan``, which is this one's for images of another size."""
+        other = copy(self)
+        other._take(plan)
+        return other
 
     def __call__(
         self, inputs: Mapping[str, Tensor], draw: Draw | None = None, out: Sequence[Tensor] | None = None

@@ -20,6 +20,7 @@ from fastvae.layers import (
     Reshape,
     Shape,
     Stack,
+    Upsample,
     stack_shape,
 )
 from fastvae.spec import (
@@ -69,11 +70,15 @@ def linears(draw: DrawFn, name: str, shape: Shape, outputs: int) -> Stack:
 
 @st.composite
 def convolutions(draw: DrawFn, name: str, shape: Shape, channels: int) -> Stack:
-    """A convolution or its transpose from images of ``shape`` to as large ones, or slightly other ones."""
+    """From images of ``shape``: a convolution, its transpose, or an upsampling that may fold into the one after it."""
     grouped = shape[0] % 2 == 0 and channels % 2 == 0 and draw(st.booleans())
     settings: dict[str, Any] = {"groups": 2 if grouped else 1, "bias": draw(st.booleans())}
     size, padding = draw(st.sampled_from(((1, 0), (3, 1), (2, 0), (2, 1))))
-    kind = draw(st.sampled_from((Conv2d, ConvTranspose2d)))
+    kind = draw(st.sampled_from((Conv2d, ConvTranspose2d, Upsample)))
+    if kind is Upsample:
+        factor, end = draw(st.sampled_from((2, 3))), draw(st.sampled_from((None, (0, 1), (1, 1))))
+        sides: dict[str, Any] = {"padding": (1, 1), "padding_end": end, "bias": settings["bias"]}
+        return Upsample(factor), Conv2d(f"{name}.conv", shape[0], channels, (3, 3), **sides)
     return (kind(f"{name}.conv", shape[0], channels, (size, size), padding=(padding, padding), **settings),)
 
 

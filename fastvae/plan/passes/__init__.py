@@ -4,6 +4,8 @@ from fastvae.plan.passes.align_linear import align_linear
 from fastvae.plan.passes.cast import cast
 from fastvae.plan.passes.fold_affine import fold_affine
 from fastvae.plan.passes.fold_input_affine import fold_input_affine
+from fastvae.plan.passes.fold_upsample import fold_upsample
+from fastvae.plan.passes.fold_value import fold_value
 from fastvae.plan.passes.fuse_activation import fuse_activation
 from fastvae.plan.passes.fuse_bottleneck import fuse_bottleneck
 from fastvae.plan.passes.fuse_head import fuse_head
@@ -20,6 +22,8 @@ __all__ = [
     "cast",
     "fold_affine",
     "fold_input_affine",
+    "fold_upsample",
+    "fold_value",
     "fuse_activation",
     "fuse_bottleneck",
     "fuse_head",
@@ -32,6 +36,15 @@ __all__ = [
 
 # In this order: affines fold backwards before activations stand in their way, and forwards once merged heads have left
 # them a single reader.
-PASSES = (prune, fold_affine, fuse_activation, fuse_residual, merge_heads, fold_input_affine)
+PASSES = (
+    prune,
+    fold_affine,
+    fold_upsample,
+    fold_value,
+    fuse_activation,
+    fuse_residual,
+    merge_heads,
+    fold_input_affine,
+)
 # Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
 FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)

@@ -29,4 +29,4 @@ def _fused(plan: Plan, index: int) -> Plan | None:
 
 
 def _takes_activation(step: Step) -> bool:
-    return is_linear(step) and (step.op == "affine" or is_product(step))
+    return is_linear(step) and (step.op in ("affine", "group_norm") or is_product(step))

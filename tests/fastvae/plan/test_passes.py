@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from fastvae.layers import Activation, Affine, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape, Residual
+from fastvae.layers import (
+    Activation,
+    Affine,
+    Attention,
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    GroupNorm,
+    Linear,
+    Reshape,
+    Residual,
+    Upsample,
+)
 from fastvae.plan import VERBS, Plan, Target, build_plan, plan_cost
 from fastvae.plan.build import translate
 from fastvae.plan.passes import (
@@ -20,6 +34,8 @@ from fastvae.plan.passes import (
     cast,
     fold_affine,
     fold_input_affine,
+    fold_upsample,
+    fold_value,
     fuse_activation,
     fuse_bottleneck,
     fuse_head,
@@ -131,6 +147,19 @@ EXAMPLES = {
     ),
     "data units per channel": Example(
         fold_affine, image_model(*TO_IMAGE, Affine("out", (2,)), likelihood=FixedGaussian()), "decode", "affine"
+    ),
+    "upsampling": Example(
+        fold_upsample,
+        image_model(
+            *(Linear("d.0", 3, 12), Reshape((3, 2, 2)), Upsample(), Conv2d("d.1", 3, 2, (3, 3), padding=(1, 1)))
+        ),
+        "decode",
+        "upsample",
+    ),
+    "output projection": Example(
+        fold_value,
+        image_model(*TO_IMAGE, Residual((Attention("d.a", 2),)), Conv2d("d.1", 2, 2, (1, 1))),
+        "decode",
     ),
     "activation": Example(fuse_activation, mlp_spec(), "decode", "affine"),
     "activation behind a reshape": Example(fuse_activation, image_model(*TO_IMAGE), "decode", "affine"),
@@ -250,6 +279,41 @@ def test_a_scale_before_a_transposed_convolution_folds_where_nothing_is_shifted(
 def test_an_affine_that_differs_within_a_channel_stays_beside_a_convolution() -> None:
     assert "affine" in ops(replace(CONV_HEADS, encoder=(Affine("in", (2, 4, 4)),)), "encode")
     assert "affine" in ops(replace(CONV_HEADS, decoder=(*CONV_HEADS.decoder, Affine("out", (2, 4, 4)))), "decode")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        Conv2d("d.1", 2, 2, (3, 3), padding=(1, 1), padding_end=(0, 1)),
+        Conv2d("d.1", 2, 2, (3, 3), (2, 2), (1, 1)),
+        Conv2d("d.1", 2, 2, (3, 3), padding=(1, 1), groups=2),
+        Conv2d("d.1", 2, 2, (5, 5), padding=(2, 2)),
+        ConvTranspose2d("d.1", 2, 2, (3, 3), padding=(1, 1)),
+    ],
+    ids=["one-sided", "strided", "grouped", "5x5", "transposed"],
+)
+def test_upsampling_stays_before_what_it_cannot_be_folded_into(after: Conv2d | ConvTranspose2d) -> None:
+    shape = after.output_shape((2, 8, 8))
+    spec = image_model(*TO_IMAGE, Upsample(), after, Flatten(), Linear("d.2", math.prod(shape), 32), Reshape((2, 4, 4)))
+    assert "upsample" in ops(spec, "decode")
+
+
+def test_upsampling_that_is_read_twice_stays() -> None:
+    body = (Conv2d("d.1", 2, 2, (3, 3), padding=(1, 1)),)
+    last = Conv2d("d.2", 2, 2, (2, 2), (2, 2))
+    assert "upsample" in ops(image_model(*TO_IMAGE, Upsample(), Residual(body), last), "decode")
+
+
+def test_projections_of_several_heads_stay() -> None:
+    def convolutions(heads: int) -> int:
+        return ops(image_model(*TO_IMAGE, Attention("d.a", 2, heads)), "decode", "onnx").count("conv2d")
+
+    assert (convolutions(1), convolutions(2)) == (3, 4)
+
+
+def test_a_group_norm_takes_the_activation_after_it() -> None:
+    spec = image_model(*TO_IMAGE, GroupNorm("d.n", 2, 1), Activation("silu"), likelihood=FixedGaussian())
+    assert ops(spec, "decode")[-1] == "group_norm"
 
 
 def test_grouped_siblings_stay_apart() -> None:

@@ -1,0 +1,71 @@
+"""Ops of image autoencoders as ONNX nodes that fit images of any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastvae.onnx.graph import Graph
+from fastvae.plan import Plan, Step
+
+# From so many input channels on, a transposed convolution that doubles an image is faster as four phases.
+PHASE_CHANNELS = 256
+
+
+def has_phases(plan: Plan, step: Step) -> bool:
+    """Whether a transposed convolution is one of 4x4 taps that doubles an image of many channels."""
+    a, weight = step.attributes, plan.weights[str(step.inputs[1])]
+    window = a["stride"] == (2, 2) and a["padding"] == (1, 1) and a["output_padding"] == (0, 0)
+    plain = a["dilation"] == (1, 1) and a["groups"] == 1 and tuple(weight.shape[2:]) == (4, 4)
+    return window and plain and len(weight) >= PHASE_CHANNELS
+
+
+def phases(graph: Graph, plan: Plan, step: Step, x: str) -> str:
+    """Such a transposed convolution as a plain one of 2x2 taps and four times the channels, spread out over pixels.
+
+    At each corner between pixels, border included, meet the four pixels that the four outputs around it see.
+    """
+    name = str(step.inputs[1])
+    weight = plan.weights[name].detach().cpu().double()  # [in, out, 4, 4]
+    # Of the two outputs at a corner, the first sees taps 2 and 0 of the pixels before and after it, the second 3 and 1.
+    taps = [2, 0], [3, 1]
+    corners = [weight[:, :, rows][:, :, :, columns].transpose(0, 1) for rows in taps for columns in taps]
+    stacked = torch.stack(corners)  # [4, out, in, 2, 2]
+    kernel = graph.constant(f"{name}.phases", stacked.flatten(0, 1).float().numpy())
+    inputs = [x, kernel]
+    if step.inputs[2] is not None:
+        bias = plan.weights[step.inputs[2]].detach().cpu().float().repeat(4)
+        inputs.append(graph.constant(f"{step.inputs[2]}.phases", bias.numpy()))
+    corner_pixels = graph.add("Conv", inputs, pads=[1, 1, 1, 1])
+    spread = graph.add("DepthToSpace", [corner_pixels], blocksize=2, mode="DCR")
+    return graph.add("Slice", [spread, graph.integers(1, 1), graph.integers(-1, -1), graph.integers(2, 3)])
+
+
+def group_norm(graph: Graph, x: str, weight: str, bias: str, channels: int, *, groups: int, eps: float) -> str:
+    """Normalised over groups of channels and all pixels, then scaled and shifted in one pass."""
+    ones, zeros = (np.full(groups, value, np.float32) for value in (1.0, 0.0))
+    by_group = graph.add("Reshape", [x, graph.integers(0, groups, -1)])
+    unit = [graph.constant(f"ones:{groups}", ones), graph.constant(f"zeros:{groups}", zeros)]
+    normal = graph.add("InstanceNormalization", [by_group, *unit], epsilon=eps)
+    image = graph.add("Reshape", [normal, graph.add("Shape", [x])])
+    mean = graph.constant(f"zeros:{channels}", np.zeros(channels, np.float32))
+    variance = graph.constant(f"ones:{channels}", np.ones(channels, np.float32))
+    return graph.add("BatchNormalization", [image, weight, bias, mean, variance], epsilon=0.0)
+
+
+def attention(graph: Graph, q: str, k: str, v: str, channels: int, *, heads: int) -> str:
+    """softmax(q k^T / sqrt(channels / heads)) v over pixels."""
+    scale = (channels // heads) ** -0.5
+    pixels = graph.integers(0, heads, channels // heads, -1)
+    queries, keys, values = (graph.add("Reshape", [image, pixels]) for image in (q, k, v))
+    scaled = graph.add("Mul", [graph.add("Transpose", [queries], perm=[0, 1, 3, 2]), graph.number(scale)])
+    weights = graph.add("Softmax", [graph.add("MatMul", [scaled, keys])], axis=-1)
+    mixed = graph.add("MatMul", [values, graph.add("Transpose", [weights], perm=[0, 1, 3, 2])])
+    return graph.add("Reshape", [mixed, graph.add("Shape", [q])])
+
+
+def upsample(graph: Graph, x: str, *, factor: int) -> str:
+    """Every pixel ``factor`` times in each direction."""
+    scales = graph.constant(f"scales:{factor}", np.array([1, 1, factor, factor], np.float32))
+    settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return graph.add("Resize", [x, "", scales], **settings)
