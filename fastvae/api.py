@@ -29,7 +29,7 @@ from fastvae.runtime import Engine, Settings
 from fastvae.runtime.batching import blocks
 from fastvae.runtime.memory import in_batches
 from fastvae.scoring import from_parts, metric_of, score_block
-from fastvae.spec import ModelSpec
+from fastvae.spec import ModelSpec, PointHead
 from fastvae.walk import Walker
 from fastvae.warmup import warm_up
 
@@ -71,6 +71,10 @@ class VAE:
         self._model = model
         self._engine = Engine(model, settings or Settings())
         self._walker = Walker(self._engine)
+
+    def _check_variance(self, what: str) -> None:
+        if isinstance(self.spec.posterior, PointHead):
+            raise UnsupportedError(f"{what}: this model's encoder is deterministic, its posterior has no variance")
 
     def _for_images(self, name: str, x: Any, *, latent: bool = False) -> VAE | None:
         """The same model for the size of images ``x``, or of latents; None if that is its own, or ``x`` has none."""
@@ -403,8 +407,11 @@ class VAE:
 
         Raises:
             InputError: an argument of the wrong kind, shape, dtype or range.
+            UnsupportedError: ``kl``, ``elbo`` or ``iwae`` of a deterministic encoder.
         """
         what = metric_of(metric, samples, seed, beta)
+        if what.needs_variance:
+            self._check_variance(f"metric {what.name!r}")
         start = noise.check_count("start", start)
         short = what.at_mean and condition is None and invalid == "raise"
         if short and (direct := self._engine.direct(what.verbs[0], x)):
@@ -449,10 +456,12 @@ class VAE:
 
         Raises:
             InputError: an argument of the wrong kind, shape, dtype or range; Inf.
+            UnsupportedError: the encoder is deterministic.
         """
         if (sized := self._for_images("x", x)) is not None:
             return sized.impute(x, mask, method, n_imputations, seed, samples=samples, condition=condition, start=start)
         what = Imputer(method, n_imputations, samples, seed)
+        self._check_variance("impute")
         start = noise.check_count("start", start)
         source = check_missing(x, mask)
         rows = self._walker.rows("x", source, missing=True)

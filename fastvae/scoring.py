@@ -58,6 +58,11 @@ class Metric:
         return (AT_MEAN[self.name],) if self.at_mean else ("encode", OF_DRAWS[self.name])
 
     @property
+    def needs_variance(self) -> bool:
+        """Whether it has no finite value where the posterior is a point."""
+        return self.name in ("kl", "elbo", "iwae")
+
+    @property
     def at_mean(self) -> bool:
         """Whether one plan gives it, because no z is drawn; the divergence never needs one."""
         return self.samples is None or self.name == "kl"

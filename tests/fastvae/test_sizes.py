@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fastvae.errors import ClosedError, InputError, WeightFormatError
+from fastvae.errors import ClosedError, InputError, UnsupportedError, WeightFormatError
 from fastvae.layers import Activation, Affine, Conv2d, Flatten, Linear, Reshape, Residual, Upsample
 from fastvae.plan import SIZE_FREE_VERBS
 from fastvae.runtime.engine import MOST_SIZES
@@ -28,105 +28,6 @@ SPEC = ModelSpec(
     ),
     posterior=GaussianHead("chunked", joint=(Conv2d("q", 8, 8, (1, 1)),)),
     decoder=(
-        Conv2d("d.0", 4, 8, (3, 3), padding=(1, 1)),
-        RELU,
-        Upsample(),
-        Conv2d("d.1", 8, 3, (3, 3), padding=(1, 1)),
-    ),
-    likelihood=FixedGaussian(),
-)
-IMPLS = ("onnxruntime", "reference")
-
-
-def images(height: int, width: int, rows: int = 2) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).random((rows, 3, height, width), dtype=np.float32)
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-def test_other_sizes_give_what_a_model_of_that_size_gives(impl: str) -> None:
-    model, sized = vae(SPEC, impl=impl), vae(SPEC.resized(24, 40), impl=impl)
-    x = images(24, 40)
-    mean = sized.embed(x)
-    assert mean.shape == (2, 4, 12, 20)
-    np.testing.assert_array_equal(model.encode(x).logvar, sized.encode(x).logvar)
-    np.testing.assert_array_equal(model.embed(x), mean)
-    np.testing.assert_array_equal(model.reconstruct(x), sized.reconstruct(x))
-    np.testing.assert_array_equal(model.decode(mean), sized.decode(mean))
-    for metric in ("elbo", "mse", "kl"):
-        np.testing.assert_array_equal(model.score(x, metric), sized.score(x, metric))
-    gaps = x.copy()
-    gaps[0, 0, :3] = np.nan
-    np.testing.assert_array_equal(model.impute(gaps, samples=4), sized.impute(gaps, samples=4))
-    line = model.interpolate(x[:1], x[1:], 3)
-    np.testing.assert_array_equal(line, sized.interpolate(x[:1], x[1:], 3))
-    np.testing.assert_array_equal(line, model.interpolate(model.embed(x[:1]), model.embed(x[1:]), 3, space="latent"))
-    assert model.embed(images(16, 16)).shape == (2, 4, 8, 8)
-
-
-def test_one_session_serves_all_sizes() -> None:
-    model = vae(SPEC, impl="onnxruntime")
-    for size in (8, 24, 32):
-        model.encode(images(size, size))
-        model.decode(np.zeros((1, 4, size, size), np.float32))
-    engine = model._engine
-    sessions = {
-        id(sized._executor(verb)._session)  # type: ignore[union-attr]
-        for sized in (engine, *engine._sizes.values())
-        for verb in ("encode", "decode")
-    }
-    assert len(sessions) == 2
-
-
-def test_sizes_long_unused_are_forgotten() -> None:
-    model = vae(SPEC, impl="reference")
-    for size in range(2, 2 * MOST_SIZES + 8, 2):
-        model.embed(images(size, 2, rows=1))
-    assert len(model._engine._sizes) == MOST_SIZES
-    assert (3, size, 2) in model._engine._sizes
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-def test_a_size_that_does_not_come_back_is_refused(impl: str) -> None:
-    model = vae(SPEC, impl=impl)
-    with pytest.raises(InputError, match=r"x: this model takes no images of 25x40 pixels: the decoder makes shape"):
-        model.encode(images(25, 40))
-    with pytest.raises(InputError, match="expected shape"):
-        model.encode(np.zeros((1, 4, 24, 40), np.float32))
-    with pytest.raises(InputError, match="must be positive"):
-        model.embed(images(0, 4))
-
-
-def test_closing_closes_every_size() -> None:
-    model = vae(SPEC, impl="onnxruntime")
-    x = images(24, 40)
-    posterior = model.encode(x)
-    model.close()
-    for call in (lambda: model.encode(x), posterior.kl):
-        with pytest.raises(ClosedError):
-            call()
-
-
-@pytest.mark.parametrize("verb", SIZE_FREE_VERBS)
-def test_exports_take_any_size(verb: str, tmp_path: Any) -> None:
-    model = vae(SPEC, impl="reference")
-    model.export(tmp_path / "m.onnx", verb)
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    given = images(24, 40) if verb in ("encode", "embed", "reconstruct") else np.ones((2, 4, 12, 20), np.float32)
-    found = session.run(None, {session.get_inputs()[0].name: given})[0]
-    assert found.shape[2:] == ((24, 40) if given.shape[1] == 4 or verb == "reconstruct" else (12, 20))
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        conv_spec(),
-        replace(SPEC, likelihood=PerDimensionGaussian()),
-        replace(SPEC, encoder=(*SPEC.encoder, Affine("a", (8, 8, 8)))),
-        replace(SPEC, decoder=(*SPEC.decoder, Flatten(), Linear("d.2", 768, 768), Reshape((3, 16, 16)))),
-        replace(
-            SPEC,
-            condition=Condition(1, encoder=False),
-            decoder=(
         Conv2d("d.0", 4, 8, (3, 3), padding=(1, 1)),
         RELU,
         Upsample(),
@@ -251,3 +152,16 @@ def test_a_point_posterior_draws_its_mean() -> None:
         assert np.all(posterior.logvar == -np.inf)
         np.testing.assert_array_equal(posterior.sample(seed=3), posterior.mean)
         assert np.all(posterior.kl() == np.inf)
+
+
+def test_scores_that_need_a_variance_are_refused_for_a_point() -> None:
+    model = vae(replace(SPEC, posterior=PointHead((Conv2d("q", 8, 4, (1, 1)),))))
+    x = images(16, 16)
+    for metric in ("kl", "elbo", "iwae"):
+        with pytest.raises(UnsupportedError, match=f"metric '{metric}': this model's encoder is deterministic"):
+            model.score(x, metric)
+    with pytest.raises(UnsupportedError, match="impute: this model's encoder is deterministic"):
+        model.impute(x)
+    nll = model.score(x)
+    normaliser = 0.5 * x[0].size * np.log(2 * np.pi)
+    np.testing.assert_allclose(nll - normaliser, 0.5 * model.score(x, "l2") ** 2, rtol=1e-5)
