@@ -39,7 +39,8 @@ def load(
     Args:
         source: the name of an embedded model (see :func:`fastvae.models`), or a checkpoint's file or folder.
             A name wins over a path of the same spelling; write ``./digits`` for the path.
-        format: ``native``, ``disentangling-vae`` or ``state-dict``; ``auto`` recognises it.
+        format: ``native``, ``disentangling-vae``, ``diffusers``, ``taesd``, ``ldm`` or ``state-dict``; ``auto``
+            recognises it.
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
         precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for

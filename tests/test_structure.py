@@ -27,6 +27,7 @@ OPTIONAL = (
     "typer",
     "rich",
     "matplotlib",
+    "diffusers",
     "scipy",
 )
 

@@ -10,14 +10,18 @@ from numbers import Real
 from pathlib import Path
 
 from fastvae.errors import InputError
-from fastvae.formats import disentangling_vae, native, state_dict
+from fastvae.formats import diffusers, disentangling_vae, ldm, native, state_dict, taesd
 from fastvae.formats._files import PathLike
 from fastvae.model import DEFAULT_MAX_MEMORY, Model, check_model
 from fastvae.spec import ModelSpec
 
+# In the order they are asked. The last two take any file of tensors that has a fastvae spec in it, or one beside it.
 READERS = {
-    "native": native,
     "disentangling-vae": disentangling_vae,
+    "diffusers": diffusers,
+    "taesd": taesd,
+    "ldm": ldm,
+    "native": native,
     "state-dict": state_dict,
 }
 FORMATS = tuple(READERS)
@@ -72,5 +76,7 @@ def detect(path: Path, spec: ModelSpec | PathLike | None = None) -> str:
             return name
     raise InputError(
         f"{path}: not recognised; expected a fastvae .safetensors file, a folder with model.pt and specs.json "
-        "(disentangling-vae), or weights with a spec (a folder with spec.json, or spec=, --spec)"
+        "(disentangling-vae), with config.json and diffusion_pytorch_model.* (diffusers) or with NAME_encoder.pth and "
+        "NAME_decoder.pth (taesd), a latent diffusion model's weights (ldm), or weights with a spec (a folder with "
+        "spec.json, or spec=, --spec)"
     )

@@ -6,7 +6,7 @@ import stat
 
 from fastvae.errors import FastVAEError, InputError
 
-__all__ = ["PathLike", "read_regular_file"]
+__all__ = ["PathLike", "read_head", "read_regular_file"]
 
 PathLike = str | os.PathLike[str]
 
@@ -56,6 +56,20 @@ def read_regular_file(path: PathLike, *, error: type[FastVAEError]) -> bytes:
             f"({before.st_size} bytes before, {after.st_size} after)"
         )
     return content
+
+
+def read_head(path: PathLike, size: int) -> bytes:
+    """Return up to ``size`` bytes from the beginning of the file at ``path``, none if there is no regular file.
+
+    What recognises a format looks at them; its reader then reads, and judges, the whole file anew.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return b""
+        with io.FileIO(os.open(path, _FLAGS)) as file:
+            return file.read(size) or b"" if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except (OSError, ValueError):
+        return b""
 
 
 def _require_regular(name: str, status: os.stat_result, error: type[FastVAEError]) -> None:

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
-__all__ = ["MAX_RANK", "checked_numel"]
+from fastvae.errors import WeightFormatError
+
+__all__ = ["MAX_HALVINGS", "MAX_RANK", "checked_numel", "rounded_size"]
 
 MAX_RANK = 8
+MAX_HALVINGS = 15
 # No address space holds more. Zero-element shapes are held to it as well, with their zeros left out:
 # [0, 2**62] is small only until something takes a stride or a sum over it.
 _MAX_BYTES = 2**48
@@ -29,3 +32,14 @@ def checked_numel(shape: Sequence[object], itemsize: int) -> int:
         if span > _MAX_BYTES:
             raise ValueError(f"expected dimensions whose product is addressable, found {list(shape)!r:.200}")
     return 0 if empty else span // itemsize
+
+
+def rounded_size(size: int, halvings: int) -> int:
+    """Return ``size``, an image's, rounded up to a multiple of what an encoder halves ``halvings`` times.
+
+    Raises ``WeightFormatError`` (not saying which file) when that is more often than any does.
+    """
+    if halvings > MAX_HALVINGS:
+        raise WeightFormatError(f"expected an encoder to halve images at most {MAX_HALVINGS} times, found {halvings}")
+    factor = 1 << halvings
+    return -(-size // factor) * factor

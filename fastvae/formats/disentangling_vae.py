@@ -8,12 +8,11 @@ loss there is the squared error of pixels in 0..255 divided by 255, that is a va
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
 from fastvae.errors import UnsupportedError, WeightFormatError
-from fastvae.formats._files import read_regular_file
+from fastvae.formats._config import read_json_object
 from fastvae.formats._torch import read_torch, state_dict_of
 from fastvae.layers import Activation, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape, Stack
 from fastvae.model import Model
@@ -36,19 +35,8 @@ def read(path: Path) -> Model:
         UnsafeFileError: ``model.pt`` is not a plain state dict.
         UnsupportedError: another ``model_type`` or ``rec_dist``.
     """
-    spec = _spec(_read_specs(path / "specs.json"), path / "specs.json")
+    spec = _spec(read_json_object(path / "specs.json"), path / "specs.json")
     return Model(spec, state_dict_of(read_torch(path / "model.pt"), path / "model.pt"))
-
-
-def _read_specs(path: Path) -> dict[str, object]:
-    content = read_regular_file(path, error=WeightFormatError)
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise WeightFormatError(f"{path}: expected JSON, found {error}") from error
-    if not isinstance(document, dict):
-        raise WeightFormatError(f"{path}: expected a JSON object, found {type(document).__name__}")
-    return document
 
 
 def _spec(specs: dict[str, object], path: Path) -> ModelSpec:

@@ -12,16 +12,13 @@ from torch import Tensor
 
 from fastvae.errors import InputError, WeightFormatError
 from fastvae.formats._files import PathLike, read_regular_file
-from fastvae.formats._safetensors import read_safetensors
-from fastvae.formats._torch import read_torch, state_dict_of
+from fastvae.formats._weights import TORCH_SUFFIXES, WEIGHT_SUFFIXES, read_tensors
 from fastvae.layers import BatchNorm, leaves
 from fastvae.model import Model
 from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_from_json
 
 SPEC_FILE = "spec.json"
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 
 
 def matches(path: Path) -> bool:
@@ -48,21 +45,15 @@ def read(path: Path, spec: ModelSpec | PathLike | None = None) -> Model:
     if not isinstance(spec, ModelSpec):
         text = bytes(read_regular_file(spec, error=WeightFormatError))
         spec = spec_from_json(text, source=str(spec))
-    return Model(spec, _without_counters(spec, _tensors(weights_path)))
+    return Model(spec, _without_counters(spec, read_tensors(weights_path)))
 
 
 def _weights_file(folder: Path) -> Path:
-    found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    found = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
-        raise InputError(f"{folder}: expected one weights file ({', '.join(SUFFIXES)}), found {names}")
+        raise InputError(f"{folder}: expected one weights file ({', '.join(WEIGHT_SUFFIXES)}), found {names}")
     return found[0]
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_safetensors(path).tensors
-    return state_dict_of(read_torch(path), path)
 
 
 def _without_counters(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Published checkpoints of disentangling-vae against results their authors' own code computed in float64.
+"""Published checkpoints against results their authors' own code computed in float64.
 
 They are not part of the repository; the tests run where the folder is there (``FASTVAE_CHECKPOINTS``, or
 ``checkpoints`` in a ``shared`` folder beside the repository).
@@ -91,6 +91,19 @@ def test_elbo_of_mnist(mnist: Any) -> None:
 def test_iwae_of_mnist(mnist: Any) -> None:
     model = fastvae.load(FOLDER / "disvae_mnist_vae")
     assert abs(model.score(mnist[:500], "iwae", samples=500, seed=0).mean() - 157.9) < 0.5
+
+
+@pytest.mark.skipif(not (FOLDER / "taef2").is_dir(), reason=f"no taef2 in {FOLDER}")
+def test_taef2_equals_the_authors_code() -> None:
+    """The results are stored as float32, half a unit in the last place of values up to 8 is 2**-22.
+
+    A third, which the decoder multiplies latents by, is rounded to float32 as well.
+    """
+    golden = dict(np.load(FOLDER / "taef2" / "golden.npz"))
+    model = fastvae.load(FOLDER / "taef2", impl="reference", precision="float64")
+    x = golden["x_uint8"] / 255.0
+    np.testing.assert_allclose(model.embed(x), golden["latents"], rtol=0, atol=2.0**-22)
+    np.testing.assert_allclose(model.reconstruct(x), golden["reconstruction"], rtol=0, atol=2.0**-22)
 
 
 def test_converted_checkpoint_is_the_same_model(tmp_path: Path) -> None:
