@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from bench.cases import Case, inputs
 from bench.models import model
@@ -43,30 +44,44 @@ def _network(verb: str) -> str:
 
 @functools.lru_cache(maxsize=len(MODULES))
 def exported(name: str, verb: str) -> bytes:
-    """The ONNX file of a verb of the model called ``name``, its rows dynamic.
+    """The ONNX file of a verb of the model called ``name``, its rows dynamic."""
+    spec = model(name).spec
+    x, z = torch.zeros(2, *spec.input_shape), torch.zeros(2, *spec.latent_shape)
+    given = {"decode": (z,), "interpolate": (z, z.clone())}.get(verb, (x,))
+    return onnx_file(verb_module(name, verb), given, tuple({0: ROWS} for _ in given))
+
+
+def onnx_file(module: nn.Module, given: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...] | None = None) -> bytes:
+    """The ONNX file of a module for arguments as ``given``, but for axes that ``shapes`` makes dynamic.
 
     Raises:
         AbsentError: the exporter is not installed.
     """
     _required("onnx", "onnxscript")
-    spec = model(name).spec
-    x, z = torch.zeros(2, *spec.input_shape), torch.zeros(2, *spec.latent_shape)
-    given = {"decode": (z,), "interpolate": (z, z.clone())}.get(verb, (x,))
-    rows = tuple({0: ROWS} for _ in given)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # asks for torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what PyTorch and Python deprecate
-        program = torch.onnx.export(verb_module(name, verb), given, dynamo=True, dynamic_shapes=rows, verbose=False)
+        program = torch.onnx.export(module, given, dynamo=True, dynamic_shapes=shapes, verbose=False)
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
 
 
 @functools.lru_cache(maxsize=len(MODULES))
 def _onnxruntime_session(name: str, verb: str, threads: int) -> Callable[..., list[Rows]]:
+    _required("onnxruntime")
+    return onnxruntime_session(exported(name, verb), threads)
+
+
+def onnxruntime_session(file: bytes, threads: int) -> Callable[..., list[Rows]]:
+    """A function that runs an ONNX file.
+
+    Raises:
+        AbsentError: ONNX Runtime is not installed.
+    """
     (onnxruntime,) = _required("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(exported(name, verb), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 
     def run(*given: Rows) -> list[Rows]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,13 +22,15 @@ from bench.cases import ALL_VERBS, ROWS, VERBS, Case, cases, peak_bytes
 from bench.environment import OUT, environment
 from bench.models import MODELS
 from bench.peers import BASELINE, BUDGET, OURS, PEERS, distance
-from bench.prepared import AbsentError, Call
+from bench.prepared import AbsentError, Call, Peer
 from bench.timing import interleaved, quantiles
 from bench.torch_peers import forget_compiled
 
 # Beyond these rows, a case's time is estimated from this many times fewer before it is begun.
 ESTIMATE_BEYOND, FEWER = 256, 16
 UNTIMED_CALLS = 2  # one to check, one to see how long a call is
+
+AnyCase = TypeVar("AnyCase")
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,17 @@ def skip_reason(case: Case, effort: Effort, peers: Collection[str]) -> str | Non
     return None
 
 
-def prepare(case: Case, peers: Collection[str]) -> tuple[dict[str, Call], dict[str, Any]]:
-    """The call to time of every peer whose result is right, and what to say about each.
+def prepare(
+    case: Any, peers: Collection[str], table: Mapping[str, Peer] = PEERS, budget: float = BUDGET
+) -> tuple[dict[str, Call], dict[str, Any]]:
+    """The call to time of every peer in ``table`` whose result is right, and what to say about each.
 
     Raises:
         AssertionError: fastvae's result is not eager PyTorch's.
     """
     forget_compiled()
     # For ``generate``, eager PyTorch decodes the noise that fastvae draws.
-    expected = PEERS[BASELINE](case).check()
+    expected = table[BASELINE](case).check()
     calls: dict[str, Call] = {}
     absent: dict[str, str] = {}
     differences: dict[str, float] = {}
@@ -75,14 +79,14 @@ def prepare(case: Case, peers: Collection[str]) -> tuple[dict[str, Call], dict[s
     for name in peers:
         begin = time.perf_counter()
         try:
-            prepared = PEERS[name](case)
+            prepared = table[name](case)
             found = prepared.check()
         except AbsentError as error:
             absent[name] = str(error)
             continue
         seconds[name] = round(time.perf_counter() - begin, 2)
         differences[name] = distance(found, expected)
-        if differences[name] < BUDGET:
+        if differences[name] < budget:
             calls[name] = prepared.call
             continue
         absent[name] = f"differs from eager PyTorch by {differences[name]:.1e} of the largest value"
@@ -103,6 +107,11 @@ def measure(case: Case, effort: Effort, peers: Collection[str] = tuple(PEERS)) -
     if reason := skip_reason(case, effort, peers):
         return row | {"skipped": reason}
     calls, notes = prepare(case, peers)
+    return row | notes | timed(calls, effort)
+
+
+def timed(calls: Mapping[str, Call], effort: Effort) -> dict[str, Any]:
+    """What a row says of the times of ``calls``."""
     times, repeats = interleaved(calls, rounds=effort.rounds, min_rounds=effort.min_rounds, seconds=effort.seconds)
     ratios = {
         name: quantiles([theirs / ours for theirs, ours in zip(values, times[OURS], strict=True)], 3)
@@ -110,30 +119,30 @@ def measure(case: Case, effort: Effort, peers: Collection[str] = tuple(PEERS)) -
         if name != OURS
     }
     microseconds = {name: quantiles(values, 1) for name, values in times.items()}
-    rounds = len(times[OURS])
-    return row | notes | {"rounds": rounds, "calls": repeats, "microseconds": microseconds, "ratios": ratios}
+    return {"rounds": len(times[OURS]), "calls": repeats, "microseconds": microseconds, "ratios": ratios}
 
 
-def measured(out: Path, where: dict[str, Any]) -> set[Case]:
+def measured(out: Path, where: dict[str, Any], kind: Callable[..., AnyCase] = Case) -> set[AnyCase]:
     """Cases that ``out`` has a row of, measured or skipped, by the same commit on the same device and threads."""
     rows = map(json.loads, out.read_text().splitlines()) if out.exists() else ()
     return {
-        Case(**row["case"])
+        kind(**row["case"])
         for row in rows
         if "case" in row and all(row[key] == where[key] for key in ("commit", "device"))
     }
 
 
 def run(
-    selected: Collection[Case],
+    selected: Collection[AnyCase],
     out: Path,
-    measure_case: Callable[[Case], dict[str, Any]],
+    measure_case: Callable[[AnyCase], dict[str, Any]],
     *,
+    kind: Callable[..., AnyCase] = Case,
     resume: bool = False,
 ) -> None:
-    """Measure the cases one by one, printing each and appending it to ``out`` as a JSON line."""
+    """Measure the cases, of one ``kind``, one by one, printing each and appending it to ``out`` as a JSON line."""
     where = environment()
-    done = measured(out, where) if resume else set()
+    done = measured(out, where, kind) if resume else set()
     out.parent.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(selected, start=1):
         if case in done:
@@ -160,22 +169,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--verbs", nargs="+", choices=ALL_VERBS, default=VERBS)
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS], help=f"{OURS} always takes part")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each peer; 1 is steadiest on a busy machine")
-    parser.add_argument("--rounds", type=int, default=effort.rounds, help="rounds of each case at most")
-    parser.add_argument("--min-rounds", type=int, default=effort.min_rounds, help="rounds however long they take")
-    parser.add_argument("--seconds", type=float, default=effort.seconds, help="time for them")
+    add_options(parser, effort, OUT / "peers.jsonl")
     parser.add_argument("--max-seconds", type=float, default=effort.max_seconds, help="skip cases that take longer")
     parser.add_argument("--max-gib", type=float, default=effort.max_gib, help="skip cases that need more memory")
-    parser.add_argument("--out", type=Path, default=OUT / "peers.jsonl", help="JSON lines to append to")
-    parser.add_argument("--resume", action="store_true", help="leave out the cases that --out has, of this commit")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     effort = Effort(**{field.name: getattr(options, field.name) for field in fields(Effort)})
     peers = dict.fromkeys((OURS, *options.peers))
     selected = cases(options.models, options.verbs, options.rows)
+    return finish(
+        lambda: run(selected, options.out, lambda case: measure(case, effort, tuple(peers)), resume=options.resume),
+        options.out,
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, effort: Effort, out: Path) -> None:
+    """What every comparison of peers is asked: ``effort`` and ``out`` are the defaults."""
+    parser.add_argument("--threads", type=int, default=1, help="threads of each peer; 1 is steadiest on a busy machine")
+    parser.add_argument("--rounds", type=int, default=effort.rounds, help="rounds of each case at most")
+    parser.add_argument("--min-rounds", type=int, default=effort.min_rounds, help="rounds however long they take")
+    parser.add_argument("--seconds", type=float, default=effort.seconds, help="time for them")
+    parser.add_argument("--out", type=Path, default=out, help="JSON lines to append to")
+    parser.add_argument("--resume", action="store_true", help="leave out the cases that --out has, of this commit")
+
+
+def finish(comparison: Callable[[], None], out: Path) -> int:
+    """Run it; its exit status, 130 if it was interrupted."""
     try:
-        run(selected, options.out, lambda case: measure(case, effort, tuple(peers)), resume=options.resume)
+        comparison()
     except KeyboardInterrupt:
-        print(f"Interrupted. Rows so far are in {options.out}; --resume goes on from there.")
+        print(f"Interrupted. Rows so far are in {out}; --resume goes on from there.")
         return 130
     return 0

@@ -40,9 +40,16 @@ def tuned_compile_peer(case: Case) -> Prepared:
 
 
 def _compiled(case: Case, options: dict[str, Any] | None) -> Prepared:
-    """Compiled outside the clock, by running once."""
     compiled = torch.compile(verb_module(case.model, case.verb), dynamic=False, options=options)
-    prepared = _prepared(case, compiled)
+    return compiled_before(_prepared(case, compiled))
+
+
+def compiled_before(prepared: Prepared) -> Prepared:
+    """Compiled outside the clock, by running once.
+
+    Raises:
+        AbsentError: it does not compile.
+    """
     try:
         prepared.check()
     # No compiler or one that fails on this graph, both RuntimeErrors of private types; or its library does not load.
