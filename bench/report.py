@@ -1,4 +1,4 @@
-"""The rows of ``python -m bench`` as a page: ``python -m bench.report [rows] [--out page]``.
+"""The rows of ``python -m bench`` and ``bench.images`` as a page: ``python -m bench.report [rows] [--out page]``.
 
 The page is a function of the rows alone. Of several rows of one case on one device, the last counts. The plot lies
 beside the page.
@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from bench.cases import ALL_VERBS, Case
 from bench.environment import OUT
+from bench.image_models import IMAGE_MODELS, VERBS, ImageCase
+from bench.image_peers import IMAGE_PEERS
 from bench.models import MODELS
 from bench.peers import OURS, PEERS
 
 Row: TypeAlias = dict[str, Any]
 Device: TypeAlias = dict[Case, Row]
-ROWS_FILE, PAGE = OUT / "peers.jsonl", Path("docs/benchmarks.md")
+ImageDevice: TypeAlias = dict[ImageCase, Row]
+AnyCase = TypeVar("AnyCase")
+ROWS_FILE, IMAGES_FILE, PAGE = OUT / "peers.jsonl", OUT / "images.jsonl", Path("docs/benchmarks.md")
 OTHERS = tuple(name for name in PEERS if name != OURS)
+IMAGE_OTHERS = tuple(name for name in IMAGE_PEERS if name != OURS)
+MICROSECONDS = {"µs": 1, "ms": 1000}  # in each unit of a table
 
 HEAD = """\
 # Benchmarks
@@ -34,19 +40,40 @@ PyTorch's peers tensors; compiling and exporting are outside the clock. `mlp` is
 weights; the others are embedded. `score` is the ELBO at the posterior mean.
 """
 NOTHING = "\nNo row has been recorded yet.\n"
+IMAGES_HEAD = """
+## Image autoencoders
+
+From the rows that `python -m bench.images` leaves; times are medians in milliseconds, all else is as above. Peers are
+diffusers, eagerly as it comes and in channels_last, and the user's own ONNX export of its `encode` and `decode`, each
+at the table's exact size. `sd` is `AutoencoderKL` as Stable Diffusion configures it, `taesd` is `AutoencoderTiny` as it
+comes, both with random weights. `encode` is mean and log-variance, or `taesd`'s latents; images are square.
+"""
 
 
 def read(path: Path) -> dict[str, Device]:
     """The last row of every case by device, in the order of MODELS, ALL_VERBS and numbers of rows."""
-    found: dict[str, Device] = {}
+    return _read(path, Case, _order)
+
+
+def read_images(path: Path) -> dict[str, ImageDevice]:
+    """The same of image autoencoders, in the order of IMAGE_MODELS, VERBS, sizes and numbers of images."""
+    return _read(path, ImageCase, _image_order)
+
+
+def _read(path: Path, kind: Callable[..., AnyCase], order: Callable[[AnyCase], Any]) -> dict[str, dict[AnyCase, Row]]:
+    found: dict[str, dict[AnyCase, Row]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         row = json.loads(line)
-        found.setdefault(row["device"], {})[Case(**row["case"])] = row
-    return {device: dict(sorted(rows.items(), key=lambda item: _order(item[0]))) for device, rows in found.items()}
+        found.setdefault(row["device"], {})[kind(**row["case"])] = row
+    return {device: dict(sorted(rows.items(), key=lambda item: order(item[0]))) for device, rows in found.items()}
 
 
 def _order(case: Case) -> tuple[int, int, int]:
     return MODELS.index(case.model), ALL_VERBS.index(case.verb), case.rows
+
+
+def _image_order(case: ImageCase) -> tuple[int, int, int, int]:
+    return [*IMAGE_MODELS].index(case.model), VERBS.index(case.verb), case.size, case.rows
 
 
 def best(row: Row) -> float | None:
@@ -54,23 +81,35 @@ def best(row: Row) -> float | None:
     return min((ratio["p50"] for ratio in row.get("ratios", {}).values()), default=None)
 
 
-def page(devices: dict[str, Device], plots: dict[str, str]) -> str:
+def page(devices: dict[str, Device], plots: dict[str, str], images: dict[str, ImageDevice]) -> str:
     """The Markdown page; ``plots`` has the file of each device's plot."""
-    if not devices:
-        return HEAD + NOTHING
-    return HEAD + "".join(_section(device, rows, plots[device]) for device, rows in devices.items())
+    sections = "".join(_section(device, rows, plots[device]) for device, rows in devices.items()) or NOTHING
+    return HEAD + sections + (IMAGES_HEAD if images else "") + "".join(map(_image_section, images, images.values()))
 
 
 def _section(device: str, rows: Device, plot: str) -> str:
-    ratios = [ratio for row in rows.values() if (ratio := best(row)) is not None]
-    ahead = sum(ratio > 1 for ratio in ratios)
     models = dict.fromkeys(case.model for case in rows)
     tables = "".join(_table(name, {case: row for case, row in rows.items() if case.model == name}) for name in models)
     return (
         f"\n## {device}\n\n{_versions(rows.values())}\n\n"
-        f"fastvae is faster than every peer in {ahead} of {len(ratios)} cases.\n\n"
-        f"![The fastest peer's time over fastvae's, by rows]({plot})\n{tables}{_notes(rows.values())}"
+        f"{_count(rows.values())}\n\n"
+        f"![The fastest peer's time over fastvae's, by rows]({plot})\n{tables}{_notes(rows)}"
     )
+
+
+def _image_section(device: str, rows: ImageDevice) -> str:
+    labels = {case: (case.model, case.verb, f"{case.size:,}", f"{case.rows:,}") for case in rows}
+    lines = _lines("| model | verb | pixels a side | images", "|---|---|--:|--:", labels, rows, IMAGE_OTHERS, "ms")
+    return (
+        f"\n### {device}: images\n\n{_versions(rows.values())}\n\n{_count(rows.values())}\n\n"
+        + "\n".join(lines)
+        + f"\n{_notes(rows, '####')}"
+    )
+
+
+def _count(rows: Iterable[Row]) -> str:
+    ratios = [ratio for row in rows if (ratio := best(row)) is not None]
+    return f"fastvae is faster than every peer in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} cases."
 
 
 def _versions(rows: Iterable[Row]) -> str:
@@ -83,24 +122,38 @@ def _versions(rows: Iterable[Row]) -> str:
 
 
 def _table(name: str, rows: Device) -> str:
-    present = [peer for peer in OTHERS if any(peer in row.get("ratios", ()) for row in rows.values())]
+    labels = {case: (case.verb, f"{case.rows:,}") for case in rows}
+    return f"\n### {name}\n\n" + "\n".join(_lines("| verb | rows", "|---|--:", labels, rows, OTHERS, "µs")) + "\n"
+
+
+def _lines(
+    head: str,
+    rule: str,
+    labels: Mapping[AnyCase, tuple[str, ...]],
+    rows: Mapping[AnyCase, Row],
+    others: Iterable[str],
+    unit: str,
+) -> list[str]:
+    """A table: ``head`` and ``rule`` begin its first two lines, a case's ``labels`` each of the others."""
+    present = [peer for peer in others if any(peer in row.get("ratios", ()) for row in rows.values())]
     lines = [
-        f"| verb | rows | fastvae µs | {' | '.join(f'{peer} µs | ratio' for peer in present)} | best |",
-        f"|---|--:|--:|{'--:|--:|' * len(present)}--:|",
+        f"{head} | fastvae {unit} | {' | '.join(f'{peer} {unit} | ratio' for peer in present)} | best |",
+        f"{rule}|--:|{'--:|--:|' * len(present)}--:|",
     ]
     for case, row in rows.items():
-        cells = [_microseconds(row, OURS)]
+        cells = [*labels[case], _time(row, OURS, unit)]
         for peer in present:
-            cells += [_microseconds(row, peer), _ratio(row.get("ratios", {}).get(peer, {}).get("p50"))]
-        lines.append(f"| {case.verb} | {case.rows:,} | {' | '.join(cells)} | {_ratio(best(row))} |")
-    return f"\n### {name}\n\n" + "\n".join(lines) + "\n"
+            cells += [_time(row, peer, unit), _ratio(row.get("ratios", {}).get(peer, {}).get("p50"))]
+        lines.append(f"| {' | '.join(cells)} | {_ratio(best(row))} |")
+    return lines
 
 
-def _microseconds(row: Row, peer: str) -> str:
+def _time(row: Row, peer: str, unit: str) -> str:
     times = row.get("microseconds", {}).get(peer)
     if times is None:
         return "skipped" if "skipped" in row else "–"
-    return f"{times['p50']:,.{0 if times['p50'] >= 100 else 1}f}"
+    time = times["p50"] / MICROSECONDS[unit]
+    return f"{time:,.{0 if time >= 100 else 1}f}"
 
 
 def _ratio(ratio: float | None) -> str:
@@ -109,19 +162,18 @@ def _ratio(ratio: float | None) -> str:
     return f"**{ratio:.2f}**" if ratio > 1 else f"{ratio:.2f}"
 
 
-def _notes(rows: Iterable[Row]) -> str:
+def _notes(rows: Mapping[AnyCase, Row], level: str = "###") -> str:
     """What was not timed and why, each reason with the cases it holds for."""
     reasons: dict[str, list[str]] = {}
-    for row in rows:
-        case = str(Case(**row["case"]))
+    for case, row in rows.items():
         if "skipped" in row:
-            reasons.setdefault(f"skipped: {row['skipped']}", []).append(case)
+            reasons.setdefault(f"skipped: {row['skipped']}", []).append(str(case))
         for peer, reason in row.get("absent", {}).items():
-            reasons.setdefault(f"{peer}: {reason}", []).append(case)
+            reasons.setdefault(f"{peer}: {reason}", []).append(str(case))
     if not reasons:
         return ""
     lines = [f"- {reason} ({_some(found)})" for reason, found in reasons.items()]
-    return "\n### Not timed\n\n" + "\n".join(lines) + "\n"
+    return f"\n{level} Not timed\n\n" + "\n".join(lines) + "\n"
 
 
 def _some(found: list[str], most: int = 3) -> str:
@@ -137,12 +189,13 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line of ``python -m bench.report``."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("rows", nargs="?", type=Path, default=ROWS_FILE, help="JSON lines of python -m bench")
+    parser.add_argument("--images", type=Path, default=IMAGES_FILE, help="JSON lines of python -m bench.images")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
     options = parser.parse_args(arguments)
     devices = read(options.rows)
     plots = plot_names(devices, options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(page(devices, plots))
+    options.out.write_text(page(devices, plots, read_images(options.images)))
     if devices:
         from bench.plot import draw
 
