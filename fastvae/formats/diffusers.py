@@ -9,6 +9,7 @@ applied; the card has them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -52,11 +53,25 @@ def read(path: Path) -> Model:
     if path.is_dir() and not (path / CONFIG).is_file() and (path / "vae").is_dir():
         folder = path / "vae"
     config = Config(folder / CONFIG, read_json_object(folder / CONFIG))
+    builder = _builder(config)
+    return builder(config, _read_weights(path if path.is_file() else _preferred(folder)))
+
+
+def configured(values: dict[str, object], weights: dict[str, Tensor], source: Path) -> Model:
+    """The model of a config and its weights in memory; ``source`` is what messages call the config.
+
+    Raises:
+        WeightFormatError, WeightMismatchError, UnsupportedError: as :func:`read`.
+    """
+    config = Config(source, values)
+    return _builder(config)(config, weights)
+
+
+def _builder(config: Config) -> Callable[[Config, dict[str, Tensor]], Model]:
     name = config.text("_class_name", "")
     if name not in _CLASSES:
         raise UnsupportedError(f"{config.path}: _class_name {name!r} is not supported; accepted: {', '.join(_CLASSES)}")
-    weights = _read_weights(path if path.is_file() else _preferred(folder))
-    return _CLASSES[name](config, weights)
+    return _CLASSES[name]
 
 
 def _autoencoder_kl(config: Config, weights: dict[str, Tensor]) -> Model:
