@@ -13,7 +13,7 @@ import onnx
 
 from fastvae.errors import UnsupportedError
 from fastvae.layers import Shape
-from fastvae.onnx import images, scores
+from fastvae.onnx import images, scores, winograd
 from fastvae.onnx.activations import activate, logvar
 from fastvae.onnx.graph import Graph
 from fastvae.plan import Plan, Step
@@ -137,6 +137,8 @@ def _linear(
 
 
 def _conv2d(to: _Lowering, step: Step, x: str, weight: str, bias: str | None) -> tuple[str, ...]:
+    if winograd.pays(to.plan, step):
+        return (_activated(to, step, winograd.convolution(to.graph, to.plan, step, x)),)
     return (_activated(to, step, to.graph.add("Conv", _present(x, weight, bias), **_geometry(step))),)
 
 

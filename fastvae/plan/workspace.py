@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from fastvae.plan.plan import Plan, Step
+from fastvae_kernels.reference.attention import SCORE_BYTES
 
 # Temporaries at once, in rows of the parameters that are scored.
 SCORES = {"bernoulli": 2, "gaussian": 4, "squared_error": 1}
@@ -28,11 +29,11 @@ def workspace_bytes(plan: Plan, step: Step, element_bytes: int) -> int:
     if element_bytes < wide and step.op not in ("join", "pad", "reshape", "sample_normal", "upsample"):
         names = [name for name in (*step.reads, *step.outputs) if name in plan.shapes]
         copies = sum(math.prod(plan.shapes[name]) for name in names if plan.shapes[name])
-    return wide * (copies + _temporaries(plan, step))
+    return wide * (copies + _temporaries(plan, step, wide))
 
 
-def _temporaries(plan: Plan, step: Step) -> int:
-    """Numbers a row, in the precision computed in."""
+def _temporaries(plan: Plan, step: Step, wide: int) -> int:
+    """Numbers a row, in the precision computed in, whose numbers have ``wide`` bytes."""
     match step.op:
         case "kl":
             return DIVERGENCE * _width(plan, step.inputs[0])
@@ -52,6 +53,13 @@ def _temporaries(plan: Plan, step: Step) -> int:
             return max(_width(plan, step.inputs[0]), blocked)
         case "conv_transpose2d":
             return max(_width(plan, step.inputs[0]), 2 * _width(plan, step.outputs[0]))
+        case "group_norm":  # squares, or what its activation takes
+            factor = ACTIVATIONS.get(step.attributes.get("activation", "identity"), 0)
+            return max(1, factor) * _width(plan, step.outputs[0])
+        case "attention":  # queries scaled, and a block's scores and result; many rows share a block
+            pixels = [math.prod(plan.shapes[str(name)][1:]) for name in step.inputs[:2]]
+            scores = min(int(step.attributes["heads"]) * math.prod(pixels), SCORE_BYTES // wide)
+            return scores + _width(plan, step.inputs[0]) + _width(plan, step.outputs[0])
         case _:
             factor = ACTIVATIONS.get(step.attributes.get("activation", "identity"), 0)
             return factor * sum(_width(plan, name) for name in step.outputs)

@@ -9,6 +9,7 @@ from .dispatch import implementations, resolve_impl
 from .errors import UnavailableError
 from .ops import (
     affine,
+    attention,
     bernoulli_nll,
     bottleneck,
     conv2d,
@@ -16,6 +17,7 @@ from .ops import (
     elbo,
     gaussian_head,
     gaussian_nll,
+    group_norm,
     linear,
     linear_prior,
     linear_score,
@@ -32,6 +34,7 @@ __all__ = [
     "ACTIVATIONS",
     "UnavailableError",
     "affine",
+    "attention",
     "bernoulli_nll",
     "bottleneck",
     "conv2d",
@@ -39,6 +42,7 @@ __all__ = [
     "elbo",
     "gaussian_head",
     "gaussian_nll",
+    "group_norm",
     "implementations",
     "linear",
     "linear_prior",

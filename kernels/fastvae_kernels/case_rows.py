@@ -12,6 +12,7 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
     "linear": ("x", "x_scale", "residual"),
     "linear_score": ("data", "mask"),
     "elbo": ("data", "mask", "mean", "logvar"),
+    "attention": ("q", "k", "v"),
     "affine": ("x",),
     "logvar": ("raw",),
     "bernoulli_nll": ("x", "mask"),

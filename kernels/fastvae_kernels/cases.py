@@ -10,6 +10,7 @@ import torch
 
 from .case_maker import Case, Maker
 from .cases_dense import bottleneck, eight_bits, head, linear, linear_prior, linear_tf32, quantize
+from .cases_images import attention, group_norm
 from .cases_scores import bernoulli, elbo, gaussian, linear_score, squared
 from .checks import ACTIVATIONS
 
@@ -133,6 +134,21 @@ _CONV_TRANSPOSE = {
     ),
     "dilation": _conv((1, 2, 4, 4), 3, (3, 2), transpose=True, dilation=(2, 3), activation="sigmoid"),
 }
+_GROUP_NORM = {
+    "1x1": group_norm((5, 4, 1, 1), 2),
+    "silu": group_norm((2, 6, 5, 7), 3, activation="silu"),
+    "one_group": group_norm((3, 5, 4, 3), 1, eps=0.5, activation="leaky_relu", alpha=0.3),
+    "channels": group_norm((2, 3, 9, 8), 3, mean=30.0, eps=0.0, bias=False),
+    "plain": group_norm((1, 8, 3, 3), 4, weight=False, bias=False, activation="tanh"),
+    "shift": group_norm((2, 4, 6, 6), 2, weight=False, activation="gelu"),
+}
+_ATTENTION = {
+    "1x1": attention((1, 1, 1, 1)),
+    "square": attention((2, 8, 5, 5)),
+    "odd": attention((3, 5, 3, 7), (2, 3), 7),
+    "heads": attention((2, 6, 4, 3), outputs=9, heads=3),
+    "sharp": attention((2, 33, 6, 4), scale=8.0),
+}
 
 CASES: dict[str, dict[str, Case]] = {
     "sample_normal": _NOISE,
@@ -163,6 +179,8 @@ CASES: dict[str, dict[str, Case]] = {
     "bottleneck": _BOTTLENECKS,
     "conv2d": {**_CONV, "channels_last": _channels_last(_CONV["3x3"])},
     "conv_transpose2d": {**_CONV_TRANSPOSE, "channels_last": _channels_last(_CONV_TRANSPOSE["4x4"])},
+    "group_norm": {**_GROUP_NORM, "channels_last": _channels_last(_GROUP_NORM["silu"])},
+    "attention": {**_ATTENTION, "channels_last": _channels_last(_ATTENTION["heads"], "q", "k", "v")},
     "affine": {
         **{activation: _affine((5, 7), (7,), (7,), activation) for activation in ACTIVATIONS},
         "copy": _affine((3, 4), None, None, "identity"),

@@ -9,6 +9,7 @@ __all__ = [
     "ACTIVATIONS",
     "check_activation",
     "check_bounds",
+    "check_divides",
     "check_dtype",
     "check_floating",
     "check_int",
@@ -159,6 +160,13 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
     if value < low or (high is not None and value >= high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high})"
         raise ValueError(f"{name} must be {wanted}; found {value}")
+
+
+def check_divides(name: str, parts: int, whole_name: str, whole: int) -> None:
+    """`parts` is an int of at least 1 that divides `whole`."""
+    check_int(name, parts, 1)
+    if whole % parts:
+        raise ValueError(f"{name} must divide {whole_name}, {whole}; found {parts}")
 
 
 def pair(name: str, value: Any, low: int) -> list[int]:

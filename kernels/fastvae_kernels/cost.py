@@ -42,6 +42,9 @@ def flops(op: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape]) -> 
         return 2 * math.prod(outputs[0]) * math.prod(shapes[1][1:])
     if op == "conv_transpose2d":
         return 2 * math.prod(shapes[0]) * math.prod(shapes[1][1:])
+    if op == "attention":
+        q, k, v = shapes
+        return 2 * q[0] * math.prod(q[2:]) * math.prod(k[2:]) * (k[1] + v[1])
     return max((math.prod(shape) for shape in (*shapes, *outputs)), default=0)
 
 

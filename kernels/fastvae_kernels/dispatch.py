@@ -21,6 +21,8 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "bottleneck": ("reference", "triton"),
     "conv2d": ("reference",),
     "conv_transpose2d": ("reference",),
+    "group_norm": ("reference",),
+    "attention": ("reference",),
     "affine": ("reference",),
     "logvar": ("reference",),
     "bernoulli_nll": ("reference", "triton"),

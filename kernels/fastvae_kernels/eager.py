@@ -112,6 +112,26 @@ def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **k
     return activate(F.conv_transpose2d(x, weight, bias, **kwargs), activation, alpha)
 
 
+def _group_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    groups: int,
+    eps: float = 1e-5,
+    activation: str = "identity",
+    alpha: float | None = None,
+) -> Tensor:
+    """Contiguous: for channels_last on a CPU PyTorch's is E[x²] - E[x]²."""
+    return activate(F.group_norm(x.contiguous(), groups, weight, bias, eps), activation, alpha)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1) -> Tensor:
+    parts = zip(*(x.flatten(2).mT.chunk(heads, 2) for x in (q, k, v)), strict=True)
+    y = torch.cat([F.scaled_dot_product_attention(*part) for part in parts], 2)
+    return y.mT.reshape(len(q), v.shape[1], *q.shape[2:])
+
+
 def _affine(
     x: Tensor,
     scale: Tensor | None = None,
@@ -268,6 +288,8 @@ EAGER: dict[str, Any] = {
     "bottleneck": _bottleneck,
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
+    "group_norm": _group_norm,
+    "attention": _attention,
     "affine": _affine,
     "logvar": _logvar,
     "bernoulli_nll": _bernoulli_nll,

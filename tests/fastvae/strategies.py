@@ -11,10 +11,12 @@ from hypothesis.strategies import DrawFn
 from fastvae.layers import (
     Activation,
     Affine,
+    Attention,
     BatchNorm,
     Conv2d,
     ConvTranspose2d,
     Flatten,
+    GroupNorm,
     Layer,
     Linear,
     Reshape,
@@ -70,11 +72,17 @@ def linears(draw: DrawFn, name: str, shape: Shape, outputs: int) -> Stack:
 
 @st.composite
 def convolutions(draw: DrawFn, name: str, shape: Shape, channels: int) -> Stack:
-    """From images of ``shape``: a convolution, its transpose, or an upsampling that may fold into the one after it."""
+    """From images of ``shape``: a convolution, its transpose, or an upsampling that may fold into the one after it.
+
+    Or what keeps their shape: a group norm, or attention.
+    """
     grouped = shape[0] % 2 == 0 and channels % 2 == 0 and draw(st.booleans())
     settings: dict[str, Any] = {"groups": 2 if grouped else 1, "bias": draw(st.booleans())}
     size, padding = draw(st.sampled_from(((1, 0), (3, 1), (2, 0), (2, 1))))
     kind = draw(st.sampled_from((Conv2d, ConvTranspose2d, Upsample)))
+    if draw(st.integers(0, 3)) == 0:  # of one group, or of every channel its own; of one head or several
+        number = draw(st.sampled_from((1, shape[0])))
+        return (draw(st.sampled_from((GroupNorm, Attention)))(f"{name}.among", shape[0], number),)
     if kind is Upsample:
         factor, end = draw(st.sampled_from((2, 3))), draw(st.sampled_from((None, (0, 1), (1, 1))))
         sides: dict[str, Any] = {"padding": (1, 1), "padding_end": end, "bias": settings["bias"]}

@@ -77,6 +77,7 @@ def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("reparameterize", "auto", "cuda") == "triton"
     assert resolve_impl("reparameterize", "auto", "cuda", torch.float64) == "reference"
     assert resolve_impl("conv2d", "auto", "cuda") == "reference"
+    assert resolve_impl("attention", "auto", "cuda") == "reference"
     assert resolve_impl("linear", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
 
@@ -122,6 +123,14 @@ def conv(**changes: Any) -> Any:
 def transposed(**changes: Any) -> Any:
     weight = torch.zeros(4, 6, 3, 3)
     return fastvae_kernels.conv_transpose2d(**{"x": IMAGE, "weight": weight, **changes})
+
+
+def norm(**changes: Any) -> Any:
+    return fastvae_kernels.group_norm(**{"x": IMAGE, "groups": 2, **changes})
+
+
+def attend(**changes: Any) -> Any:
+    return fastvae_kernels.attention(**{"q": IMAGE, "k": IMAGE, "v": IMAGE, **changes})
 
 
 def draw(**changes: Any) -> Any:
@@ -263,6 +272,30 @@ def split(**changes: Any) -> Any:
         (transposed, {"output_padding": 1}, ValueError, "output_padding must be smaller than stride"),
         (transposed, {"weight": KERNEL}, ValueError, r"weight must have shape \(4, 4, 3, 3\)"),
         (transposed, {"padding": 9}, ValueError, "x must be large enough for its weight"),
+        (norm, {"x": X}, ValueError, r"x must have 4 axes; found shape \(4, 6\)"),
+        (norm, {"x": IMAGE.int()}, TypeError, r"x must be float32.*found torch\.int32"),
+        (norm, {"groups": 3}, ValueError, "groups must divide x's channels, 4; found 3"),
+        (norm, {"groups": 0}, ValueError, "groups must be at least 1; found 0"),
+        (norm, {"groups": 2.0}, TypeError, "groups must be an int; found float"),
+        (norm, {"eps": -1e-5}, ValueError, "eps must be a finite number of at least 0; found -1e-05"),
+        (norm, {"eps": float("inf")}, ValueError, "eps must be a finite number"),
+        (norm, {"eps": float("nan")}, ValueError, "eps must be a finite number"),
+        (norm, {"weight": torch.zeros(2)}, ValueError, r"weight must have shape \(4,\); found \(2,\)"),
+        (norm, {"bias": torch.zeros(4).long()}, TypeError, "bias must be float32"),
+        (norm, {"bias": torch.zeros(4, device="meta")}, ValueError, "bias must be on x's device"),
+        (norm, {"activation": "swish"}, ValueError, "activation must be one of"),
+        (attend, {"q": X}, ValueError, "q must have 4 axes"),
+        (attend, {"q": IMAGE.int()}, TypeError, r"q must be float32.*found torch\.int32"),
+        (attend, {"k": X}, ValueError, "k must have 4 axes"),
+        (attend, {"k": IMAGE.half()}, TypeError, r"k must have q's dtype, torch\.float32; found torch\.float16"),
+        (attend, {"k": IMAGE[:, :2]}, ValueError, r"k must have shape \(2, 4, 5, 5\); found \(2, 2, 5, 5\)"),
+        (attend, {"v": IMAGE[:1]}, ValueError, r"v must have shape \(2, 4, 5, 5\); found \(1, 4, 5, 5\)"),
+        (attend, {"v": IMAGE[:, :, :4]}, ValueError, r"v must have shape \(2, 4, 5, 5\); found \(2, 4, 4, 5\)"),
+        (attend, {"v": torch.zeros(2, 4, 5, 5, device="meta")}, ValueError, "v must be on q's device"),
+        (attend, {"heads": 3}, ValueError, "heads must divide q's channels, 4; found 3"),
+        (attend, {"heads": 4, "v": IMAGE[:, :2]}, ValueError, "heads must divide v's channels, 2; found 4"),
+        (attend, {"q": IMAGE[:, :0], "k": IMAGE[:, :0]}, ValueError, "q must have at least one channel"),
+        (attend, {"k": IMAGE[..., :0], "v": IMAGE[..., :0]}, ValueError, "k must have at least one pixel"),
         (draw, {"mean": X[0]}, ValueError, "mean must have 2 axes"),
         (draw, {"logvar": X[:2]}, ValueError, r"logvar must have shape \(4, 6\); found \(2, 6\)"),
         (draw, {"logvar": X.double()}, TypeError, "logvar must have mean's dtype"),

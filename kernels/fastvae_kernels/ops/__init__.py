@@ -2,6 +2,7 @@
 
 from .convolutions import conv2d, conv_transpose2d
 from .dense import linear, linear_prior, quantize_rows
+from .images import attention, group_norm
 from .latent import bottleneck, gaussian_head, split_head
 from .layers import affine, logvar
 from .likelihoods import bernoulli_nll, gaussian_nll, squared_error
@@ -10,6 +11,7 @@ from .scores import elbo, linear_score
 
 __all__ = [
     "affine",
+    "attention",
     "bernoulli_nll",
     "bottleneck",
     "conv2d",
@@ -17,6 +19,7 @@ __all__ = [
     "elbo",
     "gaussian_head",
     "gaussian_nll",
+    "group_norm",
     "linear",
     "linear_prior",
     "linear_score",

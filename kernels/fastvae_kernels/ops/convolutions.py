@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_activation, check_floating, check_int, check_shape, check_weights, pair, sides
+from ..checks import check_activation, check_divides, check_floating, check_shape, check_weights, pair, sides
 from ..dispatch import resolve_impl
 from ..layout import empty_output
 from .registration import register
@@ -11,12 +11,6 @@ from .registration import register
 __all__ = ["conv2d", "conv_transpose2d"]
 
 Pair = int | tuple[int, int]
-
-
-def _check_groups(name: str, channels: int, groups: int) -> None:
-    check_int("groups", groups, 1)
-    if channels % groups:
-        raise ValueError(f"groups must divide {name}, {channels}; found {groups}")
 
 
 def _check_output_size(h: int, w: int, x: Tensor, weight: Tensor) -> None:
@@ -94,8 +88,8 @@ def conv2d(
     check_floating("x", x, 4)
     check_floating("weight", weight, 4)
     window = pair("stride", stride, 1), sides("padding", padding), pair("dilation", dilation, 1)
-    _check_groups("x's channels", x.shape[1], groups)
-    _check_groups("weight's outputs", weight.shape[0], groups)
+    check_divides("groups", groups, "x's channels", x.shape[1])
+    check_divides("groups", groups, "weight's outputs", weight.shape[0])
     check_shape("weight", weight, (weight.shape[0], x.shape[1] // groups, *weight.shape[2:]))
     check_weights(x, weight, bias, weight.shape[0])
     _check_output_size(*_conv_size(x, weight, *window), x, weight)
@@ -190,7 +184,7 @@ def conv_transpose2d(
     window = strides, pair("padding", padding, 0), extra, dilations
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise ValueError(f"output_padding must be smaller than stride or dilation; found {output_padding}")
-    _check_groups("x's channels", x.shape[1], groups)
+    check_divides("groups", groups, "x's channels", x.shape[1])
     check_shape("weight", weight, (x.shape[1], *weight.shape[1:]))
     check_weights(x, weight, bias, weight.shape[1] * groups)
     _check_output_size(*_transposed_size(x, weight, *window), x, weight)

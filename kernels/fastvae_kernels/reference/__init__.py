@@ -1,6 +1,7 @@
 """Reference implementations: plain PyTorch, one file per op. They define what the ops mean."""
 
 from .affine import affine
+from .attention import attention
 from .bernoulli_nll import bernoulli_nll
 from .bottleneck import bottleneck
 from .conv2d import conv2d
@@ -8,6 +9,7 @@ from .conv_transpose2d import conv_transpose2d
 from .elbo import elbo
 from .gaussian_head import gaussian_head
 from .gaussian_nll import gaussian_nll
+from .group_norm import group_norm
 from .linear import linear
 from .linear_prior import linear_prior
 from .linear_score import linear_score
@@ -20,6 +22,7 @@ from .squared_error import squared_error
 
 __all__ = [
     "affine",
+    "attention",
     "bernoulli_nll",
     "bottleneck",
     "conv2d",
@@ -27,6 +30,7 @@ __all__ = [
     "elbo",
     "gaussian_head",
     "gaussian_nll",
+    "group_norm",
     "linear",
     "linear_prior",
     "linear_score",

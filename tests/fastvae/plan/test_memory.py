@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from fastvae.plan import VERBS, Plan, Step, Target, assign_buffers, build_plan, plan_cost
 from fastvae.plan.memory import ALIGNMENT, Lifetime, bases, lifetimes, row_bytes
+from fastvae.plan.workspace import workspace_bytes
 from fastvae.spec import Bernoulli, ModelSpec
+from fastvae_kernels.reference.attention import SCORE_BYTES
 from tests.fastvae.strategies import specs
 from tests.fastvae.support import SPECS, mlp_spec, random_model
 
@@ -153,3 +155,25 @@ def test_workspace_counts_in_the_peak_of_references_alone() -> None:
     with_reference, with_kernels = plan_cost(plan).peak_bytes, plan_cost(plan, workspace=False).peak_bytes
     assert with_kernels == 4 * (3 + 6 + 8 + 6), "z, x, hidden layer and logits"
     assert with_reference == 4 * (3 + 6 + 6 + 1 + 2 * 6), "z, x, logits, score, and two temporaries of the score"
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "shape", "element_bytes", "expected"),
+    [
+        ("group_norm", {"groups": 2}, (4, 5, 5), 4, 4 * 100),
+        ("group_norm", {"groups": 2, "activation": "gelu"}, (4, 5, 5), 8, 8 * 100),
+        ("group_norm", {"groups": 2}, (4, 5, 5), 2, 4 * (2 * 100 + 100)),
+        ("attention", {"heads": 2}, (4, 5, 5), 4, 4 * (2 * 25 * 25 + 2 * 100)),
+        ("attention", {"heads": 1}, (4, 80, 80), 4, SCORE_BYTES + 4 * 2 * 25_600),
+        ("attention", {"heads": 1}, (4, 80, 80), 8, SCORE_BYTES + 8 * 2 * 25_600),
+        ("attention", {"heads": 1}, (4, 80, 80), 2, SCORE_BYTES + 4 * (4 + 2) * 25_600),
+    ],
+)
+def test_workspace_of_image_ops(
+    op: str, attributes: dict[str, object], shape: tuple[int, ...], element_bytes: int, expected: int
+) -> None:
+    """Squares, or scores up to a block, scaled queries and a block's result; float32 copies of what is narrower."""
+    inputs = ("q", "k", "v") if op == "attention" else ("x",)
+    step = Step(op, inputs, ("y",), attributes)
+    plan = Plan("decode", inputs, ("y",), (step,), {}, dict.fromkeys((*inputs, "y"), shape))
+    assert workspace_bytes(plan, step, element_bytes) == expected
