@@ -18,6 +18,7 @@ from fastvae.errors import UnsafeFileError, UnsupportedError, WeightFormatError,
 from fastvae.formats._autoencoder_kl import Architecture, Function, Level, build_model, current_names
 from fastvae.formats._autoencoder_tiny import TinyArchitecture, build_tiny
 from fastvae.formats._config import Config, read_json_object
+from fastvae.formats._files import files_in
 from fastvae.formats._weights import read_tensors
 from fastvae.model import Model
 
@@ -183,9 +184,7 @@ def _check_blocks(config: Config, field: str, blocks: int, weights: dict[str, Te
 
 def _weight_files(folder: Path) -> list[Path]:
     """The weights' files and indices in ``folder``, none of them a shard."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if _FILE.fullmatch(file.name) and file.is_file())
+    return [file for file in files_in(folder) if _FILE.fullmatch(file.name)]
 
 
 def _preferred(folder: Path) -> Path:
