@@ -71,7 +71,7 @@ class OnnxExecutor:
         options.enable_cpu_mem_arena = arena
         options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen
         options.log_severity_level = 3  # errors; warnings are about the graph's making, not about its running
-        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size).SerializeToString()
+        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size, runtime=True).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)
