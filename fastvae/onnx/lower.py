@@ -63,9 +63,8 @@ def to_onnx(
     """
     if sum(weight.numel() * 4 for weight in plan.weights.values()) > LIMIT:
         raise UnsupportedError("onnx: the model's weights take more than 2 GiB, which one ONNX file cannot hold")
-    return _Lowering(plan, name, batch_invariant, any_size, runtime).run(
-        {"fastvae.verb": plan.verb, **(metadata or {})}
-    )
+    lowering = _Lowering(plan, name, batch_invariant=batch_invariant, any_size=any_size, runtime=runtime)
+    return lowering.run({"fastvae.verb": plan.verb, **(metadata or {})})
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:
