@@ -58,6 +58,7 @@ LEVELS = {
     "__init__": 12,
     "files": 2,
     "cli": 13,
+    "integrations": 13,
     "__main__": 14,
 }
 

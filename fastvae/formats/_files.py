@@ -3,10 +3,11 @@
 import io
 import os
 import stat
+from pathlib import Path
 
 from fastvae.errors import FastVAEError, InputError
 
-__all__ = ["PathLike", "read_head", "read_regular_file"]
+__all__ = ["PathLike", "files_in", "read_head", "read_regular_file"]
 
 PathLike = str | os.PathLike[str]
 
@@ -56,6 +57,14 @@ def read_regular_file(path: PathLike, *, error: type[FastVAEError]) -> bytes:
             f"({before.st_size} bytes before, {after.st_size} after)"
         )
     return content
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the regular files in ``folder``, sorted, none if it is no folder that may be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []
 
 
 def read_head(path: PathLike, size: int) -> bytes:

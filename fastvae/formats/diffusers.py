@@ -9,6 +9,7 @@ applied; the card has them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from fastvae.errors import UnsafeFileError, UnsupportedError, WeightFormatError,
 from fastvae.formats._autoencoder_kl import Architecture, Function, Level, build_model, current_names
 from fastvae.formats._autoencoder_tiny import TinyArchitecture, build_tiny
 from fastvae.formats._config import Config, read_json_object
+from fastvae.formats._files import files_in
 from fastvae.formats._weights import read_tensors
 from fastvae.model import Model
 
@@ -52,11 +54,25 @@ def read(path: Path) -> Model:
     if path.is_dir() and not (path / CONFIG).is_file() and (path / "vae").is_dir():
         folder = path / "vae"
     config = Config(folder / CONFIG, read_json_object(folder / CONFIG))
+    builder = _builder(config)
+    return builder(config, _read_weights(path if path.is_file() else _preferred(folder)))
+
+
+def configured(values: dict[str, object], weights: dict[str, Tensor], source: Path) -> Model:
+    """The model of a config and its weights in memory; ``source`` is what messages call the config.
+
+    Raises:
+        WeightFormatError, WeightMismatchError, UnsupportedError: as :func:`read`.
+    """
+    config = Config(source, values)
+    return _builder(config)(config, weights)
+
+
+def _builder(config: Config) -> Callable[[Config, dict[str, Tensor]], Model]:
     name = config.text("_class_name", "")
     if name not in _CLASSES:
         raise UnsupportedError(f"{config.path}: _class_name {name!r} is not supported; accepted: {', '.join(_CLASSES)}")
-    weights = _read_weights(path if path.is_file() else _preferred(folder))
-    return _CLASSES[name](config, weights)
+    return _CLASSES[name]
 
 
 def _autoencoder_kl(config: Config, weights: dict[str, Tensor]) -> Model:
@@ -168,9 +184,7 @@ def _check_blocks(config: Config, field: str, blocks: int, weights: dict[str, Te
 
 def _weight_files(folder: Path) -> list[Path]:
     """The weights' files and indices in ``folder``, none of them a shard."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if _FILE.fullmatch(file.name) and file.is_file())
+    return [file for file in files_in(folder) if _FILE.fullmatch(file.name)]
 
 
 def _preferred(folder: Path) -> Path:

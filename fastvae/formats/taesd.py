@@ -17,6 +17,7 @@ from torch import Tensor
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats._autoencoder_tiny import RELU, block, clamp, conv, point_model, pool
 from fastvae.formats._config import naming
+from fastvae.formats._files import files_in
 from fastvae.formats._heads import holds
 from fastvae.formats._weights import read_tensors, shape_of
 from fastvae.layers import Conv2d, Layer, Stack, Upsample
@@ -68,7 +69,7 @@ def read(path: Path) -> Model:
 def _pairs(path: Path) -> list[tuple[Path, Path]]:
     """The pairs of files in the folder, or with the file, ``path``; of two of one name the safetensors."""
     pairs: dict[str, tuple[Path, Path]] = {}
-    for file in sorted(path.iterdir(), reverse=True) if path.is_dir() else [path]:
+    for file in reversed(files_in(path)) if path.is_dir() else [path]:
         name = _FILE.fullmatch(file.name)
         if name:
             encoder, decoder = (file.with_name(f"{name[1]}{side}{name[3]}") for side in ("encoder", "decoder"))

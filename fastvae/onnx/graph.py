@@ -13,6 +13,8 @@ from onnx import helper, numpy_helper
 # An opset and the version of the file format it came with, in ONNX 1.15: what reads the one reads the other.
 OPSET = 20
 IR_VERSION = 9
+# Ops that ONNX Runtime has beside ONNX's.
+RUNTIME_DOMAIN = "com.microsoft"
 
 
 class Graph:
@@ -64,6 +66,8 @@ class Graph:
         constants = [tensor for name, tensor in self._constants.items() if name in read]
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
         opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == RUNTIME_DOMAIN for node in self._nodes):
+            opsets.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fastvae")
         helper.set_model_props(model, metadata)
         return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastvae.onnx.graph import Graph
+from fastvae.onnx.graph import RUNTIME_DOMAIN, Graph
 from fastvae.plan import Plan, Step
 
 # From so many input channels on, a transposed convolution that doubles an image is faster as four phases.
@@ -62,6 +62,14 @@ def attention(graph: Graph, q: str, k: str, v: str, channels: int, *, heads: int
     weights = graph.add("Softmax", [graph.add("MatMul", [scaled, keys])], axis=-1)
     mixed = graph.add("MatMul", [values, graph.add("Transpose", [weights], perm=[0, 1, 3, 2])])
     return graph.add("Reshape", [mixed, graph.add("Shape", [q])])
+
+
+def attention_in_blocks(graph: Graph, q: str, k: str, v: str, channels: int, *, heads: int) -> str:
+    """:func:`attention` by an op of ONNX Runtime's own, which never holds the weights of all pairs of pixels."""
+    shape = graph.integers(0, channels, -1)
+    flat = [graph.add("Transpose", [graph.add("Reshape", [image, shape])], perm=[0, 2, 1]) for image in (q, k, v)]
+    mixed = graph.add("MultiHeadAttention", flat, domain=RUNTIME_DOMAIN, num_heads=heads)
+    return graph.add("Reshape", [graph.add("Transpose", [mixed], perm=[0, 2, 1]), graph.add("Shape", [q])])
 
 
 def upsample(graph: Graph, x: str, *, factor: int) -> str:

@@ -43,6 +43,7 @@ def to_onnx(
     metadata: Mapping[str, str] | None = None,
     batch_invariant: bool = False,
     any_size: bool = False,
+    runtime: bool = False,
 ) -> onnx.ModelProto:
     """``plan`` as an ONNX model in float32 with a dynamic batch.
 
@@ -55,13 +56,15 @@ def to_onnx(
         metadata: what to say in the file besides the verb.
         batch_invariant: write sums over a row so that their order does not depend on the row's place in the batch.
         any_size: let the height and width of images differ from call to call; the plan must fit images of any size.
+        runtime: for ONNX Runtime alone, with ops of its own where they are better than ONNX's.
 
     Raises:
         UnsupportedError: the weights take more than the 2 GiB one file may have, or a step has no ONNX form.
     """
     if sum(weight.numel() * 4 for weight in plan.weights.values()) > LIMIT:
         raise UnsupportedError("onnx: the model's weights take more than 2 GiB, which one ONNX file cannot hold")
-    return _Lowering(plan, name, batch_invariant, any_size).run({"fastvae.verb": plan.verb, **(metadata or {})})
+    lowering = _Lowering(plan, name, batch_invariant=batch_invariant, any_size=any_size, runtime=runtime)
+    return lowering.run({"fastvae.verb": plan.verb, **(metadata or {})})
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:
@@ -72,8 +75,8 @@ def output_names(plan: Plan) -> tuple[str, ...]:
 class _Lowering:
     """One translation: the graph so far, and which of its values holds each buffer of the plan."""
 
-    def __init__(self, plan: Plan, name: str, batch_invariant: bool, any_size: bool) -> None:
-        self.plan, self.batch_invariant, self.any_size = plan, batch_invariant, any_size
+    def __init__(self, plan: Plan, name: str, *, batch_invariant: bool, any_size: bool, runtime: bool) -> None:
+        self.plan, self.batch_invariant, self.any_size, self.runtime = plan, batch_invariant, any_size, runtime
         self.graph = Graph(name)
         self.values: dict[str, str] = {}
         self.several = {"x", "z"} <= set(plan.inputs)
@@ -156,7 +159,8 @@ def _group_norm(to: _Lowering, step: Step, x: str, weight: str, bias: str) -> tu
 
 def _attention(to: _Lowering, step: Step, q: str, k: str, v: str) -> tuple[str, ...]:
     channels = to.plan.shapes[str(step.inputs[0])][0]
-    return (images.attention(to.graph, q, k, v, channels, **step.attributes),)
+    lowered = images.attention_in_blocks if to.runtime else images.attention
+    return (lowered(to.graph, q, k, v, channels, **step.attributes),)
 
 
 def _upsample(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Rows of a tile in batch-invariant mode: a matrix product's row bits change with its number of rows.
+# Rows of a tile in batch-invariant mode, fewer only where they would take more than BUFFER_BYTES: a matrix product's
+# row bits change with its number of rows.
 TILE = 128
 MAX_ROWS = 4096
 # Buffers of one internal batch stay around the size of a last-level cache.

@@ -116,7 +116,8 @@ class Engine:
     def _rows_that_fit(self, executor: AnyExecutor) -> int:
         """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""
         rows = executor.rows_that_fit
-        return max(rows // TILE, 1) * TILE if self.batch_invariant else rows
+        tile = executor.tile_rows
+        return max(rows // tile, 1) * tile if self.batch_invariant else rows
 
     def limit_rows(self, verb: str, rows: int) -> None:
         """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
@@ -346,8 +347,9 @@ class Engine:
 
     def _tiled(self, executor: AnyExecutor, rows: int, given: Mapping[str, Tensor], out: Out) -> tuple[Tensor, ...]:
         results = out
-        for low, high in blocks(max(rows, 1), TILE):
-            tile = executor({name: padded(tensor[low:high], TILE) for name, tensor in given.items()})
+        size = executor.tile_rows
+        for low, high in blocks(max(rows, 1), size):
+            tile = executor({name: padded(tensor[low:high], size) for name, tensor in given.items()})
             if results is None:
                 results = [part.new_empty(rows, *part.shape[1:]) for part in tile]
             for result, part in zip(results, tile, strict=True):
@@ -424,7 +426,9 @@ class Engine:
         if self._resources.graphs is None:
             return executor
         whole = self._batch_size or executor.rows_that_fit
-        return GraphExecutor(executor, self._resources.graphs, (TILE,) if self.batch_invariant else (*PREPARED, whole))
+        return GraphExecutor(
+            executor, self._resources.graphs, (executor.tile_rows,) if self.batch_invariant else (*PREPARED, whole)
+        )
 
 
 def _one(out: Tensor | None) -> Out:

@@ -13,7 +13,7 @@ import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.plan import Plan, Step, plan_cost
-from fastvae.runtime.batching import rows_that_fit
+from fastvae.runtime.batching import TILE, rows_that_fit
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Draw:
 class Executor:
     """A plan bound to an implementation of its ops.
 
-    ``rows_that_fit`` is how many rows of it make a batch that stays in the caches.
+    ``rows_that_fit`` is how many rows of it make a batch that stays in the caches, ``tile_rows`` how many a tile of
+    batch-invariant mode has.
 
     Raises:
         UnsupportedError: ``impl`` cannot run one of the plan's ops; the message names it.
@@ -41,6 +42,7 @@ class Executor:
         self._impl = impl
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
+        self.tile_rows = min(TILE, self.rows_that_fit)
         for op in {OPS_BEHIND.get(step.op, step.op) for step in plan.steps} - OWN_OPS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)

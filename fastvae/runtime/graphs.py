@@ -177,6 +177,11 @@ class GraphExecutor:
         """How many rows make a batch that stays in the caches."""
         return self._executor.rows_that_fit
 
+    @property
+    def tile_rows(self) -> int:
+        """Rows of a tile of batch-invariant mode."""
+        return self._executor.tile_rows
+
     def prepare(self, *sizes: int) -> None:
         """Have graphs of these sizes as well."""
         with self._graphs.lock:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastvae.layers import Shape
 from fastvae.plan import Plan, plan_cost
-from fastvae.runtime.batching import blocks, rows_that_fit
+from fastvae.runtime.batching import TILE, blocks, rows_that_fit
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
@@ -48,7 +48,8 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
 class OnnxExecutor:
     """A plan as a session of ONNX Runtime; safe to call from several threads at once.
 
-    ``rows_that_fit`` is how many rows of it make a batch that stays in the caches.
+    ``rows_that_fit`` is how many rows of it make a batch that stays in the caches, ``tile_rows`` how many a tile of
+    batch-invariant mode has.
 
     Args:
         plan: in float32 on the CPU.
@@ -71,7 +72,7 @@ class OnnxExecutor:
         options.enable_cpu_mem_arena = arena
         options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen
         options.log_severity_level = 3  # errors; warnings are about the graph's making, not about its running
-        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size).SerializeToString()
+        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size, runtime=True).SerializeToString()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)
@@ -80,6 +81,7 @@ class OnnxExecutor:
     def _take(self, plan: Plan) -> None:
         self.plan = plan
         peak_bytes = plan_cost(plan, workspace=False).peak_bytes
+        self.tile_rows = min(TILE, rows_that_fit(peak_bytes))
         self.rows_that_fit = min(rows_that_fit(peak_bytes), max(ENOUGH_ROWS, CACHE_BYTES // peak_bytes))
 
     def resized(self, plan: Plan) -> OnnxExecutor:

@@ -12,6 +12,7 @@ import pytest
 from fastvae.errors import ClosedError, InputError, UnsupportedError, WeightFormatError
 from fastvae.layers import Activation, Affine, Conv2d, Flatten, Linear, Reshape, Residual, Upsample
 from fastvae.plan import SIZE_FREE_VERBS
+from fastvae.runtime.batching import TILE
 from fastvae.runtime.engine import MOST_SIZES
 from fastvae.spec import Condition, FixedGaussian, GaussianHead, ModelSpec, PerDimensionGaussian, PointHead
 from tests.fastvae.support import conv_spec, vae
@@ -94,6 +95,18 @@ def test_a_size_that_does_not_come_back_is_refused(impl: str) -> None:
         model.encode(np.zeros((1, 4, 24, 40), np.float32))
     with pytest.raises(InputError, match="must be positive"):
         model.embed(images(0, 4))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_tiles_of_large_images_fit_in_memory(impl: str) -> None:
+    """Of 128 images of this size the first layer alone would take 2 GiB; a row's bits still do not depend on others."""
+    model = vae(SPEC, impl=impl, batch_invariant=True)
+    x = images(512, 1024)
+    whole = model.embed(x)
+    tiles = {engine._executor("embed").tile_rows for engine in model._engine._sizes.values()}
+    assert max(tiles) < 4
+    np.testing.assert_array_equal(model.embed(x[1:]), whole[1:])
+    assert model._engine._executor("embed").tile_rows == TILE
 
 
 def test_closing_closes_every_size() -> None:

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 import fastvae
 from fastvae.errors import InputError
-from fastvae.formats import READERS, detect, read_checkpoint
-from fastvae.spec import PointHead
+from fastvae.formats import READERS, detect, native, read_checkpoint
+from fastvae.layers import Conv2d
+from fastvae.spec import FixedGaussian, ModelSpec, PointHead
 from tests.fastvae.formats.made_autoencoders import (
     BUDGET,
     autoencoder_tiny,
@@ -24,6 +25,7 @@ from tests.fastvae.formats.made_autoencoders import (
     small_kl,
     to_ldm,
 )
+from tests.fastvae.support import random_model
 
 TINY: dict[str, Any] = {
     "encoder_block_out_channels": (6, 6, 6),
@@ -93,15 +95,18 @@ def test_taesd_folders_of_several(tmp_path: Path) -> None:
 
 def test_what_is_read_is_kept_as_a_native_file(tmp_path: Path) -> None:
     """Converted files are recognised as our own, whatever their names and their tensors' names are."""
-    ldm, native = tmp_path / "ldm.safetensors", tmp_path / "tiny_encoder.safetensors"
-    save_file(to_ldm(small_kl().state_dict()), ldm)
-    fastvae.load(ldm).save(native)
-    networks = raw_networks()
-    saved_raw(tmp_path, networks, suffix=".pth")
-    fastvae.load(tmp_path / "tiny_encoder.pth").save(tmp_path / "tiny_decoder.safetensors")
-    for path in (native, tmp_path / "tiny_decoder.safetensors"):
+    saved_raw(tmp_path, raw_networks())
+    raw = fastvae.load(tmp_path / "tiny_encoder.pth")
+    for side in ("encoder", "decoder"):
+        raw.save(tmp_path / f"own_{side}.safetensors")
+    layer = Conv2d("encoder.down.0.block.0.conv1", 1, 1, (1, 1))
+    spec = ModelSpec((1, 2, 2), (1, 2, 2), (layer,), PointHead(), (layer,), FixedGaussian())
+    native.write(random_model(spec), tmp_path / "ldm.safetensors")
+    for path in tmp_path.glob("*.safetensors"):
         assert detect(path) == "native"
-        assert read_checkpoint(path).weights.keys() == read_checkpoint(path).spec.tensors().keys()
+        model = read_checkpoint(path)
+        assert model.weights.keys() == model.spec.tensors().keys()
+    assert read_checkpoint(tmp_path / "own_encoder.safetensors").spec == raw._engine.spec
 
 
 def test_no_two_formats_claim_one_path(tmp_path: Path) -> None:
