@@ -79,6 +79,8 @@ class VAE:
     def _for_images(self, name: str, x: Any, *, latent: bool = False) -> VAE | None:
         """The same model for the size of images ``x``, or of latents; None if that is its own, or ``x`` has none."""
         spec = self.spec
+        if isinstance(x, Tensor) and (x.is_nested or x.layout != torch.strided):  # refused later, by its kind
+            return None
         shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
         own = spec.latent_shape if latent else spec.input_shape
         if not spec.any_size or len(shape) != 4 or shape[1] != own[0] or shape[1:] == own:

@@ -178,7 +178,7 @@ def test_wrong_posterior_samples() -> None:
         ({"precision": "fp8"}, UnsupportedError, "precision: 'fp8' is not supported; accepted: 'auto', 'ieee'"),
         ({"impl": "openvino"}, UnsupportedError, "impl: 'openvino' is not supported; accepted: 'auto'"),
         ({"source": "mnist", "impl": "triton"}, UnsupportedError, "impl of conv.*triton"),
-        ({"format": "keras"}, InputError, "format: expected 'auto' or one of native"),
+        ({"format": "keras"}, InputError, "format: expected 'auto' or one of disentangling-vae"),
         ({"spec": 3}, InputError, "spec: expected a ModelSpec or the path of one as JSON, got 3"),
         ({"spec": b"spec.json"}, InputError, "spec: expected a ModelSpec or the path of one"),
         ({"spec": "nowhere.json", "format": "state-dict"}, InputError, "^'nowhere.json': expected a readable file"),
