@@ -130,7 +130,7 @@ class Engine:
 
     def at(self, spec: ModelSpec) -> Engine:
         """The engine for images of the size of ``spec``, which is this one's spec but for that."""
-        with self._resources.lock:
+        with self.in_use, self._resources.lock:
             found = self._sizes.pop(spec.input_shape, None)
             if found is None:
                 found = Engine(replace(self.model, spec=spec), self.settings, of=self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -114,7 +115,8 @@ def test_closing_closes_every_size() -> None:
     x = images(24, 40)
     posterior = model.encode(x)
     model.close()
-    for call in (lambda: model.encode(x), posterior.kl):
+    masked = functools.partial(model.score, images(8, 8), invalid="mask")  # not the short way, and a new size
+    for call in (lambda: model.encode(x), posterior.kl, masked):
         with pytest.raises(ClosedError):
             call()
 
