@@ -311,6 +311,14 @@ def test_projections_of_several_heads_stay() -> None:
     assert (convolutions(1), convolutions(2)) == (3, 4)
 
 
+def test_values_that_are_read_elsewhere_stay() -> None:
+    plan = translate(random_model(image_model(*TO_IMAGE, Attention("d.a", 2))), "decode")
+    (attention,) = [step for step in plan.steps if step.op == "attention"]
+    read_twice = replace(plan, outputs=(*plan.outputs, str(attention.inputs[2])))
+    assert fold_value(read_twice) == read_twice
+    assert len(fold_value(plan).steps) < len(plan.steps)
+
+
 def test_a_group_norm_takes_the_activation_after_it() -> None:
     spec = image_model(*TO_IMAGE, GroupNorm("d.n", 2, 1), Activation("silu"), likelihood=FixedGaussian())
     assert ops(spec, "decode")[-1] == "group_norm"
