@@ -51,7 +51,8 @@ def load(
             it beyond rounding, nor at all with ``batch_invariant``.
         batch_invariant: make the bits of a row's result independent of the rows around it.
         threads: of one call in ONNX Runtime; None is as many as PyTorch uses.
-        arena: whether ONNX Runtime keeps the memory of a call for the next one.
+        arena: whether the memory of a call is kept for the next one: ONNX Runtime's own, and that of large results
+            once nothing refers to them (at most 512 MiB).
         cast: convert weights of another float dtype than the spec declares instead of refusing them.
         allow_nonfinite: load weights that hold NaN or Inf.
         max_memory: refuse models whose weights and one row's activations need more bytes than this.
