@@ -43,8 +43,9 @@ def load(
             recognises it.
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
-        precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
-            float64 weights. Sums accumulate in float32 or better.
+        precision: ``ieee`` (float32), ``tf32`` (float32 whose dense layers multiply in TF32, as fast GPUs do and CPUs
+            imitate), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
+            accumulate in float32 or better.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
             ``auto`` takes the fastest there is and logs it once.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on

@@ -33,7 +33,7 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, merge_heads
+from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
 
@@ -73,6 +73,7 @@ def build_plan(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
+    tf32: bool = False,
     share: Callable[[Tensor], Tensor] | None = None,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
@@ -99,7 +100,8 @@ def build_plan(
     distance        x                      squared_error at the posterior mean
     ==============  =====================  =======================================================
 
-    A conditional model's plans take ``condition`` as well. ``share`` lets plans hold equal weights once, see ``cast``.
+    A conditional model's plans take ``condition`` as well. With ``tf32`` dense layers multiply in
+    that precision. ``share`` lets plans hold equal weights once, see ``cast``.
 
     Raises:
         UnsupportedError: an unknown verb.
@@ -107,7 +109,7 @@ def build_plan(
     plan = translate(model, verb)
     for improve in _passes(target, batch_invariant):
         plan = improve(plan)
-    return cast(plan, dtype=dtype, device=device, share=share)
+    return cast(use_tf32(plan) if tf32 else plan, dtype=dtype, device=device, share=share)
 
 
 def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Plan], ...]:

@@ -71,7 +71,7 @@ class Engine:
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
-        self.impl = resolve_implementation(settings.impl, self.device, self.dtype)
+        self.impl = resolve_implementation(settings.impl, self.device, self.precision)
         # The ops outside plans (noise, reparameterization) have no form in ONNX Runtime.
         self._op_impl = "auto" if self.impl == "onnxruntime" else self.impl
         self._threads = torch.get_num_threads()
@@ -216,6 +216,7 @@ class Engine:
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
+            tf32=self.precision == "tf32",
         )
         return explain(plan, rows, name, self.precision)
 
@@ -415,6 +416,7 @@ class Engine:
             dtype=self.dtype,
             device=self.device,
             batch_invariant=self.batch_invariant,
+            tf32=self.precision == "tf32",
             share=self._resources.weights.share,
         )
         if self.impl == "onnxruntime":

@@ -14,6 +14,7 @@ from fastvae.plan.passes.fuse_residual import fuse_residual
 from fastvae.plan.passes.fuse_score import fuse_score
 from fastvae.plan.passes.merge_heads import merge_heads
 from fastvae.plan.passes.prune import prune
+from fastvae.plan.passes.use_tf32 import use_tf32
 
 __all__ = [
     "FUSED_PASSES",
@@ -32,6 +33,7 @@ __all__ = [
     "fuse_score",
     "merge_heads",
     "prune",
+    "use_tf32",
 ]
 
 # In this order: affines fold backwards before activations stand in their way, and forwards once merged heads have left
