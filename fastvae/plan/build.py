@@ -33,7 +33,7 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
+from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, choose_layout, merge_heads, use_tf32
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
 
@@ -80,8 +80,8 @@ def build_plan(
 
     ``target`` is what will run it. For ``triton``, ops that span several layers (``gaussian_head``, ``bottleneck``,
     ``linear_score``, ``linear_prior``) replace those layers: their references are no faster than the layers, their
-    kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to be so. For
-    ``onnx``, heads stay products of their own: splitting a joint one costs a copy where views cannot be handed on.
+    kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to be so. Images keep
+    their channels innermost there, see ``choose_layout``. For ``onnx``, heads stay products of their own: splitting a joint one costs a copy where views cannot be handed on.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -109,14 +109,15 @@ def build_plan(
     plan = translate(model, verb)
     for improve in _passes(target, batch_invariant):
         plan = improve(plan)
-    return cast(use_tf32(plan) if tf32 else plan, dtype=dtype, device=device, share=share)
+    plan = use_tf32(plan) if tf32 else plan
+    return cast(plan, dtype=dtype, device=device, share=share, innermost=target == "triton")
 
 
 def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Plan], ...]:
     passes = {
         "reference": PASSES,
         "onnx": tuple(improve for improve in PASSES if improve is not merge_heads),
-        "triton": PASSES if batch_invariant else (*PASSES, *FUSED_PASSES),
+        "triton": (*PASSES, choose_layout) if batch_invariant else (*PASSES, choose_layout, *FUSED_PASSES),
     }[target]
     return (*passes, align_linear) if batch_invariant else passes
 

@@ -97,8 +97,19 @@ class Executor:
         return result
 
 
-def _reshape(x: Tensor, *, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    return (x.reshape(len(x), *shape),)
+def _reshape(x: Tensor, *, shape: tuple[int, ...], channels_last: bool = False) -> tuple[Tensor, ...]:
+    """Rows of another shape; ``channels_last`` for numbers in the order that images then have in memory."""
+    if not channels_last:
+        return (x.reshape(len(x), *shape),)
+    if x.ndim == 4:
+        return (x.permute(0, 2, 3, 1).reshape(len(x), *shape),)
+    channels, height, width = shape
+    return (x.reshape(len(x), height, width, channels).permute(0, 3, 1, 2),)
+
+
+def _channels_last(x: Tensor) -> tuple[Tensor, ...]:
+    """Images with their channels innermost in memory."""
+    return (x.contiguous(memory_format=torch.channels_last),)
 
 
 def _join(x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
@@ -144,6 +155,7 @@ DRAWING = ("sample_normal", "linear_prior")
 
 OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "add": _add,
+    "channels_last": _channels_last,
     "reshape": _reshape,
     "join": _join,
     "split": _split,

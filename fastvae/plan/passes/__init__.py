@@ -2,6 +2,7 @@
 
 from fastvae.plan.passes.align_linear import align_linear
 from fastvae.plan.passes.cast import cast
+from fastvae.plan.passes.choose_layout import choose_layout
 from fastvae.plan.passes.fold_affine import fold_affine
 from fastvae.plan.passes.fold_input_affine import fold_input_affine
 from fastvae.plan.passes.fold_upsample import fold_upsample
@@ -21,6 +22,7 @@ __all__ = [
     "PASSES",
     "align_linear",
     "cast",
+    "choose_layout",
     "fold_affine",
     "fold_input_affine",
     "fold_upsample",
