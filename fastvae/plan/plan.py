@@ -19,8 +19,8 @@ class Step:
     ``op`` names an op of ``fastvae_kernels``, one of the executor's own (add, upsample, channels_last, and the views
     reshape, join, split, pad, narrow), or ``kl``, the divergence that ``reparameterize`` gives with no draws.
     ``inputs`` name buffers or weights of the plan; None where an optional operand is absent. ``keywords`` name those
-    that the op takes by keyword, as ``linear`` does the residual it adds; ``attributes`` hold no tensors. An output that nothing reads is
-    released at once.
+    that the op takes by keyword, as ``linear`` does the residual it adds; ``attributes`` hold no tensors. An output
+    that nothing reads is released at once.
     """
 
     op: str
