@@ -23,6 +23,7 @@ __all__ = [
     "GemmConfig",
     "Measured",
     "best_tile",
+    "conv_config",
     "gemm_config",
     "loads_single_entries",
     "measured",
@@ -202,3 +203,25 @@ def gemm_config(op: str, outputs: int, inputs: int, precision: str, device: torc
         if (row.precision, row.outputs, row.inputs) == (precision, outputs, inputs):
             return row.config
     return best_tile(op, outputs, inputs, precision, part_of(device))
+
+
+@cache
+def conv_config(outputs: int, channels: int, taps: int, precision: str, device: torch.device) -> GemmConfig:
+    """The configuration of a convolution's groups: of `taps` pixels' `channels` each output is summed over.
+
+    As `gemm_config` of "conv2d" with all of them as inputs. But where some tiles' steps divide the channels, so that
+    a step is all of one tap, only those are asked; and odd channels take tiles that load single entries.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    inputs, part = taps * channels, part_of(device)
+    for row in measured("conv2d", name):
+        if (row.precision, row.outputs, row.inputs) == (precision, outputs, inputs):
+            return row.config
+    tiles = shipped_tiles("conv2d", part.target)[precision]
+    even = [tile for tile in tiles if channels % tile.block_inputs == 0]
+    odd = [tile for tile in tiles if precision == "bf16" and channels % 2 and loads_single_entries(tile, part)]
+
+    def seconds(tile: GemmConfig) -> float:
+        return predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part)
+
+    return min(even or odd or tiles, key=seconds)
