@@ -121,7 +121,7 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any
 
 def _conv2d_statistics(*args: Any, block: int, **kwargs: Any) -> tuple[Tensor, Tensor]:
     y = _conv2d(*args, **kwargs)
-    blocks = [pixels.to(torch.promote_types(y.dtype, torch.float32)) for pixels in y.flatten(2).split(block, 2)]
+    blocks = [pixels.to(torch.promote_types(y.dtype, torch.float32)) for pixels in torch.split(y.flatten(2), block, 2)]
     moments = [(each.mean(2), each.var(2, correction=0) * each.shape[2]) for each in blocks]
     return y, torch.stack([torch.stack(pair, 2) for pair in moments], 1)
 

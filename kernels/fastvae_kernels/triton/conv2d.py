@@ -205,5 +205,6 @@ def conv_transpose2d(
     """As the reference defines it, each phase summed over its taps and then channels in one fixed order."""
     down, across = (transposed_axis(weight.shape[2 + i], stride[i], dilation[i], padding[i]) for i in (0, 1))
     # [groups, c / groups, o / groups, kh, kw] with the channels innermost, and both group axes in one.
-    inner = weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1).flatten(0, 1)
+    parted = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])
+    inner = parted.permute(0, 2, 3, 4, 1).flatten(0, 1)
     return _convolved(x, inner, bias, residual, size, (down, across), groups, activation, alpha)[0]
