@@ -12,7 +12,7 @@ from fastvae_kernels.triton import gemm
 from fastvae_kernels.triton import quantize_rows as quantize
 from fastvae_kernels.triton import reparameterize as reparam
 from fastvae_kernels.tuning import QuantizeConfig, ReparameterizeConfig, RowScoreConfig, SampleConfig, shipped_configs
-from tools import aot_gemms, aot_latent
+from tools import aot_convolutions, aot_gemms, aot_latent
 from tools.aot_build import Build, Builder
 
 __all__ = ["KERNELS", "all_builds"]
@@ -166,6 +166,7 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "gaussian_head.gaussian_head_kernel": (aot_latent.gaussian_head_builds,),
     "bottleneck.bottleneck_kernel": (aot_latent.bottleneck_builds,),
     "linear_score.add_pieces_kernel": (aot_gemms.add_pieces_builds,),
+    "convolution.convolution_kernel": (aot_convolutions.convolution_builds,),
 }
 """For each "<file of fastvae_kernels/triton>.<kernel>" what makes its builds for a target."""
 

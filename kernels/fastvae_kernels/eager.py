@@ -99,17 +99,36 @@ def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return x / scale[:, None], scale
 
 
+def _ended(y: Tensor, settings: dict[str, Any]) -> Tensor:
+    """What follows a convolution's bias."""
+    residual = settings["residual"]
+    y = activate(y, settings["activation"], settings["alpha"])
+    return y if residual is None else y + residual
+
+
+def _end_of(kwargs: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"residual": None, "activation": "identity", "alpha": None}
+    return {name: kwargs.pop(name, default) for name, default in defaults.items()}
+
+
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
-    activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
+    end = _end_of(kwargs)
     if len(kwargs.get("padding", ())) == 4:
         top, left, bottom, right = kwargs.pop("padding")
         x = F.pad(x, (left, right, top, bottom))
-    return activate(F.conv2d(x, weight, bias, **kwargs), activation, alpha)
+    return _ended(F.conv2d(x, weight, bias, **kwargs), end)
+
+
+def _conv2d_statistics(*args: Any, block: int, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    y = _conv2d(*args, **kwargs)
+    blocks = [pixels.to(torch.promote_types(y.dtype, torch.float32)) for pixels in torch.split(y.flatten(2), block, 2)]
+    moments = [(each.mean(2), each.var(2, correction=0) * each.shape[2]) for each in blocks]
+    return y, torch.stack([torch.stack(pair, 2) for pair in moments], 1)
 
 
 def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
-    activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
-    return activate(F.conv_transpose2d(x, weight, bias, **kwargs), activation, alpha)
+    end = _end_of(kwargs)
+    return _ended(F.conv_transpose2d(x, weight, bias, **kwargs), end)
 
 
 def _group_norm(
@@ -287,6 +306,7 @@ EAGER: dict[str, Any] = {
     "gaussian_head": _gaussian_head,
     "bottleneck": _bottleneck,
     "conv2d": _conv2d,
+    "conv2d_statistics": _conv2d_statistics,
     "conv_transpose2d": _conv_transpose2d,
     "group_norm": _group_norm,
     "attention": _attention,

@@ -76,7 +76,8 @@ def test_every_op_has_a_reference() -> None:
 def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("reparameterize", "auto", "cuda") == "triton"
     assert resolve_impl("reparameterize", "auto", "cuda", torch.float64) == "reference"
-    assert resolve_impl("conv2d", "auto", "cuda") == "reference"
+    assert resolve_impl("conv2d", "auto", "cuda") == "triton"
+    assert resolve_impl("affine", "auto", "cuda") == "reference"
     assert resolve_impl("attention", "auto", "cuda") == "reference"
     assert resolve_impl("linear", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
@@ -95,8 +96,10 @@ def test_unknown_implementation_is_refused(op: str) -> None:
 
 
 def test_ops_pass_the_refusal_on() -> None:
-    with pytest.raises(UnavailableError, match="impl of conv2d must be one of"):
-        fastvae_kernels.conv2d(IMAGE, KERNEL, impl="triton")
+    with pytest.raises(UnavailableError, match="impl of affine must be one of"):
+        fastvae_kernels.affine(X, impl="triton")
+    with pytest.raises(UnavailableError, match=r"float64"):
+        fastvae_kernels.conv2d(IMAGE.double(), KERNEL.double(), impl="triton")
     with pytest.raises(UnavailableError, match=r"float64"):
         fastvae_kernels.reparameterize(X.double(), X.double(), seed=0, impl="triton")
     with pytest.raises(UnavailableError, match=r"float64"):
@@ -118,6 +121,10 @@ def linear(**changes: Any) -> Any:
 
 def conv(**changes: Any) -> Any:
     return fastvae_kernels.conv2d(**{"x": IMAGE, "weight": KERNEL, **changes})
+
+
+def moments(**changes: Any) -> Any:
+    return fastvae_kernels.conv2d_statistics(**{"x": IMAGE, "weight": KERNEL, "block": 4, **changes})
 
 
 def transposed(**changes: Any) -> Any:
@@ -269,6 +276,12 @@ def split(**changes: Any) -> Any:
         (conv, {"padding": (1, 2, 3)}, ValueError, "padding must be an int, two of them or four"),
         (conv, {"weight": torch.zeros(6, 2, 3, 3)}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
         (conv, {"dilation": 3}, ValueError, "x must be large enough for its weight"),
+        (conv, {"residual": IMAGE}, ValueError, r"residual must have shape \(2, 6, 3, 3\); found \(2, 4, 5, 5\)"),
+        (conv, {"residual": torch.zeros(2, 6, 3, 3).half()}, TypeError, "residual must have the output's dtype"),
+        (moments, {"block": 0}, ValueError, "block must be at least 1; found 0"),
+        (moments, {"block": 2.0}, TypeError, "block must be an int; found float"),
+        (moments, {"weight": KERNEL[:, :2]}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
+        (transposed, {"residual": IMAGE}, ValueError, r"residual must have shape \(2, 6, 7, 7\)"),
         (transposed, {"output_padding": 1}, ValueError, "output_padding must be smaller than stride"),
         (transposed, {"weight": KERNEL}, ValueError, r"weight must have shape \(4, 4, 3, 3\)"),
         (transposed, {"padding": 9}, ValueError, "x must be large enough for its weight"),

@@ -1,5 +1,6 @@
 """The ops: for each its schema, shape rule, dispatch and checked public function. Imports torch only."""
 
+from .convolution_ends import conv2d_statistics
 from .convolutions import conv2d, conv_transpose2d
 from .dense import linear, linear_prior, quantize_rows
 from .images import attention, group_norm
@@ -15,6 +16,7 @@ __all__ = [
     "bernoulli_nll",
     "bottleneck",
     "conv2d",
+    "conv2d_statistics",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",

@@ -5,6 +5,7 @@ from .attention import attention
 from .bernoulli_nll import bernoulli_nll
 from .bottleneck import bottleneck
 from .conv2d import conv2d
+from .conv2d_statistics import conv2d_statistics
 from .conv_transpose2d import conv_transpose2d
 from .elbo import elbo
 from .gaussian_head import gaussian_head
@@ -26,6 +27,7 @@ __all__ = [
     "bernoulli_nll",
     "bottleneck",
     "conv2d",
+    "conv2d_statistics",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",
