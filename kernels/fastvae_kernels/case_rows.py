@@ -12,6 +12,8 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
     "linear": ("x", "x_scale", "residual"),
     "linear_score": ("data", "mask"),
     "elbo": ("data", "mask", "mean", "logvar"),
+    "norm_affine": ("statistics",),
+    "norm_apply": ("x", "affine"),
     "attention": ("q", "k", "v"),
     "affine": ("x",),
     "logvar": ("raw",),
