@@ -13,6 +13,8 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("conv2d", "conv2d_statistics", "conv_transpose2d"), ("x", "residual")),
     "linear_score": ("data", "mask"),
     "elbo": ("data", "mask", "mean", "logvar"),
+    "norm_affine": ("statistics",),
+    "norm_apply": ("x", "affine"),
     "attention": ("q", "k", "v"),
     "affine": ("x",),
     "logvar": ("raw",),

@@ -11,7 +11,7 @@ import torch
 from .case_maker import Case, Maker
 from .cases_convolutions import CONV, CONV_STATISTICS, CONV_TRANSPOSE
 from .cases_dense import bottleneck, eight_bits, head, linear, linear_prior, linear_tf32, quantize
-from .cases_images import attention, group_norm
+from .cases_images import attention, channel_statistics, group_norm, norm_affine, norm_apply
 from .cases_scores import bernoulli, elbo, gaussian, linear_score, squared
 from .checks import ACTIVATIONS
 
@@ -108,12 +108,32 @@ _BOTTLENECKS = {
     "clamped": bottleneck(head(7, 3, 7, logvar=4.0, minimum=3.5, maximum=4.5, seed=4), 130, "tanh"),
 }
 _GROUP_NORM = {
-    "1x1": group_norm((5, 4, 1, 1), 2),
+    "1x1": group_norm((3, 4, 1, 1), 2),
     "silu": group_norm((2, 6, 5, 7), 3, activation="silu"),
     "one_group": group_norm((3, 5, 4, 3), 1, eps=0.5, activation="leaky_relu", alpha=0.3),
     "channels": group_norm((2, 3, 9, 8), 3, mean=30.0, eps=0.0, bias=False),
     "plain": group_norm((1, 8, 3, 3), 4, weight=False, bias=False, activation="tanh"),
     "shift": group_norm((2, 4, 6, 6), 2, weight=False, activation="gelu"),
+}
+_STATISTICS = {
+    "1x1": channel_statistics((5, 4, 1, 1), block=3),
+    "odd": channel_statistics((2, 5, 7, 9), block=26, rest=True),
+    "one_block": channel_statistics((2, 3, 4, 5), block=20),
+    "tiles": channel_statistics((2, 6, 20, 59), block=1100, rest=True),
+    "pixels": channel_statistics((2, 3, 1, 3), block=1),
+    "mean": channel_statistics((2, 70, 2, 7), mean=30.0, block=12),
+}
+_NORM_AFFINE = {
+    "one": norm_affine(3, 3, (1,), block=1, groups=3, eps=0.5),
+    "blocks": norm_affine(3, 6, (8, 8, 8, 3), block=8, groups=2, rest=True),
+    "bands": norm_affine(2, 6, (7, 2, 7, 7, 1), groups=1, eps=0.1),
+    "plain": norm_affine(2, 4, (5, 5), weight=False, rest=True, block=5, groups=2),
+    "many": norm_affine(2, 35, (4,) * 70, block=4, groups=1),
+}
+_NORM_APPLY = {
+    "1x1": norm_apply((5, 4, 1, 1)),
+    "silu": norm_apply((2, 6, 5, 7), activation="silu"),
+    "leaky_relu": norm_apply((2, 70, 9, 8), activation="leaky_relu", alpha=0.3),
 }
 _ATTENTION = {
     "1x1": attention((1, 1, 1, 1)),
@@ -153,6 +173,9 @@ CASES: dict[str, dict[str, Case]] = {
     "conv2d": {**CONV, "channels_last": _channels_last(CONV["residual"], "x", "weight", "residual")},
     "conv2d_statistics": {**CONV_STATISTICS, "by_pixel": _channels_last(CONV_STATISTICS["3x3"])},
     "conv_transpose2d": {**CONV_TRANSPOSE, "channels_last": _channels_last(CONV_TRANSPOSE["4x4"])},
+    "channel_statistics": {**_STATISTICS, "by_pixel": _channels_last(_STATISTICS["tiles"])},
+    "norm_affine": _NORM_AFFINE,
+    "norm_apply": {**_NORM_APPLY, "channels_last": _channels_last(_NORM_APPLY["silu"])},
     "group_norm": {**_GROUP_NORM, "channels_last": _channels_last(_GROUP_NORM["silu"])},
     "attention": {**_ATTENTION, "channels_last": _channels_last(_ATTENTION["heads"], "q", "k", "v")},
     "affine": {

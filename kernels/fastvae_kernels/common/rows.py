@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .posterior import kl_term
 
-__all__ = ["row_divergence", "tree_sum", "tree_sum_blocks"]
+__all__ = ["fold_sum", "row_divergence", "tree_sum", "tree_sum_blocks"]
 
 
 @triton.constexpr_function
@@ -39,6 +39,20 @@ def tree_sum_blocks(x, BLOCK: tl.constexpr):
     for level in tl.static_range(LEVELS):
         x = tl.sum(tl.reshape(x, (ROWS >> (level + 1), 2, COLUMNS)), axis=1)
     return x
+
+
+@triton.jit
+def fold_sum(x):
+    """Sums of the columns of x [rows, columns], rows a power of two -> [columns], one half of the rows onto the other.
+
+    One order, as of `tree_sum`, and the first of its sums are of numbers that one thread holds.
+    """
+    ROWS: tl.constexpr = x.shape[0]
+    COLUMNS: tl.constexpr = x.shape[1]
+    LEVELS: tl.constexpr = _log2(ROWS)
+    for level in tl.static_range(LEVELS):
+        x = tl.sum(tl.reshape(x, (2, ROWS >> (level + 1), COLUMNS)), axis=0)
+    return tl.reshape(x, (COLUMNS,))
 
 
 @triton.jit

@@ -8,6 +8,7 @@ from .latent import bottleneck, gaussian_head, split_head
 from .layers import affine, logvar
 from .likelihoods import bernoulli_nll, gaussian_nll, squared_error
 from .noise import reparameterize, sample_normal, sample_uniform
+from .norms import channel_statistics, norm_affine, norm_apply
 from .scores import elbo, linear_score
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "attention",
     "bernoulli_nll",
     "bottleneck",
+    "channel_statistics",
     "conv2d",
     "conv2d_statistics",
     "conv_transpose2d",
@@ -26,6 +28,8 @@ __all__ = [
     "linear_prior",
     "linear_score",
     "logvar",
+    "norm_affine",
+    "norm_apply",
     "quantize_rows",
     "reparameterize",
     "sample_normal",
