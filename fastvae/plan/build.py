@@ -33,7 +33,7 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, choose_layout, merge_heads, use_tf32
+from fastvae.plan.passes import FUSED_PASSES, IMAGE_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
 from fastvae.plan.plan import Plan, Step
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
 
@@ -118,7 +118,7 @@ def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Pla
     passes = {
         "reference": PASSES,
         "onnx": tuple(improve for improve in PASSES if improve is not merge_heads),
-        "triton": (*PASSES, choose_layout) if batch_invariant else (*PASSES, choose_layout, *FUSED_PASSES),
+        "triton": (*PASSES, *IMAGE_PASSES, *(() if batch_invariant else FUSED_PASSES)),
     }[target]
     return (*passes, align_linear) if batch_invariant else passes
 

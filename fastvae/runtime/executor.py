@@ -43,7 +43,8 @@ class Executor:
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
         self.tile_rows = min(TILE, self.rows_that_fit)
-        for op in {OPS_BEHIND.get(step.op, step.op) for step in plan.steps} - OWN_OPS.keys():
+        ops = {op for step in plan.steps for op in OPS_BEHIND.get(step.op, (step.op,))}
+        for op in ops - OWN_OPS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)
             except fastvae_kernels.UnavailableError as error:
@@ -83,8 +84,35 @@ class Executor:
         if step.op == "kl":
             mean, logvar = (x.flatten(1) for x in operands)
             return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
+        if step.op == "normalize":
+            return (self._normalized(*operands, **step.attributes),)
         result = getattr(fastvae_kernels, step.op)(*operands, **keywords, **step.attributes, impl=self._impl)
         return result if isinstance(result, tuple) else (result,)
+
+    def _normalized(
+        self,
+        x: Tensor,
+        statistics: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        groups: int,
+        eps: float,
+        block: int,
+        **activation: Any,
+    ) -> Tensor:
+        """The group norm of images of which the statistics are there already."""
+        affine = fastvae_kernels.norm_affine(
+            statistics,
+            weight,
+            bias,
+            pixels=x.shape[2:].numel(),
+            block=block,
+            groups=groups,
+            eps=eps,
+            impl=self._impl,
+        )
+        return fastvae_kernels.norm_apply(x, affine, **activation, impl=self._impl)
 
     def _drawn(self, step: Step, operands: list[Any], draw: Draw | None) -> Tensor:
         """The result of an op that draws the prior's noise itself."""
@@ -147,8 +175,8 @@ def _upsample(x: Tensor, *, factor: int) -> tuple[Tensor, ...]:
     return (torch.nn.functional.interpolate(x, scale_factor=factor, mode="nearest"),)
 
 
-# Steps that are not ops of fastvae_kernels themselves but a way to call one.
-OPS_BEHIND = {"kl": "reparameterize"}
+# Steps that are not ops of fastvae_kernels themselves but a way to call some.
+OPS_BEHIND = {"kl": ("reparameterize",), "normalize": ("norm_affine", "norm_apply")}
 
 # Ops whose first operand is the number of rows, and which take the noise's seed and start from the run.
 DRAWING = ("sample_normal", "linear_prior")

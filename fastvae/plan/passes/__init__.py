@@ -11,14 +11,16 @@ from fastvae.plan.passes.fuse_activation import fuse_activation
 from fastvae.plan.passes.fuse_bottleneck import fuse_bottleneck
 from fastvae.plan.passes.fuse_head import fuse_head
 from fastvae.plan.passes.fuse_prior import fuse_prior
-from fastvae.plan.passes.fuse_residual import fuse_residual
+from fastvae.plan.passes.fuse_residual import fuse_image_residual, fuse_residual
 from fastvae.plan.passes.fuse_score import fuse_score
+from fastvae.plan.passes.fuse_statistics import fuse_statistics
 from fastvae.plan.passes.merge_heads import merge_heads
 from fastvae.plan.passes.prune import prune
 from fastvae.plan.passes.use_tf32 import use_tf32
 
 __all__ = [
     "FUSED_PASSES",
+    "IMAGE_PASSES",
     "PASSES",
     "align_linear",
     "cast",
@@ -30,9 +32,11 @@ __all__ = [
     "fuse_activation",
     "fuse_bottleneck",
     "fuse_head",
+    "fuse_image_residual",
     "fuse_prior",
     "fuse_residual",
     "fuse_score",
+    "fuse_statistics",
     "merge_heads",
     "prune",
     "use_tf32",
@@ -50,5 +54,7 @@ PASSES = (
     merge_heads,
     fold_input_affine,
 )
+# For kernels of image ops; they keep a row's bits its own.
+IMAGE_PASSES = (fuse_image_residual, choose_layout, fuse_statistics)
 # Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
 FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)

@@ -91,8 +91,10 @@ def _entered(plan: Plan) -> Plan:
     for step in plan.steps:
         if step.op in OTHERWISE and "channels_last" not in step.attributes:
             otherwise.update(step.outputs)
-        inputs = tuple(map(innermost, step.inputs)) if step.op in IMAGE_OPS else step.inputs
-        steps.append(replace(step, inputs=inputs))
+        if step.op in IMAGE_OPS:
+            keywords = {key: str(innermost(name)) for key, name in step.keywords.items()}
+            step = replace(step, inputs=tuple(map(innermost, step.inputs)), keywords=keywords)
+        steps.append(step)
     return rebuilt(plan, steps, shapes={new: plan.shapes[old] for old, new in moved.items()})
 
 
