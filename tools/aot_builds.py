@@ -11,7 +11,7 @@ from fastvae_kernels.triton import gemm
 from fastvae_kernels.triton import quantize_rows as quantize
 from fastvae_kernels.triton import reparameterize as reparam
 from fastvae_kernels.tuning import QuantizeConfig, ReparameterizeConfig, RowScoreConfig, SampleConfig
-from tools import aot_convolutions, aot_gemms, aot_images, aot_latent
+from tools import aot_convolutions, aot_gemms, aot_images, aot_latent, aot_pointwise
 from tools.aot_build import Build, Builder
 from tools.aot_gemms import target_configs
 
@@ -153,6 +153,8 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "bottleneck.bottleneck_kernel": (aot_latent.bottleneck_builds,),
     "linear_score.add_pieces_kernel": (aot_gemms.add_pieces_builds,),
     "convolution.convolution_kernel": (aot_convolutions.convolution_builds,),
+    "affine.affine_kernel": (aot_pointwise.affine_builds,),
+    "logvar.logvar_kernel": (aot_pointwise.logvar_builds,),
     "channel_statistics.channel_statistics_kernel": (aot_images.statistics_builds,),
     "norm_affine.norm_affine_kernel": (aot_images.norm_affine_builds,),
     "norm_apply.norm_apply_kernel": (aot_images.norm_apply_builds,),

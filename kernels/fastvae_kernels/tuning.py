@@ -15,6 +15,7 @@ import torch
 
 __all__ = [
     "NormConfig",
+    "PointwiseConfig",
     "QuantizeConfig",
     "ReparameterizeConfig",
     "RowScoreConfig",
@@ -83,6 +84,19 @@ class RowScoreConfig:
 
 
 @dataclass(frozen=True)
+class PointwiseConfig:
+    """How `affine` and `logvar` launch.
+
+    block_elements: entries a program holds. load_bits: the width of the widest load of float32 rows whose length is a
+    multiple of 8.
+    """
+
+    block_elements: int
+    num_warps: int
+    load_bits: int
+
+
+@dataclass(frozen=True)
 class NormConfig:
     """How `channel_statistics`, `norm_affine` and `norm_apply` launch.
 
@@ -102,13 +116,14 @@ class NormConfig:
     load_bits: int
 
 
-Config = SampleConfig | ReparameterizeConfig | QuantizeConfig | RowScoreConfig | NormConfig
+Config = SampleConfig | ReparameterizeConfig | QuantizeConfig | RowScoreConfig | NormConfig | PointwiseConfig
 _TYPES: dict[str, type[Config]] = {
     "sample_normal": SampleConfig,
     "reparameterize": ReparameterizeConfig,
     "quantize_rows": QuantizeConfig,
     "row_scores": RowScoreConfig,
     "group_norm": NormConfig,
+    "pointwise": PointwiseConfig,
 }
 
 
