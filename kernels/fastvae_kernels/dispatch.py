@@ -25,7 +25,7 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "norm_affine": ("reference", "triton"),
     "norm_apply": ("reference", "triton"),
     "group_norm": ("reference", "triton"),
-    "attention": ("reference",),
+    "attention": ("reference", "triton"),
     "affine": ("reference",),
     "logvar": ("reference",),
     "bernoulli_nll": ("reference", "triton"),

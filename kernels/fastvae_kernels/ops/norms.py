@@ -133,7 +133,9 @@ def _check_blocks(statistics: Tensor, pixels: int, block: int | None, counts: Te
     if not blocks:
         raise ValueError(f"statistics must have at least one block; found shape {tuple(statistics.shape)}")
     if (block is None) == (counts is None):
-        raise ValueError("exactly one of block and counts must be given; found " + ("neither" if counts is None else "both"))
+        raise ValueError(
+            "exactly one of block and counts must be given; found " + ("neither" if counts is None else "both")
+        )
     if counts is not None:
         if not isinstance(counts, Tensor) or counts.dtype != torch.int64:
             found = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
