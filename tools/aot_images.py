@@ -30,28 +30,23 @@ def promised(config: NormConfig, dtype: str, unit: int) -> int:
 
 
 def statistics_builds(target: str) -> Iterator[Build]:
+    variants = [("bf16", 128, True, 8), ("fp32", 512, True, 8), ("bf16", 3, True, 1), ("bf16", 128, False, 8)]
     for device, config in norm_builds(target):
-        for dtype, channels, last in (
-            ("bf16", 128, True),
-            ("fp32", 512, True),
-            ("bf16", 128, False),
-            ("bf16", 3, True),
-        ):
+        for dtype, channels, last, unit in [*variants, ("fp32", 128, False, 1)]:
             pixels, width = tile_shape(channels, config)
-            unit = 1 if last and channels == 3 else 8
             yield Build(
-                name=f"{device} {dtype} {channels} channels{'' if last else ' by rows'}",
+                name=f"{device} {dtype} {channels} channels" + " by rows" * (not last) + " unaligned" * (unit == 1),
                 arguments={"x": f"*{dtype}", "out": "*fp32"},
                 constants={
                     "CHANNELS_LAST": last,
                     "UNIT": unit,
                     "NUMBERS": 3,
                     "BLOCK_PIXELS": min(pixels, config.min_block),
-                    "BLOCK_CHANNELS": width,
+                    "BLOCK_CHANNELS": width if last or unit == 8 else width // 2,
                 },
                 num_warps=config.num_warps,
                 load_bits=promised(config, dtype, unit),
-                extra="" if (dtype, channels, last) == ("bf16", 128, True) else LIKE if last else ROWS,
+                extra="" if (dtype, last, unit) == ("bf16", True, 8) else LIKE if last else ROWS,
             )
 
 
@@ -123,7 +118,7 @@ def attention_build(precision: str, config: AttentionConfig, channels: int, extr
 
 
 def attention_builds(target: str) -> Iterator[Build]:
-    """The widest heads in 16 bits everywhere; besides, one target's narrow heads, and float32's where it is tightest."""
+    """The widest heads in 16 bits everywhere; besides, narrow ones on one target, and float32 where it is tightest."""
     daily = {("sm_90", "bf16", 64), ("sm_80", "ieee", 512)}
     for precision, tiles in attention_tiles(target).items():
         for config in tiles:

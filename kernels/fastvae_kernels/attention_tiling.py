@@ -25,7 +25,7 @@ def _power_of_2(size: int) -> int:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """How `attention` launches for heads of at most `channels` channels, or of any number.
+    """How `attention` launches for heads of at most `channels` channels; in parts, for any number.
 
     A program has block_queries queries and block_values of the values' channels, and takes block_keys keys at a time,
     whose products with the queries it sums over block_channels channels at a time.
@@ -55,10 +55,13 @@ def attention_tiles(target: str) -> dict[str, tuple[AttentionConfig, ...]]:
 
 
 @cache
-def attention_config(channels: int, precision: str, device: torch.device) -> AttentionConfig:
-    """The configuration for heads whose queries and values have at most so many channels: the first that has as many.
+def attention_config(channels: int, values: int, precision: str, device: torch.device) -> AttentionConfig:
+    """The configuration for heads of so many channels and values: the first of as many as the larger of the two.
 
-    precision: "ieee" or "bf16", the latter for both 16-bit dtypes. The last of a list serves any number.
+    precision: "ieee" or "bf16", the latter for both 16-bit dtypes. The last of a list serves any number. Odd numbers of
+    16-bit entries come one by one through registers, of which only the first tile has enough.
     """
     tiles = attention_tiles(part_of(device).target)[precision]
-    return next((tile for tile in tiles if channels <= tile.channels), tiles[-1])
+    if precision == "bf16" and (channels % 2 or values % 2):
+        return tiles[0]
+    return next((tile for tile in tiles if max(channels, values) <= tile.channels), tiles[-1])

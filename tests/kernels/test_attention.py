@@ -108,12 +108,27 @@ def test_tiles_come_in_order_and_hold_what_they_say(target: str) -> None:
             assert all(size & (size - 1) == 0 and size >= 16 for size in tile.tile(tile.channels, tile.channels))
 
 
-@pytest.mark.parametrize(("channels", "served"), [(1, 64), (64, 64), (65, 128), (512, 512), (513, 512), (4096, 512)])
-def test_heads_get_the_narrowest_tile_that_holds_them(channels: int, served: int) -> None:
-    assert attention_config(channels, "bf16", DEVICE) in attention_tiles(part_of(DEVICE).target)["bf16"]
-    assert attention_config(channels, "bf16", DEVICE).channels == served
-    assert attention_config(64, "bf16", DEVICE).tile(3, 40) == (
-        *attention_config(64, "bf16", DEVICE).tile(64, 64)[:2],
-        16,
-        64,
-    )
+@pytest.mark.parametrize(
+    ("channels", "values", "served"),
+    [
+        (1, 1, 64),
+        (64, 64, 64),
+        (64, 66, 128),
+        (512, 4, 512),
+        (514, 2, 512),
+        (2, 4096, 512),
+        (512, 33, 64),
+        (513, 512, 64),
+    ],
+)
+def test_heads_get_the_narrowest_tile_that_holds_them(channels: int, values: int, served: int) -> None:
+    """Those of odd numbers the first, which reads entry by entry."""
+    config = attention_config(channels, values, "bf16", DEVICE)
+    assert config in attention_tiles(part_of(DEVICE).target)["bf16"]
+    assert config.channels == served
+
+
+def test_steps_are_no_wider_than_a_head() -> None:
+    config = AttentionConfig(64, 128, 32, 64, 256, 4, 2)
+    assert config.tile(3, 40) == (128, 32, 16, 64)
+    assert config.tile(500, 500) == (128, 32, 64, 256)

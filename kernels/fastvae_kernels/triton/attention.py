@@ -166,8 +166,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     n, values, h, w = (q.shape[0], v.shape[1], *q.shape[2:])
     out = empty_output(q, (n, values, h, w))
     if out.numel():
-        channels = max(q.shape[1], values) // heads
-        config = attention_config(channels, precision_key(q.dtype, "ieee"), q.device)
+        precision = precision_key(q.dtype, "ieee")
+        config = attention_config(q.shape[1] // heads, values // heads, precision, q.device)
         last = output_format(out) == torch.channels_last
         flat = out.permute(0, 2, 3, 1).view(n, h * w, values) if last else q.new_empty(n, h * w, values)
         launch(_pixels(q), _pixels(k), _pixels(v), flat, heads, config=config)
