@@ -35,7 +35,7 @@ def statistics_builds(target: str) -> Iterator[Build]:
         for dtype, channels, last, unit in [*variants, ("fp32", 128, False, 1)]:
             pixels, width = tile_shape(channels, config)
             yield Build(
-                name=f"{device} {dtype} {channels} channels" + " by rows" * (not last) + " unaligned" * (unit == 1),
+                name=f"{device} {dtype} {channels} channels" + " by rows" * (not last) + " odd" * (unit == 1),
                 arguments={"x": f"*{dtype}", "out": "*fp32"},
                 constants={
                     "CHANNELS_LAST": last,
