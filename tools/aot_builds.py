@@ -157,6 +157,7 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "logvar.logvar_kernel": (aot_pointwise.logvar_builds,),
     "channel_statistics.channel_statistics_kernel": (aot_images.statistics_builds,),
     "norm_affine.norm_affine_kernel": (aot_images.norm_affine_builds,),
+    "attention.attention_kernel": (aot_images.attention_builds,),
     "norm_apply.norm_apply_kernel": (aot_images.norm_apply_builds,),
 }
 """For each "<file of fastvae_kernels/triton>.<kernel>" what makes its builds for a target."""

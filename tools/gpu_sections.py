@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from gpu_convolutions import convolutions
+from gpu_images import images
 from gpu_runtime import runtime
 from gpu_timing import DEVICE, DRY, machine, row_of
 from gpu_verbs import verbs
@@ -112,7 +113,8 @@ def work_rows(section: str, maker: Maker) -> Iterator[dict[str, Any]]:
 def sections() -> dict[str, Any]:
     """Every section by name, in order of value."""
     found: dict[str, Any] = {"roofs": roof_rows, "invariance": invariance_rows}
-    found |= {f"kernel:{name}": lambda m=maker: work_rows("kernel", m) for name, maker in (*kernels(), *convolutions())}
+    makers = (*kernels(), *convolutions(), *images())
+    found |= {f"kernel:{name}": lambda m=maker: work_rows("kernel", m) for name, maker in makers}
     found |= runtime()
     found["overhead"] = overhead_rows
     found |= {f"verb:{name}": lambda m=maker: work_rows("verb", m) for name, maker in verbs()}

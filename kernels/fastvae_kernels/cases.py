@@ -138,6 +138,7 @@ _NORM_APPLY = {
 _ATTENTION = {
     "1x1": attention((1, 1, 1, 1)),
     "square": attention((2, 8, 5, 5)),
+    "blocks": attention((2, 8, 3, 3), (9, 15)),
     "odd": attention((3, 5, 3, 7), (2, 3), 7),
     "heads": attention((2, 6, 4, 3), outputs=9, heads=3),
     "sharp": attention((2, 33, 6, 4), scale=8.0),

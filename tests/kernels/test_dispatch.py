@@ -79,7 +79,7 @@ def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("reparameterize", "auto", "cuda", torch.float64) == "reference"
     assert resolve_impl("conv2d", "auto", "cuda") == "triton"
     assert resolve_impl("affine", "auto", "cuda") == "triton"
-    assert resolve_impl("attention", "auto", "cuda") == "reference"
+    assert resolve_impl("attention", "auto", "cuda") == "triton"
     assert resolve_impl("linear", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
 

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .posterior import kl_term
 
-__all__ = ["fold_sum", "row_divergence", "tree_sum", "tree_sum_blocks"]
+__all__ = ["fold_sum", "halved_rows_sum", "row_divergence", "tree_sum", "tree_sum_blocks"]
 
 
 @triton.constexpr_function
@@ -53,6 +53,17 @@ def fold_sum(x):
     for level in tl.static_range(LEVELS):
         x = tl.sum(tl.reshape(x, (2, ROWS >> (level + 1), COLUMNS)), axis=0)
     return tl.reshape(x, (COLUMNS,))
+
+
+@triton.jit
+def halved_rows_sum(x):
+    """Sums of the rows of x [rows, columns], columns a power of two -> [rows], as `fold_sum` adds up columns."""
+    ROWS: tl.constexpr = x.shape[0]
+    COLUMNS: tl.constexpr = x.shape[1]
+    LEVELS: tl.constexpr = _log2(COLUMNS)
+    for level in tl.static_range(LEVELS):
+        x = tl.sum(tl.reshape(x, (ROWS, 2, COLUMNS >> (level + 1))), axis=1)
+    return tl.reshape(x, (ROWS,))
 
 
 @triton.jit

@@ -80,7 +80,10 @@ def group_norm(
 
 @register("attention")
 def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int, impl: str) -> Tensor:
-    resolve_impl("attention", impl, q.device, q.dtype)
+    if resolve_impl("attention", impl, q.device, q.dtype) == "triton":
+        from ..triton.attention import attention as implementation
+
+        return implementation(q, k, v, heads)
     return reference.attention(q, k, v, heads)
 
 
