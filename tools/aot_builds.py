@@ -167,6 +167,8 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "bottleneck.bottleneck_kernel": (aot_latent.bottleneck_builds,),
     "linear_score.add_pieces_kernel": (aot_gemms.add_pieces_builds,),
     "convolution.convolution_kernel": (aot_convolutions.convolution_builds,),
+    "conv_score.conv_score_kernel": (aot_convolutions.conv_score_builds,),
+    "conv_score.add_tiles_kernel": (aot_convolutions.add_tiles_builds,),
 }
 """For each "<file of fastvae_kernels/triton>.<kernel>" what makes its builds for a target."""
 

@@ -6,6 +6,8 @@ from .bernoulli_nll import bernoulli_nll
 from .bottleneck import bottleneck
 from .conv2d import conv2d
 from .conv2d_statistics import conv2d_statistics
+from .conv_image import conv_image
+from .conv_score import conv_score
 from .conv_transpose2d import conv_transpose2d
 from .elbo import elbo
 from .gaussian_head import gaussian_head
@@ -28,6 +30,8 @@ __all__ = [
     "bottleneck",
     "conv2d",
     "conv2d_statistics",
+    "conv_image",
+    "conv_score",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",
