@@ -73,11 +73,11 @@ def convolution_builds(target: str) -> Iterator[Build]:
             up = SPARE if precision == "ieee" else ""
             yield build("transposed 4x4 stride 2", residual=True, extra=up)
         else:
-            yield build("3x3", extra=lighter)
+            yield build("3x3", extra=lighter or (SPARE if tile.block_columns == 16 else ""))
         yield build("3x3", unit=8, even=False, extra=WITHIN)
         if precision == "ieee" or takes_broken_pixels(tile, PARTS[target]):
-            extra = WITHIN if precision == "ieee" else ""
-            yield build("4x4 stride 2", unit=1, even=False, activation="relu", extra=extra)
+            single = precision == "bf16" and tile.block_columns == 64
+            yield build("4x4 stride 2", unit=1, even=False, activation="relu", extra="" if single else WITHIN)
         if tile.block_columns == 16:
             image = build("3x3", activation="identity")
             bytes_ = {**image.arguments, "out": "*u8"}
