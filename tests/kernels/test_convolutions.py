@@ -207,6 +207,17 @@ def assert_statistics(y: Tensor, statistics: Tensor, block: int) -> None:
         assert ((statistics[:, index, :, 1] - (d**2).sum(2)).abs() <= bound + 2.0**-126).all()
 
 
+def test_an_infinity_stays_in_the_windows_that_see_it() -> None:
+    """Three channels: the step after a window's last tap would read the row of pixels below it."""
+    x, weight = normal(1, 3, 5, 4), normal(2, 3, 2, 2)
+    clean = conv2d(x, weight, impl="triton")
+    x[0, 1, 3, 2] = float("inf")
+    y = conv2d(x, weight, impl="triton")
+    assert not y[:, :, 2:, 1:].isfinite().any()
+    y[:, :, 2:, 1:] = clean[:, :, 2:, 1:]
+    assert torch.equal(y, clean)
+
+
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("impl", implementations("conv2d_statistics"))
 def test_statistics_are_those_of_what_is_stored(impl: str, dtype: torch.dtype) -> None:
@@ -253,10 +264,15 @@ def test_operands_with_channels_innermost_are_not_copied(monkeypatch: pytest.Mon
 
 def test_images_in_sheets_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two images a sheet, the last of one."""
-    x, weight = normal(5, 3, 2, 3), normal(4, 3, 2, 2)
-    whole = conv2d(x, weight, padding=1, impl="triton")
-    monkeypatch.setattr(module, "_SHEET_ROWS", 2 * 12 + 3)
-    assert torch.equal(conv2d(x, weight, padding=1, impl="triton"), whole)
+    x, weight, window = normal(3, 2, 3, 3), normal(4, 2, 2, 3), (conv_axis(2, 1, 1, 1), conv_axis(2, 1, 1, 1))
+    found = []
+    for rows in (2**30, 2 * 12 + 3):
+        monkeypatch.setattr(module, "_SHEET_ROWS", rows)
+        out, memory = guarded(3, 3, 4, 4)
+        module.launch(x, weight, None, None, out, None, window, 1, "identity", None, config=CONFIGS[0])
+        assert_guards_stand(memory)
+        found.append(out)
+    assert torch.equal(*found)
 
 
 def test_upsampling_and_a_convolution_are_one_transposed_convolution() -> None:
