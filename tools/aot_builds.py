@@ -159,6 +159,8 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "norm_affine.norm_affine_kernel": (aot_images.norm_affine_builds,),
     "attention.attention_kernel": (aot_images.attention_builds,),
     "norm_apply.norm_apply_kernel": (aot_images.norm_apply_builds,),
+    "conv_score.conv_score_kernel": (aot_convolutions.conv_score_builds,),
+    "conv_score.add_tiles_kernel": (aot_convolutions.add_tiles_builds,),
 }
 """For each "<file of fastvae_kernels/triton>.<kernel>" what makes its builds for a target."""
 

@@ -148,7 +148,7 @@ def show(row: Row) -> None:
         time_ = row["microseconds"]["fastvae"]["p50"]
         share = row.get("share_of_roof")
         roof = f"{share:5.0%} of roof" if share is not None else ""
-        print(f"{row['op']:16}{row['shape']:24}{row['precision']:6}{time_:9.1f} µs  {roof}  {ratios}", flush=True)
+        print(f"{row['op']:18}{row['shape']:34}{row['precision']:6}{time_:9.1f} µs  {roof}  {ratios}", flush=True)
     else:
         print(json.dumps({name: value for name, value in row.items() if name != "tail"})[:400], flush=True)
         if "tail" in row:

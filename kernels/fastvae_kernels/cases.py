@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .case_maker import Case, Maker
-from .cases_convolutions import CONV, CONV_STATISTICS, CONV_TRANSPOSE
+from .cases_convolutions import CONV, CONV_IMAGE, CONV_SCORE, CONV_STATISTICS, CONV_TRANSPOSE
 from .cases_dense import bottleneck, eight_bits, head, linear, linear_prior, linear_tf32, quantize
 from .cases_images import attention, channel_statistics, group_norm, norm_affine, norm_apply
 from .cases_scores import bernoulli, elbo, gaussian, linear_score, squared
@@ -172,11 +172,13 @@ CASES: dict[str, dict[str, Case]] = {
     "gaussian_head": _HEADS,
     "bottleneck": _BOTTLENECKS,
     "conv2d": {**CONV, "channels_last": _channels_last(CONV["residual"], "x", "weight", "residual")},
-    "conv2d_statistics": {**CONV_STATISTICS, "by_pixel": _channels_last(CONV_STATISTICS["3x3"])},
-    "conv_transpose2d": {**CONV_TRANSPOSE, "channels_last": _channels_last(CONV_TRANSPOSE["4x4"])},
     "channel_statistics": {**_STATISTICS, "by_pixel": _channels_last(_STATISTICS["tiles"])},
     "norm_affine": _NORM_AFFINE,
     "norm_apply": {**_NORM_APPLY, "channels_last": _channels_last(_NORM_APPLY["silu"])},
+    "conv2d_statistics": CONV_STATISTICS,
+    "conv_image": CONV_IMAGE,
+    "conv_score": CONV_SCORE,
+    "conv_transpose2d": {**CONV_TRANSPOSE, "channels_last": _channels_last(CONV_TRANSPOSE["dilation"])},
     "group_norm": {**_GROUP_NORM, "channels_last": _channels_last(_GROUP_NORM["silu"])},
     "attention": {**_ATTENTION, "channels_last": _channels_last(_ATTENTION["heads"], "q", "k", "v")},
     "affine": {

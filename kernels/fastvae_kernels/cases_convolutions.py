@@ -5,8 +5,9 @@ from typing import Any
 import torch
 
 from .case_maker import Case, Maker
+from .cases_scores import scored
 
-__all__ = ["CONV", "CONV_STATISTICS", "CONV_TRANSPOSE"]
+__all__ = ["CONV", "CONV_IMAGE", "CONV_SCORE", "CONV_STATISTICS", "CONV_TRANSPOSE"]
 
 
 def _conv(
@@ -33,21 +34,30 @@ def _conv(
     return case
 
 
+def _score(inner: Case, shape: tuple[int, ...], likelihood: str, *, masked: bool = False) -> Case:
+    """`shape` is the data's."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        arguments = inner(dtype, device)
+        rows = len(arguments["x"])
+        return {**arguments, **scored(Maker(dtype, device), rows, shape, likelihood, masked, "scalar")}
+
+    return case
+
+
 CONV: dict[str, Case] = {
     "1x1": _conv((1, 1, 1, 1), 1, (1, 1)),
     "3x3": _conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="relu"),
     "stride": _conv((2, 4, 9, 8), 6, (4, 3), stride=(2, 3), padding=(1, 0), activation="silu"),
     "one_sided": _conv((2, 3, 8, 7), 5, (3, 3), stride=(2, 2), padding=(0, 0, 1, 1)),
-    "groups": _conv((3, 6, 5, 5), 4, (3, 3), groups=2, dilation=(2, 1), padding=(2, 0)),
+    "groups": _conv((2, 6, 5, 5), 4, (3, 3), groups=2, dilation=(2, 1), padding=(2, 0)),
     "residual": _conv((3, 5, 4, 6), 7, (3, 3), residual=(4, 6), padding=(1, 1), activation="gelu"),
     "pointwise": _conv((3, 9, 4, 5), 6, (1, 1), residual=(4, 5), activation="tanh"),
 }
 CONV_STATISTICS: dict[str, Case] = {
     "1x1": _conv((2, 5, 1, 1), 9, (1, 1), block=1),
     "3x3": _conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="silu", block=16),
-    "residual": _conv((2, 5, 4, 6), 7, (3, 3), residual=(2, 3), stride=(2, 2), padding=(0, 0, 1, 1), block=4),
-    "groups": _conv((2, 4, 6, 4), 6, (1, 2), groups=2, block=128),
-    "tiles": _conv((1, 1, 13, 11), 2, (2, 2), padding=(1, 1), block=32, activation="relu"),
+    "residual": _conv((2, 6, 4, 6), 4, (3, 3), groups=2, residual=(2, 3), stride=(2, 2), padding=(0, 0, 1, 1), block=4),
 }
 CONV_TRANSPOSE: dict[str, Case] = {
     "1x1": _conv((1, 1, 1, 1), 1, (1, 1), transpose=True),
@@ -56,6 +66,21 @@ CONV_TRANSPOSE: dict[str, Case] = {
         (2, 4, 3, 5), 6, (3, 3), transpose=True, stride=(2, 1), padding=(1, 0), output_padding=(1, 0), groups=2
     ),
     "dilation": _conv((1, 2, 4, 4), 3, (3, 2), transpose=True, dilation=(2, 3), activation="sigmoid"),
-    "apart": _conv((2, 3, 2, 3), 4, (2, 3), transpose=True, stride=(2, 1), dilation=(2, 3), activation="silu"),
-    "residual": _conv((2, 3, 3, 2), 5, (3, 3), transpose=True, residual=(6, 4), stride=2, padding=1, output_padding=1),
+    "apart": _conv(
+        (2, 3, 2, 3), 4, (2, 3), transpose=True, residual=(5, 9), stride=(2, 1), dilation=(2, 3), activation="silu"
+    ),
+}
+CONV_IMAGE: dict[str, Case] = {
+    "1x1": _conv((2, 4, 1, 1), 3, (1, 1)),
+    "3x3": _conv((2, 8, 5, 4), 3, (3, 3), padding=(1, 1)),
+    "plain": _conv((1, 3, 6, 5), 1, (2, 2), stride=(2, 1), scale=1.0, shift=0.0, activation="sigmoid"),
+}
+CONV_SCORE: dict[str, Case] = {
+    "1x1": _score(_conv((2, 4, 1, 1), 3, (1, 1)), (2, 3, 1, 1), "squared_error"),
+    "bernoulli": _score(_conv((4, 3, 5, 4), 3, (3, 3), padding=(1, 1)), (2, 3, 5, 4), "bernoulli", masked=True),
+    "gaussian": _score(
+        _conv((2, 5, 9, 17), 2, (2, 2), stride=(1, 2), padding=(0, 0, 1, 1), activation="tanh"),
+        (2, 2, 9, 9),
+        "gaussian",
+    ),
 }

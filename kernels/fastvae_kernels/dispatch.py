@@ -21,6 +21,8 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "bottleneck": ("reference", "triton"),
     "conv2d": ("reference", "triton"),
     "conv2d_statistics": ("reference", "triton"),
+    "conv_image": ("reference", "triton"),
+    "conv_score": ("reference", "triton"),
     "conv_transpose2d": ("reference", "triton"),
     "channel_statistics": ("reference", "triton"),
     "norm_affine": ("reference", "triton"),

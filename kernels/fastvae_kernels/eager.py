@@ -126,6 +126,26 @@ def _conv2d_statistics(*args: Any, block: int, **kwargs: Any) -> tuple[Tensor, T
     return y, torch.stack([torch.stack(pair, 2) for pair in moments], 1)
 
 
+def _conv_image(*args: Any, scale: float = 0.5, shift: float = 0.5, **kwargs: Any) -> Tensor:
+    """Left unrounded, so that the budget is one rounding to a whole number and no more."""
+    levels = 255 * (_conv2d(*args, **kwargs) * scale + shift).clamp(0, 1)
+    return levels.permute(0, 2, 3, 1)
+
+
+def _conv_score(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    data: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    logvar: Tensor | None = None,
+    mask: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    return _score(_conv2d(x, weight, bias, **kwargs), data, likelihood, logvar, mask)
+
+
 def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
     end = _end_of(kwargs)
     return _ended(F.conv_transpose2d(x, weight, bias, **kwargs), end)
@@ -350,6 +370,8 @@ EAGER: dict[str, Any] = {
     "bottleneck": _bottleneck,
     "conv2d": _conv2d,
     "conv2d_statistics": _conv2d_statistics,
+    "conv_image": _conv_image,
+    "conv_score": _conv_score,
     "conv_transpose2d": _conv_transpose2d,
     "channel_statistics": _channel_statistics,
     "norm_affine": _norm_affine,

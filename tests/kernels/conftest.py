@@ -39,10 +39,13 @@ def multiply_like_hardware() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    from triton.runtime.interpreter import InterpreterBuilder
+    from triton.runtime import interpreter
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InterpreterBuilder, "create_dot", _dot)
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", _dot)
+        # Looking after every sum of integers whether it overflowed costs a third of the time.
+        quick = interpreter.InterpreterOptions(sanitize_overflow=False)
+        patch.setattr(interpreter.interpreter_builder, "options", quick)
         yield
 
 

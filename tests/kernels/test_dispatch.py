@@ -128,6 +128,16 @@ def moments(**changes: Any) -> Any:
     return fastvae_kernels.conv2d_statistics(**{"x": IMAGE, "weight": KERNEL, "block": 4, **changes})
 
 
+def to_bytes(**changes: Any) -> Any:
+    return fastvae_kernels.conv_image(**{"x": IMAGE, "weight": KERNEL, **changes})
+
+
+def scored(**changes: Any) -> Any:
+    return fastvae_kernels.conv_score(
+        **{"x": IMAGE, "weight": KERNEL, "bias": None, "data": torch.zeros(2, 6, 3, 3), **changes}
+    )
+
+
 def transposed(**changes: Any) -> Any:
     weight = torch.zeros(4, 6, 3, 3)
     return fastvae_kernels.conv_transpose2d(**{"x": IMAGE, "weight": weight, **changes})
@@ -295,6 +305,16 @@ def split(**changes: Any) -> Any:
         (moments, {"block": 0}, ValueError, "block must be at least 1; found 0"),
         (moments, {"block": 2.0}, TypeError, "block must be an int; found float"),
         (moments, {"weight": KERNEL[:, :2]}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
+        (to_bytes, {"scale": float("nan")}, ValueError, "scale must be a finite number; found nan"),
+        (to_bytes, {"shift": float("inf")}, ValueError, "shift must be a finite number; found inf"),
+        (to_bytes, {"bias": X[0, :4]}, ValueError, r"bias must have shape \(6,\)"),
+        (scored, {"data": IMAGE}, ValueError, r"data must have shape \(2, 6, 3, 3\); found \(2, 4, 5, 5\)"),
+        (scored, {"data": torch.zeros(3, 6, 3, 3)}, ValueError, "x must have a multiple of data's 3 rows; found 2"),
+        (scored, {"data": X}, ValueError, "data must have 4 axes"),
+        (scored, {"mask": IMAGE}, TypeError, r"mask must be a torch\.bool tensor"),
+        (scored, {"activation": "relu"}, ValueError, "activation must be 'identity' for likelihood 'bernoulli'"),
+        (scored, {"likelihood": "poisson"}, ValueError, "likelihood must be one of bernoulli"),
+        (scored, {"likelihood": "gaussian", "logvar": X}, ValueError, r"logvar must have shape \(\); found \(4, 6\)"),
         (transposed, {"residual": IMAGE}, ValueError, r"residual must have shape \(2, 6, 7, 7\)"),
         (transposed, {"output_padding": 1}, ValueError, "output_padding must be smaller than stride"),
         (transposed, {"weight": KERNEL}, ValueError, r"weight must have shape \(4, 4, 3, 3\)"),

@@ -107,8 +107,8 @@ def _is_dense(step: Step) -> bool:
 
 
 def _matters(shape: Shape) -> bool:
-    """Whether an image's two orders differ."""
-    return len(shape) == 3 and shape[0] > 1 and math.prod(shape[1:]) > 1
+    """Whether an image has two orders; one channel's numbers are where they are in both, but its strides tell."""
+    return len(shape) == 3 and math.prod(shape[1:]) > 1
 
 
 def _readers(plan: Plan, name: str) -> list[Step]:

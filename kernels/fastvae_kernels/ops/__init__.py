@@ -1,6 +1,7 @@
 """The ops: for each its schema, shape rule, dispatch and checked public function. Imports torch only."""
 
 from .convolution_ends import conv2d_statistics
+from .convolution_scores import conv_image, conv_score
 from .convolutions import conv2d, conv_transpose2d
 from .dense import linear, linear_prior, quantize_rows
 from .images import attention, group_norm
@@ -19,6 +20,8 @@ __all__ = [
     "channel_statistics",
     "conv2d",
     "conv2d_statistics",
+    "conv_image",
+    "conv_score",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",

@@ -7,6 +7,8 @@ from .bottleneck import bottleneck
 from .channel_statistics import channel_statistics
 from .conv2d import conv2d
 from .conv2d_statistics import conv2d_statistics
+from .conv_image import conv_image
+from .conv_score import conv_score
 from .conv_transpose2d import conv_transpose2d
 from .elbo import elbo
 from .gaussian_head import gaussian_head
@@ -32,6 +34,8 @@ __all__ = [
     "channel_statistics",
     "conv2d",
     "conv2d_statistics",
+    "conv_image",
+    "conv_score",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",

@@ -16,7 +16,11 @@ from ..common.rows import tree_sum_blocks
 from .gemm import dot, tile_origin
 from .window import phase_of
 
-__all__ = ["convolution_kernel"]
+__all__ = ["convolution_kernel", "tile_product"]
+
+
+_WHOLE = tl.constexpr(12582912.0)
+"""1.5 * 2**23: adding it to a small float32 rounds that to an integer, ties to even."""
 
 
 @triton.jit
@@ -103,24 +107,25 @@ def _store_statistics(
 
 @triton.jit
 def _finish(
-    acc, pixel, place, first_column, outputs, channels, bias, residual, alpha, out, statistics,
+    acc, pixel, place, first_column, outputs, channels, bias, residual, alpha, level, out, statistics,
     ACTIVATION: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Store act(acc + bias) + residual at the pixels given, in PARTS halves of halves to hold fewer registers.
 
-    pixel: where each row goes; place: (image, first row, rows), rows from `rows` on being none.
+    pixel: where each row goes; place: (image, first row, rows), rows from `rows` on being none. As bytes, what is
+    stored is scaled and shifted by `level`, clamped to [0, 1] and rounded to 255 steps; NaN is 0.
     """
     BLOCK_COLUMNS: tl.constexpr = TILE[1]
     if PARTS > 1:
         HALF: tl.constexpr = (TILE[0], BLOCK_COLUMNS // 2)
         left, right = tl.split(tl.permute(tl.reshape(acc, (TILE[0], 2, BLOCK_COLUMNS // 2)), (0, 2, 1)))
         _finish(
-            left, pixel, place, first_column, outputs, channels, bias, residual, alpha, out, statistics,
+            left, pixel, place, first_column, outputs, channels, bias, residual, alpha, level, out, statistics,
             ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
         )  # fmt: skip
         _finish(
-            right, pixel, place, first_column + BLOCK_COLUMNS // 2, outputs, channels, bias, residual, alpha, out,
-            statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
+            right, pixel, place, first_column + BLOCK_COLUMNS // 2, outputs, channels, bias, residual, alpha, level,
+            out, statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
         )  # fmt: skip
     else:
         image, first_row, rows = place
@@ -132,6 +137,10 @@ def _finish(
         acc = activate(acc, alpha, ACTIVATION, FAST)
         if residual is not None:
             acc += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        if out.dtype.element_ty == tl.uint8:
+            acc = acc * level[0] + level[1]
+            acc = tl.minimum(tl.where(acc > 0, acc, 0.0), 1.0) * 255.0
+            acc = (acc + _WHOLE) - _WHOLE
         y = acc.to(out.dtype.element_ty)
         tl.store(out + at, y, mask=inside)
         if BLOCK > 0:
@@ -139,10 +148,64 @@ def _finish(
             _store_statistics(rounded, statistics, image, first_row, rows, column, outputs, channels, BLOCK, TILE)
 
 
-_SIZES = ["sheet_images", "height", "width", "out_height", "out_width", "channel_units", "output_units"]
+@triton.jit
+def tile_product(
+    x, weight, sizes, groups, outputs, channels,
+    WINDOW: tl.constexpr, OPERANDS: tl.constexpr, TILE: tl.constexpr, GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """This program's tile of the products, its rows' (image, pixel), its place, and its first column.
+
+    image and pixel, of the whole batch, are int64 [TILE[0]]. The place is (first image of the sheet, first row, rows):
+    rows from `rows` on are none. sizes: (images, images of a sheet, height, width, output height, output width). A
+    sheet's rows are counted in 32 bits, since dividing 64 is a call. See `convolution_kernel`.
+    """
+    VERTICAL: tl.constexpr = WINDOW[0]
+    HORIZONTAL: tl.constexpr = WINDOW[1]
+    DOWN: tl.constexpr = VERTICAL[1]
+    ACROSS: tl.constexpr = HORIZONTAL[1]
+    images, sheet_images, height, width, out_height, out_width = sizes
+    group = tl.program_id(1)
+    pixel_stride = channels * groups
+    phase = tl.program_id(0) % (DOWN * ACROSS)
+    tile = tl.program_id(0) // (DOWN * ACROSS)
+    first_y, rows_down, tap_y, taps_y, start_y = phase_of(phase // ACROSS, out_height, VERTICAL)
+    first_x, rows_across, tap_x, taps_x, start_x = phase_of(phase % ACROSS, out_width, HORIZONTAL)
+
+    most = tl.cdiv(out_height, DOWN) * tl.cdiv(out_width, ACROSS)
+    row_tiles = tl.cdiv(sheet_images * most, TILE[0])
+    column_tiles = tl.cdiv(outputs, TILE[1])
+    sheet = tile // (row_tiles * column_tiles)
+    row_tile, column_tile = tile_origin(tile - sheet * row_tiles * column_tiles, row_tiles, column_tiles, GROUP_ROWS)
+    first_row = row_tile * TILE[0]
+    first_image = sheet.to(tl.int64) * sheet_images
+    pixels = rows_down * rows_across
+    rows = tl.minimum(images - first_image, sheet_images).to(tl.int32) * pixels
+    row = first_row + tl.arange(0, TILE[0])
+    ahead = row // tl.maximum(pixels, 1)
+    within = row - ahead * pixels
+    down = within // tl.maximum(rows_across, 1)
+    across = within - down * rows_across
+    image = first_image + ahead
+    known = row < rows
+    # Rows past the end read above every image, that is, zeros.
+    top = tl.where(known, down * VERTICAL[2] + start_y, -(2**30))
+    left = across * HORIZONTAL[2] + start_x
+
+    of_x = x + ((image * height + top) * width + left) * pixel_stride + group * channels
+    of_weight = weight + group.to(tl.int64) * (outputs * (VERTICAL[0] * HORIZONTAL[0])) * channels
+    first_column = column_tile * TILE[1]
+    acc = _product(
+        of_x, of_weight, top, left, first_column, (height, width), channels, pixel_stride, outputs,
+        (tap_y, taps_y), (tap_x, taps_x), WINDOW, OPERANDS, TILE,
+    )  # fmt: skip
+    pixel = (image * out_height + (first_y + down * DOWN)) * out_width + (first_x + across * ACROSS)
+    return acc, (image, pixel), (first_image, first_row, rows), first_column
 
 
-@triton.jit(do_not_specialize=[*_SIZES, "alpha"])
+_SIZES = ["images", "sheet_images", "height", "width", "out_height", "out_width", "channel_units", "output_units"]
+
+
+@triton.jit(do_not_specialize=[*_SIZES, "alpha", "scale", "shift"])
 def convolution_kernel(
     x,
     weight,
@@ -150,7 +213,8 @@ def convolution_kernel(
     residual,
     out,
     statistics,
-    sheet_images: tl.int64,
+    images: tl.int64,
+    sheet_images: tl.int32,
     height: tl.int32,
     width: tl.int32,
     out_height: tl.int32,
@@ -158,6 +222,8 @@ def convolution_kernel(
     channel_units: tl.int32,
     output_units: tl.int32,
     alpha: tl.float32,
+    scale: tl.float32,
+    shift: tl.float32,
     WINDOW: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FAST: tl.constexpr,
@@ -172,53 +238,17 @@ def convolution_kernel(
 
     weight [groups, outputs, kernel height, kernel width, channels], contiguous; bias [groups, outputs] and residual,
     of out's shape, or None. WINDOW: an `Axis` down and one across. The grid is (tiles and phases, groups). Tiles run
-    through `sheet_images` images without a break: through all of them or, where each block of BLOCK consecutive
-    pixels of an image gets statistics [n, blocks, groups, outputs, 2], through one. Sizes come in units as in
-    `product` of gemm.py.
+    through a sheet of `sheet_images` images without a break: one, where each block of BLOCK consecutive pixels of an
+    image gets statistics [n, blocks, groups, outputs, 2]. Where out is of bytes, it is an
+    image of values times scale plus shift, see `_finish`. Sizes come in units as in `product` of gemm.py.
     """
-    VERTICAL: tl.constexpr = WINDOW[0]
-    HORIZONTAL: tl.constexpr = WINDOW[1]
-    DOWN: tl.constexpr = VERTICAL[1]
-    ACROSS: tl.constexpr = HORIZONTAL[1]
     channels = channel_units * OPERANDS[0]
     outputs = output_units * OUTPUT_UNIT
-    group = tl.program_id(1)
-    pixel_stride = channels * tl.num_programs(1)
-    out_channels = outputs * tl.num_programs(1)
-    phase = tl.program_id(0) % (DOWN * ACROSS)
-    tile = tl.program_id(0) // (DOWN * ACROSS)
-    first_y, rows_down, tap_y, taps_y, start_y = phase_of(phase // ACROSS, out_height, VERTICAL)
-    first_x, rows_across, tap_x, taps_x, start_x = phase_of(phase % ACROSS, out_width, HORIZONTAL)
-
-    most = tl.cdiv(out_height, DOWN) * tl.cdiv(out_width, ACROSS)
-    row_tiles = tl.cdiv(sheet_images * most, TILE[0]).to(tl.int32)
-    column_tiles = tl.cdiv(outputs, TILE[1])
-    sheet = tile // (row_tiles * column_tiles)
-    row_tile, column_tile = tile_origin(tile - sheet * row_tiles * column_tiles, row_tiles, column_tiles, GROUP_ROWS)
-    first_row = row_tile.to(tl.int64) * TILE[0]
-    pixels = rows_down * rows_across
-    rows = sheet_images * pixels
-    # From here on 32 bits do: a tile's pixels are counted from the first pixel of the image that it begins in.
-    first_image = sheet * sheet_images + first_row // tl.maximum(pixels, 1)
-    within = (first_row % tl.maximum(pixels, 1)).to(tl.int32) + tl.arange(0, TILE[0])
-    ahead = within // tl.maximum(pixels, 1)
-    within -= ahead * pixels
-    down = within // tl.maximum(rows_across, 1)
-    across = within - down * rows_across
-    image = first_image + ahead
-    known = first_row + tl.arange(0, TILE[0]) < rows
-    # Rows past the end read above every image, that is, zeros.
-    top = tl.where(known, down * VERTICAL[2] + start_y, -(2**30))
-    left = across * HORIZONTAL[2] + start_x
-
-    of_x = x + ((image * height + top) * width + left) * pixel_stride + group * channels
-    of_weight = weight + group.to(tl.int64) * (outputs * (VERTICAL[0] * HORIZONTAL[0])) * channels
-    first_column = column_tile * TILE[1]
-    acc = _product(
-        of_x, of_weight, top, left, first_column, (height, width), channels, pixel_stride, outputs,
-        (tap_y, taps_y), (tap_x, taps_x), WINDOW, OPERANDS, TILE,
+    group, groups = tl.program_id(1), tl.num_programs(1)
+    sizes = (images, sheet_images, height, width, out_height, out_width)
+    acc, at, place, first_column = tile_product(
+        x, weight, sizes, groups, outputs, channels, WINDOW, OPERANDS, TILE, GROUP_ROWS
     )  # fmt: skip
-    pixel = (image * out_height + (first_y + down * DOWN)) * out_width + (first_x + across * ACROSS)
     if bias is not None:
         bias += group * outputs
     if residual is not None:
@@ -226,6 +256,6 @@ def convolution_kernel(
     if BLOCK > 0:
         statistics += 2 * group * outputs
     _finish(
-        acc, pixel, (sheet, first_row, rows), first_column, outputs, out_channels, bias, residual, alpha,
+        acc, at[1], place, first_column, outputs, outputs * groups, bias, residual, alpha, (scale, shift),
         out + group * outputs, statistics, ACTIVATION, FAST, BLOCK, TILE, PARTS,
     )  # fmt: skip
