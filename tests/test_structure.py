@@ -39,6 +39,7 @@ LEVELS = {
     "spec_json": 3,
     "model": 3,
     "atomic": 1,
+    "scaling": 1,
     "noise": 1,
     "likelihoods": 4,
     "formats": 4,

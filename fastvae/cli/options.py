@@ -118,6 +118,11 @@ class RunOptions(ModelOptions):
         ),
     ] = None
 
+    scaled_latents: Annotated[
+        bool,
+        Option("--scaled-latents", help="Latents as the checkpoint's diffusion model has them.", rich_help_panel=MODEL),
+    ] = False
+
     def load(self, *, batch_invariant: bool = False) -> fastvae.VAE:
         """The model, ready to run; ``batch_invariant`` is the default. Errors as :func:`fastvae.load`."""
         self.path()
@@ -133,6 +138,7 @@ class RunOptions(ModelOptions):
             batch_invariant=batch_invariant if self.batch_invariant is None else self.batch_invariant,
             cast=self.cast,
             allow_nonfinite=self.allow_nonfinite,
+            scaled_latents=self.scaled_latents,
         )
 
 

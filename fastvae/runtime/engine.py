@@ -20,7 +20,16 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import SIZE_FREE_VERBS, Explanation, Plan, build_plan, explain
+from fastvae.plan import (
+    PLAIN_VERBS,
+    SCALED_VERBS,
+    SIZE_FREE_VERBS,
+    Explanation,
+    Plan,
+    build_plan,
+    check_scaling,
+    explain,
+)
 from fastvae.runtime.batching import TILE, blocks, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
@@ -57,7 +66,8 @@ class Engine:
 
     Raises:
         InputError: an unknown device or batch size.
-        UnsupportedError: a precision or implementation that is unknown, or cannot run this model.
+        UnsupportedError: a precision or implementation that is unknown, or cannot run this model; scaled latents of a
+            model that does not say how.
     """
 
     def __init__(
@@ -67,6 +77,8 @@ class Engine:
         self._of = of
         self._sizes: dict[tuple[int, ...], Engine] = {}
         self.spec = model.spec
+        if settings.scaled_latents:
+            check_scaling(model.spec)
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
@@ -181,6 +193,13 @@ class Engine:
         self.__dict__.update(state)
         self._resources = Resources(self.device, self._graph_device())
 
+    def for_caller(self, verb: str) -> str:
+        """The verb whose plan runs for a caller's ``verb``: one of scaled latents where they are asked for.
+
+        Scores, imputation and the prior have the model's own.
+        """
+        return SCALED_VERBS.get(verb, verb) if self.settings.scaled_latents else verb
+
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
         return "condition" in self._executor(verb).plan.inputs
@@ -212,22 +231,28 @@ class Engine:
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
 
-    def encode(self, x: Tensor, condition: Tensor | None = None, out: Out = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each (rows, *latent_shape)."""
-        mean, logvar = self._run("encode", len(x), {"x": x, "condition": condition}, out=out)
+    def encode(
+        self, x: Tensor, condition: Tensor | None = None, out: Out = None, *, verb: str = "encode"
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (rows, *latent_shape); ``verb`` may be ``encode_scaled``."""
+        mean, logvar = self._run(verb, len(x), {"x": x, "condition": condition}, out=out)
         return mean, logvar
 
-    def embed(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """Mean of q(z|x): (rows, *latent_shape)."""
-        return self._run("embed", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
+    def embed(
+        self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None, *, verb: str = "embed"
+    ) -> Tensor:
+        """Mean of q(z|x): (rows, *latent_shape); ``verb`` may be ``embed_scaled``."""
+        return self._run(verb, len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
     def reconstruct(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """E[x|z] at the mean of q(z|x): (rows, *input_shape)."""
         return self._run("reconstruct", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
-    def decode(self, z: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape)."""
-        return self._run("decode", len(z), {"z": z, "condition": condition}, out=_one(out))[0]
+    def decode(
+        self, z: Tensor, condition: Tensor | None = None, out: Tensor | None = None, *, verb: str = "decode"
+    ) -> Tensor:
+        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape); ``verb`` may be ``decode_scaled``."""
+        return self._run(verb, len(z), {"z": z, "condition": condition}, out=_one(out))[0]
 
     def parameters(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         """Parameters of p(x|z) for z of shape (rows, *latent_shape), as OutputHead reads them."""
@@ -374,10 +399,10 @@ class Engine:
         executor = self._executor(verb)
         if not isinstance(executor, OnnxExecutor) or self.batch_invariant:
             return None
-        spec = self.spec
-        shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
+        spec, plain = self.spec, PLAIN_VERBS.get(verb, verb)
+        shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(plain, spec.input_shape)
         of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
-        values: Values = "any" if verb == "generate" else "finite" if verb == "decode" else of_rows
+        values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
         return executor.direct(shape, self.batch_rows(verb), values, self.in_use)
 
     def _executor(self, verb: str) -> AnyExecutor:
