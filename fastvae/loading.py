@@ -48,7 +48,8 @@ def load(
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
         precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
-            float64 weights. Sums accumulate in float32 or better.
+            float64 weights. Sums accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16
+            raises NumericsError.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
             ``auto`` takes the fastest there is and logs it once.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on

@@ -36,6 +36,7 @@ from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice,
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import in_batches
+from fastvae.runtime.numerics import NARROW, Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor, Values
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.settings import (
@@ -150,6 +151,11 @@ class Engine:
                     del self._sizes[next(iter(self._sizes))]
             self._sizes[spec.input_shape] = found
             return found
+
+    @property
+    def looks(self) -> Numerics:
+        """``with engine.looks:`` is around internal batches, whose results are then known to be finite."""
+        return self._resources.numerics
 
     def close(self) -> None:
         """Free all memory, once callers inside have left; using it afterwards raises ClosedError."""
@@ -366,9 +372,10 @@ class Engine:
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()
         }
         with torch.no_grad():
-            if not self.batch_invariant:
-                return executor(given, draw, out)
-            return self._tiled(executor, rows, given, out)
+            results = self._tiled(executor, rows, given, out) if self.batch_invariant else executor(given, draw, out)
+            if self.precision in NARROW:
+                self._resources.numerics.look(verb, self.precision, given, results)
+            return results
 
     def _tiled(self, executor: AnyExecutor, rows: int, given: Mapping[str, Tensor], out: Out) -> tuple[Tensor, ...]:
         results = out
