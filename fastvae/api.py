@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -22,7 +23,7 @@ from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies,
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
-from fastvae.model import Model
+from fastvae.model import Model, fingerprint
 from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
@@ -30,6 +31,7 @@ from fastvae.runtime.batching import blocks
 from fastvae.runtime.memory import in_batches
 from fastvae.scoring import from_parts, metric_of, score_block
 from fastvae.spec import ModelSpec, PointHead
+from fastvae.streams import ahead as read_ahead
 from fastvae.walk import Walker
 from fastvae.warmup import warm_up
 
@@ -111,6 +113,16 @@ class VAE:
     def card(self) -> dict[str, str]:
         """Where the weights come from, as text by field; empty if the checkpoint says nothing."""
         return dict(self._model.card)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of spec and weights, in hexadecimal: equal for equal models, wherever they came from.
+
+        Raises:
+            ClosedError: the model is closed.
+        """
+        with self._engine.in_use:
+            return fingerprint(self._model)
 
     @property
     def device(self) -> torch.device:
@@ -288,6 +300,37 @@ class VAE:
 
             mean, logvar = self._walker.walk(rows, compute, [verb], shapes, condition, invalid)
             return Posterior(rows.like(mean), rows.like(logvar), self._engine)
+
+    def encode_stream(
+        self, batches: Iterable[tuple[Any, ...]], *, invalid: str = "raise", ahead: int = 2
+    ) -> Generator[tuple[Any, Posterior]]:
+        """:meth:`encode` for an iterator of batches, none of which need to be in memory together.
+
+        Args:
+            batches: (ids, x), or (ids, x, condition) for a conditional model; ``ids`` is anything, and comes back.
+            invalid: see :meth:`encode`.
+            ahead: batches that a thread reads beforehand, while the model computes; 0 reads each when its turn comes.
+
+        Returns:
+            Iterator of (ids, Posterior), in the order of ``batches``. Closing it closes ``batches`` too.
+
+        Raises:
+            InputError: ``ahead`` out of range, at the call; a batch that is none, or whose rows :meth:`encode` refuses,
+                in its turn. So is whatever ``batches`` raises.
+        """
+        ahead = noise.check_count("ahead", ahead, most=1024)
+        if not isinstance(batches, Iterable):
+            raise InputError(f"batches: expected an iterator of (ids, x), got {type(batches).__name__}")
+
+        def encoded() -> Generator[tuple[Any, Posterior]]:
+            with closing(read_ahead(batches, ahead)) as items:
+                for item in items:
+                    if not isinstance(item, tuple) or len(item) not in (2, 3):
+                        raise InputError(f"batches: expected tuples (ids, x) or (ids, x, condition), got {item!r:.80}")
+                    condition = item[2] if len(item) == 3 else None
+                    yield item[0], self.encode(item[1], condition=condition, invalid=invalid)
+
+        return encoded()
 
     def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
