@@ -1,4 +1,4 @@
-"""``python -m bench.folder``: parts are compared with the latents before anything is timed, and a row says everything."""
+"""``python -m bench.folder``: parts are compared with the latents before they are timed, and a row says everything."""
 
 from __future__ import annotations
 
