@@ -63,6 +63,8 @@ def encode_parts(model: RunOptions, data: DataOptions, out: OutOptions, options:
         raise OutputError(f"--out: cannot write {out.out}: no such folder {out.out.parent}")
     vae = model.load()
     source = data.open(vae.spec, invalid=invalid, lazy=True)
+    if len(source.ids) > 1:
+        raise InputError(f"--id-column: a part has one array of ids, found {', '.join(source.ids)}")
     ids = next(iter(source.ids.values()), np.arange(len(source)))
     job = _job(vae, source, model, data) | {"dtype": options.dtype}
     with Parts(out.out, ids, job, options.part_rows, force=out.force) as parts:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +24,12 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 FILTERS = ("bilinear", "bicubic", "lanczos")
 CROPS = ("none", "center")
 MAX_PIXELS = 2**26
+# What Pillow raises for damaged images, and for damaged EXIF in sound ones.
+MALFORMED = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, struct.error)
 # EXIF's tag for how a camera was held, and its values for pictures that lie on their side.
 ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+
+_WARNINGS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,10 @@ class Preparation:
         import PIL.Image
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with _quiet():
                 image = PIL.Image.open(path, formats=FORMATS)
-            size, frames = _upright_size(image), _frames(image)
-        except (OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError) as error:
+                size, frames = _upright_size(image), _frames(image)
+        except (*MALFORMED, PIL.Image.DecompressionBombError) as error:
             raise InputError(f"{path}: cannot be read as an image: {one_line(error)}") from error
         width, height = size
         if width * height > MAX_PIXELS:
@@ -72,8 +79,10 @@ class Preparation:
 
         with self.opened(path) as image:
             try:
-                pixels = PIL.ImageOps.exif_transpose(image.convert("L" if self.shape[0] == 1 else "RGB"))
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
+                pixels = image.convert("L" if self.shape[0] == 1 else "RGB")
+                with _quiet():
+                    PIL.ImageOps.exif_transpose(pixels, in_place=True)
+            except MALFORMED as error:
                 raise InputError(f"{path}: cannot be decoded: {one_line(error)}") from error
         self._check_size(path, pixels.size)
         channels, height, width = self.shape
@@ -105,6 +114,14 @@ class Preparation:
             return image
         left, top = (round((of - to) / 2) for to, of in zip(target, size, strict=True))
         return image.crop((left, top, left + target[0], top + target[1]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings; one thread at a time, because warnings are turned off for all."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _upright_size(image: Image) -> tuple[int, int]:

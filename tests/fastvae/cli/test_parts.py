@@ -243,6 +243,17 @@ def test_mistakes(tmp_path: Path, call: Call, model: Path, images: Path, options
     assert not list(tmp_path.glob("z/*"))
 
 
+def test_one_column_of_ids(tmp_path: Path, call: Call, models: Path) -> None:
+    names = [f"x{i}" for i in range(6)]
+    table = np.column_stack([np.arange(5), np.arange(5) * 10, np.zeros((5, 6))])
+    np.savetxt(tmp_path / "t.csv", table, delimiter=",", header=",".join(["a", "b", *names]), comments="", fmt="%g")
+    arguments = ["encode", models / "table.safetensors", tmp_path / "t.csv", "-o", tmp_path / "z", "--id-column", "b"]
+    assert "a part has one array of ids, found b, a" in call(*arguments, "--id-column", "a", status=2).stderr
+    np.savetxt(tmp_path / "t.csv", table[:, 1:], delimiter=",", header=",".join(["b", *names]), comments="", fmt="%g")
+    call(*arguments, "--part-rows", 2)
+    assert together(tmp_path / "z", "ids").tolist() == ["0", "10", "20", "30", "40"]
+
+
 def test_folders_that_cannot_be(tmp_path: Path, call: Call, model: Path, images: Path) -> None:
     assert "no such folder" in call("encode", model, images, "-o", tmp_path / "a/b", status=2).stderr
     (tmp_path / "file").touch()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastvae.errors import InputError
@@ -74,6 +76,24 @@ def test_a_png_that_lies_on_its_side_is_noticed_late(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected 8 x 6 pixels .*, found 6 x 8; pass --resize"):
         row(tmp_path)
     assert row(tmp_path, crop="center").shape == SHAPE
+
+
+@given(where=st.integers(0, 400), byte=st.integers(0, 255), kind=st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]))
+@settings(max_examples=60)
+def test_a_damaged_image_is_a_row_or_named(where: int, byte: int, kind: str, tmp_path_factory: Any) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture(6, 8).save(buffer, kind, **({} if kind == "BMP" else {"exif": exif}))
+    content = bytearray(buffer.getvalue())
+    content[where % len(content)] = byte
+    path = tmp_path_factory.mktemp("a") / "a.png"
+    path.write_bytes(content)
+    source = open_source(path.parent, ReadOptions(image_shape=SHAPE, resize=True, skip=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = source.block(0, 1)
+    assert np.isnan(found).all() == (path in source.rejected)
 
 
 def test_animations_are_refused_and_cmyk_is_not(tmp_path: Path) -> None:
