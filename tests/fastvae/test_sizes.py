@@ -127,7 +127,8 @@ def test_exports_take_any_size(verb: str, tmp_path: Any) -> None:
     model = vae(replace(SPEC, latent_scaling=LatentScaling(0.5, 0.25)), impl="reference")
     model.export(tmp_path / "m.onnx", verb)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    given = images(24, 40) if verb.startswith(("encode", "embed", "reconstruct")) else np.ones((2, 4, 12, 20), np.float32)
+    of_images = verb.startswith(("encode", "embed", "reconstruct"))
+    given = images(24, 40) if of_images else np.ones((2, 4, 12, 20), np.float32)
     found = session.run(None, {session.get_inputs()[0].name: given})[0]
     assert found.shape[2:] == ((24, 40) if given.shape[1] == 4 or verb == "reconstruct" else (12, 20))
 
