@@ -47,16 +47,17 @@ def load(
             recognises it.
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
-        precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
-            float64 weights. Sums accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16
-            raises NumericsError.
+        precision: ``ieee`` (float32), ``tf32`` (float32 whose dense layers multiply in TF32, as fast GPUs do and CPUs
+            imitate), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
+            accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16 raises NumericsError.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
             ``auto`` takes the fastest there is and logs it once.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
             it beyond rounding, nor at all with ``batch_invariant``.
         batch_invariant: make the bits of a row's result independent of the rows around it.
         threads: of one call in ONNX Runtime; None is as many as PyTorch uses.
-        arena: whether ONNX Runtime keeps the memory of a call for the next one.
+        arena: whether the memory of a call is kept for the next one: ONNX Runtime's own, and that of large results
+            once nothing refers to them (at most 512 MiB).
         cast: convert weights of another float dtype than the spec declares instead of refusing them.
         allow_nonfinite: load weights that hold NaN or Inf.
         max_memory: refuse models whose weights and one row's activations need more bytes than this.

@@ -54,9 +54,13 @@ class Walker:
 
     def empty(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """A result to fill, on ``device``, by default the engine's."""
+        engine = self._engine
+        device = device or engine.device
         try:
-            return torch.empty(shape, dtype=self._engine.output_dtype, device=device or self._engine.device)
-        except RuntimeError as error:
+            if device.type == "cpu" and engine.output_dtype == torch.float32:
+                return torch.from_numpy(engine.results.empty(shape))
+            return torch.empty(shape, dtype=engine.output_dtype, device=device)
+        except (RuntimeError, MemoryError, ValueError) as error:
             raise InputError(f"a result of shape {shape} does not fit in memory; use stream, or fewer rows") from error
 
     def walk(

@@ -157,7 +157,16 @@ def show(row: Row) -> None:
 
 def table(rows: list[Row]) -> str:
     """The measurements as Markdown."""
-    peers = ("eager", "eager bf16", "eager ieee", "eager fp32", "torch.compile", "no graphs", "no overlap")
+    peers = (
+        "eager",
+        "eager bf16",
+        "eager ieee",
+        "eager fp32",
+        "eager upsampled",
+        "torch.compile",
+        "no graphs",
+        "no overlap",
+    )
     head = ["op", "shape", "precision", "µs (p50)", "predicted µs", "of roof", *peers]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:

@@ -56,7 +56,9 @@ def explain(
     verb: Annotated[str, Option(help=f"What to explain: {', '.join(VERBS)}.")] = "reconstruct",
     rows: Annotated[int, Option(help="How many rows at once.")] = 1,
     device: Annotated[str, Option(help="cpu, or a GPU by name, e.g. H100; auto: this machine's.")] = "auto",
-    precision: Annotated[str, Option(help="ieee (float32), bf16, fp16 or float64; auto: as the weights.")] = "auto",
+    precision: Annotated[
+        str, Option(help="ieee (float32), tf32, bf16, fp16 or float64; auto: as the weights.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """What a verb does, step by step, and the time and memory it should take on a device."""

@@ -21,6 +21,14 @@ def blocks(rows: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
         yield low, min(low + size, rows)
 
 
+def even_part(rows: int, size: int) -> int:
+    """How many of ``rows`` to take first, so that few parts of at most ``size``, all of about one size, do them.
+
+    A few rows left over cost more than their share: products of a few rows are slow.
+    """
+    return -(-rows // -(-rows // size))
+
+
 def rows_that_fit(peak_bytes: int) -> int:
     """How many rows of ``peak_bytes`` each make one internal batch: from 1 to MAX_ROWS."""
     return max(1, min(MAX_ROWS, BUFFER_BYTES // max(1, peak_bytes)))

@@ -30,7 +30,7 @@ from fastvae.plan import (
     check_scaling,
     explain,
 )
-from fastvae.runtime.batching import TILE, blocks, padded
+from fastvae.runtime.batching import TILE, blocks, even_part, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
 from fastvae.runtime.latents import prior
@@ -39,6 +39,7 @@ from fastvae.runtime.memory import in_batches
 from fastvae.runtime.numerics import NARROW, Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor, Values
 from fastvae.runtime.resources import AnyExecutor, Resources
+from fastvae.runtime.results import Results
 from fastvae.runtime.settings import (
     PRECISIONS,
     Settings,
@@ -83,7 +84,7 @@ class Engine:
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
-        self.impl = resolve_implementation(settings.impl, self.device, self.dtype)
+        self.impl = resolve_implementation(settings.impl, self.device, self.precision)
         # The ops outside plans (noise, reparameterization) have no form in ONNX Runtime.
         self._op_impl = "auto" if self.impl == "onnxruntime" else self.impl
         self._threads = torch.get_num_threads()
@@ -99,9 +100,12 @@ class Engine:
         if settings.batch_size is not None:
             self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
         self._graphs = settings.graphs
-        self._resources = Resources(self.device, graphs or self._graph_device())
+        self._resources = self._new_resources(graphs or self._graph_device())
         if settings.impl != "auto" and of is None:
             self._executor("reconstruct")
+
+    def _new_resources(self, graphs: GraphDevice | None) -> Resources:
+        return Resources(self.device, graphs, Results() if self._arena else Results(0))
 
     def _graph_device(self) -> GraphDevice | None:
         return CudaGraphs(self.device) if self._graphs and self.device.type == "cuda" else None
@@ -117,6 +121,11 @@ class Engine:
         return self._resources.stages
 
     @property
+    def results(self) -> Results:
+        """Where the memory of large results comes from."""
+        return self._resources.results
+
+    @property
     def output_dtype(self) -> torch.dtype:
         """Dtype of what verbs return: float64 in float64, else float32."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -125,6 +134,14 @@ class Engine:
         """Rows of one internal batch of ``verb``."""
         rows = self._batch_size or self._rows_that_fit(self._executor(verb))
         return min(rows, self._resources.limits.get(verb, rows))
+
+    def next_rows(self, rows: int, size: int) -> int:
+        """How many of ``rows`` to take next where at most ``size`` are run at once.
+
+        As many as can be where batches of that size are prepared or made of whole tiles, else parts of about one size.
+        """
+        prepared = self.batch_invariant or self.impl != "onnxruntime"
+        return min(rows, size) if prepared else even_part(rows, size)
 
     def _rows_that_fit(self, executor: AnyExecutor) -> int:
         """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""
@@ -197,7 +214,7 @@ class Engine:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._resources = Resources(self.device, self._graph_device())
+        self._resources = self._new_resources(self._graph_device())
 
     def for_caller(self, verb: str) -> str:
         """The verb whose plan runs for a caller's ``verb``: one of scaled latents where they are asked for.
@@ -224,6 +241,7 @@ class Engine:
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
+            tf32=self.precision == "tf32",
         )
         return explain(plan, rows, name, self.precision)
 
@@ -410,7 +428,7 @@ class Engine:
         shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(plain, spec.input_shape)
         of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
         values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
-        return executor.direct(shape, self.batch_rows(verb), values, self.in_use)
+        return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results)
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources
@@ -430,6 +448,7 @@ class Engine:
             dtype=self.dtype,
             device=self.device,
             batch_invariant=self.batch_invariant,
+            tf32=self.precision == "tf32",
             share=self._resources.weights.share,
         )
         if self.impl == "onnxruntime":

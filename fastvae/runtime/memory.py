@@ -40,6 +40,9 @@ class Batched(Protocol):
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
 
+    def next_rows(self, rows: int, size: int) -> int:
+        """How many of ``rows`` to take next where at most ``size`` are run at once."""
+
     def limit_rows(self, verb: str, rows: int) -> None:
         """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
 
@@ -55,7 +58,7 @@ def in_batches(
     size: Callable[[], int],
     compute: Callable[[int, int], None],
 ) -> None:
-    """``compute(first, last)`` on consecutive ranges of ``size()`` rows that cover ``low`` to ``high``.
+    """``compute(first, last)`` on consecutive ranges of at most ``size()`` rows that cover ``low`` to ``high``.
 
     A range that runs out of memory is computed again in smaller ones, the batches of ``verbs`` halved for good;
     ``compute`` must allow that, and ``size`` depend on them.
@@ -66,7 +69,7 @@ def in_batches(
     """
     with engine.looks:
         while low < high:
-            last = min(low + size(), high)
+            last = low + engine.next_rows(high - low, size())
             before = {verb: engine.batch_rows(verb) for verb in verbs}
             if _fits(compute, low, last):
                 low = last

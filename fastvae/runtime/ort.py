@@ -16,16 +16,19 @@ from torch import Tensor
 
 from fastvae.layers import Shape
 from fastvae.plan import Plan, plan_cost
-from fastvae.runtime.batching import TILE, blocks, rows_that_fit
+from fastvae.runtime.batching import TILE, even_part, rows_that_fit
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import is_out_of_memory
+from fastvae.runtime.results import Results
 
 # Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
 # work of a call, as long as that takes no more than BUFFER_BYTES.
-CACHE_BYTES = 3 * 2**20
+CACHE_BYTES = 4 * 2**20
 ENOUGH_ROWS = 64
+# Up to so many values one call of BLAS, in one thread, tells sooner than two of NumPy whether all are finite.
+FEW_VALUES = 8192
 FLOAT32, BITS = np.dtype(np.float32), np.dtype(np.uint32)
 # 1.0 in the bits of a float32.
 ONE = 0x3F800000
@@ -33,14 +36,14 @@ ONE = 0x3F800000
 Values: TypeAlias = Literal["any", "finite", "unit interval"]
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why ONNX Runtime cannot run a model on ``device`` in ``dtype``, or None if it can."""
+def why_not(device: torch.device, precision: str) -> str | None:
+    """Why ONNX Runtime cannot run a model on ``device`` in ``precision``, or None if it can."""
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} not installed; pip install 'fastvae-engine[cpu]'"
     if device.type != "cpu":
         return f"it runs on the CPU here, not on {device}"
-    if dtype != torch.float32:
+    if precision != "ieee":
         return "it computes in float32, precision='ieee'"
     return None
 
@@ -110,7 +113,7 @@ class OnnxExecutor:
             self._run(given, out)
         return tuple(out)
 
-    def direct(self, shape: Shape, limit: int, values: Values, in_use: Lifetime) -> DirectCall | None:
+    def direct(self, shape: Shape, limit: int, values: Values, in_use: Lifetime, results: Results) -> DirectCall | None:
         """The short way into a session with a single input: x, z or the noise; None where there are more.
 
         ``shape`` is that of the input's rows; see DirectCall for the others.
@@ -118,7 +121,7 @@ class OnnxExecutor:
         if len(self._inputs) != 1:
             return None
         outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
-        return DirectCall(self._session, (self._inputs[0], shape), outputs, limit, values, in_use)
+        return DirectCall(self._session, (self._inputs[0], shape), outputs, limit, values, in_use, results)
 
     def _run(self, given: Sequence[Tensor], out: Sequence[Tensor]) -> None:
         """Read ``given`` and write ``out`` in place: nothing is copied on the way in or out."""
@@ -143,9 +146,10 @@ class DirectCall:
         limit: rows of a batch.
         values: what those of the input have to be.
         in_use: entered where there are several batches; a single one is over before anybody misses it.
+        results: where the memory of the outputs of several batches comes from.
     """
 
-    __slots__ = ("_in_use", "_limit", "_name", "_outputs", "_run", "_shape", "_shapes", "_values")
+    __slots__ = ("_in_use", "_limit", "_name", "_outputs", "_results", "_run", "_shape", "_shapes", "_values")
 
     def __init__(
         self,
@@ -155,12 +159,13 @@ class DirectCall:
         limit: int,
         values: Values,
         in_use: Lifetime,
+        results: Results,
     ) -> None:
         # The session's own object, where there is one, runs without looking at its arguments once more.
         self._run = getattr(session, "_sess", session).run
         self._name, self._shape = given
         self._outputs, self._shapes = list(outputs), list(outputs.values())
-        self._limit, self._values, self._in_use = limit, values, in_use
+        self._limit, self._values, self._in_use, self._results = limit, values, in_use, results
 
     def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
         """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
@@ -193,6 +198,9 @@ class DirectCall:
         if self._values == "unit interval":
             return bool(np.maximum.reduce(x.view(BITS), None) <= ONE)
         if self._values == "finite":
+            # A sum of squares is finite only if every value is; large ones may overflow it and still be finite.
+            if x.size <= FEW_VALUES and np.vdot(x, x) < math.inf:
+                return True
             return bool(np.minimum.reduce(x, None) > -math.inf and np.maximum.reduce(x, None) < math.inf)
         return True
 
@@ -205,13 +213,16 @@ class DirectCall:
             return self(batch(0, rows))
         with self._in_use:
             try:
-                results = [np.empty((rows, *shape), np.float32) for shape in self._shapes]
+                results = [self._results.empty((rows, *shape)) for shape in self._shapes]
             except (MemoryError, ValueError):  # NumPy's words for more than any memory
                 return None
-            for low, high in blocks(rows, self._limit):
+            low = 0
+            while low < rows:
+                high = low + even_part(rows - low, self._limit)
                 outputs = self(batch(low, high))
                 if outputs is None:
                     return None
                 for result, output in zip(results, outputs, strict=True):
                     result[low:high] = output
+                low = high
             return results

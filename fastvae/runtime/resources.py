@@ -12,6 +12,7 @@ from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release
 from fastvae.runtime.lifetime import Lifetime, watch_forks
 from fastvae.runtime.numerics import Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor
+from fastvae.runtime.results import Results
 from fastvae.runtime.staging import stages
 from fastvae.runtime.weights import WeightStore
 
@@ -23,9 +24,10 @@ class Resources:
 
     Args:
         graphs: where plans are recorded as graphs; None for nowhere.
+        results: where the memory of large results comes from.
     """
 
-    def __init__(self, device: torch.device, graphs: GraphDevice | None) -> None:
+    def __init__(self, device: torch.device, graphs: GraphDevice | None, results: Results) -> None:
         self.lifetime = Lifetime(survives_fork=device.type == "cpu")
         self.lock = threading.Lock()
         self.executors: dict[str, AnyExecutor] = {}
@@ -34,6 +36,7 @@ class Resources:
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)
         self.numerics = Numerics()
+        self.results = results
         self.limits: dict[str, int] = {}  # rows of an internal batch, by verb, where memory was short
         self._left_behind: dict[str, AnyExecutor] = {}
         watch_forks(self)
@@ -41,6 +44,7 @@ class Resources:
     def release(self) -> None:
         """Give back what memory can be spared: graphs, idle buffers, and what PyTorch keeps for later."""
         self.stages.clear()
+        self.results.clear()
         if self.graphs is not None:
             self.graphs.clear()
         release_unused()
@@ -54,6 +58,7 @@ class Resources:
             self.direct.clear()
             self.executors.clear()
             self.weights = WeightStore()
+        self.results.close()
         self.release()
 
     def after_fork(self) -> None:

@@ -12,7 +12,14 @@ from fastvae.model import Model
 from fastvae.plan import Target
 from fastvae.runtime.ort import why_not
 
-PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The dtype of each precision; tf32 is float32 but for the operands of dense products.
+PRECISIONS = {
+    "ieee": torch.float32,
+    "tf32": torch.float32,
+    "float64": torch.float64,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
 
 logger = logging.getLogger("fastvae")
@@ -62,7 +69,7 @@ def resolve_precision(name: str, model: Model) -> str:
     return name
 
 
-def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve_implementation(name: str, device: torch.device, precision: str) -> str:
     """The implementation of plans; ``auto`` stays so on a GPU, and on a CPU is ONNX Runtime, or the reference.
 
     Raises:
@@ -71,7 +78,7 @@ def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) 
     if name not in IMPLEMENTATIONS:
         accepted = ", ".join(map(repr, IMPLEMENTATIONS))
         raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
-    reason = why_not(device, dtype)
+    reason = why_not(device, precision)
     if name == "onnxruntime" and reason:
         raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
     if name != "auto":

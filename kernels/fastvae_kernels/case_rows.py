@@ -10,8 +10,11 @@ __all__ = ["batch_size", "result_rows", "take_rows"]
 _PER_ROW: dict[str, tuple[str, ...]] = {
     "reparameterize": ("mean", "logvar"),
     "linear": ("x", "x_scale", "residual"),
+    **dict.fromkeys(("conv2d", "conv2d_statistics", "conv_transpose2d"), ("x", "residual")),
     "linear_score": ("data", "mask"),
     "elbo": ("data", "mask", "mean", "logvar"),
+    "norm_affine": ("statistics",),
+    "norm_apply": ("x", "affine"),
     "attention": ("q", "k", "v"),
     "affine": ("x",),
     "logvar": ("raw",),

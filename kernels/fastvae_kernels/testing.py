@@ -27,6 +27,7 @@ __all__ = [
     "philox",
     "roundoff",
     "slope",
+    "stored_error",
     "widen",
 ]
 
@@ -148,6 +149,22 @@ def drawn_error(op: str, arguments: dict[str, Any], *, interpreted: bool = False
     return through
 
 
+def stored_error(arguments: dict[str, Any], *, interpreted: bool = False) -> Tensor:
+    """By how much the statistics of `conv2d_statistics` may be off because they are those of the rounded result.
+
+    Each y of a block of k may be off by e, the budget of `assert_within`; the mean then is by the mean E of those, and
+    with d = y - mean, which is off by e + E, the sum of d² by that of 2 |d| (e + E) + (e + E)².
+    """
+    y = oracle("conv2d_statistics", arguments)[0]
+    own = (outputs(EAGER["conv2d_statistics"](**arguments))[0].double() - y).abs().amax() if y.numel() else 0.0
+    error = 2 * own + roundoff(arguments["x"].dtype, interpreted=interpreted) * y.abs()
+    found = []
+    for e, part in zip(*(t.flatten(2).split(arguments["block"], 2) for t in (error, y)), strict=True):
+        d, e_of_d = (part - part.mean(2, keepdim=True)).abs(), e + e.mean(2, keepdim=True)
+        found.append(torch.stack([e.mean(2), (2 * d * e_of_d + e_of_d**2).sum(2)], 2))
+    return torch.stack(found, 1)
+
+
 def assert_op_within(op: str, impl: str, arguments: dict[str, Any], *, interpreted: bool = False) -> None:
     """Every output of an op on these arguments is within the budget of `assert_within`.
 
@@ -156,9 +173,13 @@ def assert_op_within(op: str, impl: str, arguments: dict[str, Any], *, interpret
     """
     exact = outputs(oracle(op, arguments))
     actual = outputs(getattr(fastvae_kernels, op)(**arguments, impl=impl))
-    extra = 0.0 if impl == "reference" else drawn_error(op, arguments, interpreted=interpreted)
+    extra: list[Tensor | float] = [0.0] * len(exact)
+    if impl != "reference":
+        extra[0] = drawn_error(op, arguments, interpreted=interpreted)
+    if op == "conv2d_statistics":
+        extra[1] = stored_error(arguments, interpreted=interpreted)
     for index, (result, truth) in enumerate(zip(actual, exact, strict=True)):
         single = result.dtype in (torch.float32, torch.float8_e4m3fn)
         eager = outputs(EAGER[op](**(widen(arguments, torch.float32) if single else arguments)))[index]
         assert single or result.dtype == eager.dtype, f"output {index} has {result.dtype}, expected {eager.dtype}"
-        assert_within(result, truth, eager, extra=extra if index == 0 else 0.0, interpreted=interpreted)
+        assert_within(result, truth, eager, extra=extra[index], interpreted=interpreted)

@@ -150,7 +150,7 @@ def test_every_config_file_belongs_to_a_kernel() -> None:
     folder = Path(sample_module.__file__).parents[1] / "configs"
     for file in folder.glob("*.json"):
         table = json.loads(file.read_text())
-        if file.stem in ("linear", "linear_prior", "linear_score", "gaussian_head", "bottleneck"):
+        if file.stem in ("linear", "linear_prior", "linear_score", "gaussian_head", "bottleneck", "conv2d"):
             assert {*table} - {"default", *PARTS} == {*measured_devices(file.stem)}
             assert shipped_tiles(file.stem, "sm_90")
         else:

@@ -24,7 +24,10 @@ def _group_norm(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    resolve_impl("group_norm", impl, x.device, x.dtype)
+    if resolve_impl("group_norm", impl, x.device, x.dtype) == "triton":
+        from ..triton.norm_apply import group_norm as implementation
+
+        return implementation(x, weight, bias, groups, eps, activation, alpha)
     return reference.group_norm(x, weight, bias, groups, eps, activation, alpha)
 
 

@@ -1,4 +1,4 @@
-"""Defines `conv2d`: a 2-d cross-correlation with bias and activation."""
+"""Defines `conv2d`: a 2-d cross-correlation with bias, activation and residual."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +14,7 @@ def conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -21,7 +22,7 @@ def conv2d(
     activation: str,
     alpha: float | None,
 ) -> Tensor:
-    """act(conv(x, weight) + bias); x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w'].
+    """act(conv(x, weight) + bias) + residual; x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w'].
 
     `padding` is top, left, bottom, right.
     """
@@ -33,4 +34,7 @@ def conv2d(
         padded, padding = F.pad(padded, (left, right, top, bottom)), [0, 0]
     with ieee_float32(x):
         y = F.conv2d(padded, weight.to(acc), bias, stride, padding, dilation, groups)
-    return own_output(activate_(y, activation, alpha), x)
+    y = activate_(y, activation, alpha)
+    if residual is not None:
+        y += residual
+    return own_output(y, x)

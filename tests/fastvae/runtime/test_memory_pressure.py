@@ -158,6 +158,9 @@ class Small:
     def batch_rows(self, verb: str) -> int:
         return self.limit
 
+    def next_rows(self, rows: int, size: int) -> int:
+        return min(rows, size)
+
     def limit_rows(self, verb: str, rows: int) -> None:
         self.limit = rows
 
