@@ -35,6 +35,7 @@ from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
 from fastvae.plan.passes import FUSED_PASSES, IMAGE_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
 from fastvae.plan.plan import Plan, Step
+from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, with_scaling
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
 
 VERBS = (
@@ -59,7 +60,7 @@ POINT = {"parametrization": "logvar", "eps": 0.0, "minimum": -math.inf, "maximum
 POINTWISE = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
 
 # Those whose plans, of a model that fits images of any size, do so too: no step or constant knows a size.
-SIZE_FREE_VERBS = ("encode", "embed", "decode", "parameters", "reconstruct")
+SIZE_FREE_VERBS = ("encode", "embed", "decode", "parameters", "reconstruct", *SCALED_VERBS.values())
 
 # What runs a plan: the ops' PyTorch references, an ONNX graph, or Triton kernels where an op has one.
 Target: TypeAlias = Literal["reference", "onnx", "triton"]
@@ -103,9 +104,10 @@ def build_plan(
 
     A conditional model's plans take ``condition`` as well. With ``tf32`` dense layers multiply in
     that precision. ``share`` lets plans hold equal weights once, see ``cast``.
+    ``encode_scaled``, ``embed_scaled`` and ``decode_scaled`` give and take latents scaled by ``spec.latent_scaling``.
 
     Raises:
-        UnsupportedError: an unknown verb.
+        UnsupportedError: an unknown verb, or a scaled one of a model that has no numbers to scale by.
     """
     plan = translate(model, verb)
     for improve in _passes(target, batch_invariant):
@@ -127,8 +129,10 @@ def translate(model: Model, verb: str) -> Plan:
     """The plan of one verb as :func:`build_plan` has it before any pass: every layer a step, weights as they came.
 
     Raises:
-        UnsupportedError: an unknown verb.
+        UnsupportedError: as :func:`build_plan`.
     """
+    if verb in PLAIN_VERBS:
+        return with_scaling(_Builder(model).build(PLAIN_VERBS[verb]), model.spec)
     return _Builder(model).build(verb)
 
 
@@ -144,7 +148,7 @@ class _Builder:
     def build(self, verb: str) -> Plan:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
         if outputs is None:
-            raise UnsupportedError(f"verb: expected one of {', '.join(VERBS)}, got {verb!r}")
+            raise UnsupportedError(f"verb: expected one of {', '.join((*VERBS, *PLAIN_VERBS))}, got {verb!r}")
         names = outputs()
         made = {name for step in self.steps for name in step.outputs}
         inputs = tuple(name for name in self.shapes if name not in made)

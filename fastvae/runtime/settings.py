@@ -29,7 +29,8 @@ logger = logging.getLogger("fastvae")
 class Settings:
     """How to run a model; see :func:`fastvae.load` for the meaning of each.
 
-    ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to compare.
+    ``scaled_latents`` is on or off here. ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to
+    compare.
     """
 
     device: str = "auto"
@@ -40,6 +41,7 @@ class Settings:
     threads: int | None = None
     arena: bool = True
     graphs: bool = True
+    scaled_latents: bool = False
 
 
 def resolve_device(name: str) -> torch.device:
