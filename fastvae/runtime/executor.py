@@ -137,7 +137,9 @@ def _reshape(x: Tensor, *, shape: tuple[int, ...], channels_last: bool = False) 
 
 def _channels_last(x: Tensor) -> tuple[Tensor, ...]:
     """Images with their channels innermost in memory; strides say so of one channel too, where nothing is moved."""
-    return (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),)
+    x = x.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = x.shape
+    return (x.as_strided(x.shape, (channels * height * width, 1, channels * width, channels)),)
 
 
 def _join(x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:

@@ -113,3 +113,26 @@ def test_only_kernels_are_given_it() -> None:
     for invariant in (False, True):
         plan = build_plan(model, "reconstruct", target="triton", batch_invariant=invariant)
         assert any(step.op == "channels_last" for step in plan.steps)
+
+
+def test_images_of_one_channel_are_told_by_their_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers lie where they lay, but what is made of them has its channels innermost."""
+    spec = ModelSpec(
+        (1, 4, 4),
+        (3,),
+        (Conv2d("e.0", 1, 5, (3, 3), padding=(1, 1)), Conv2d("e.1", 5, 2, (3, 3)), Flatten(), Linear("f", 8, 8)),
+        gaussian_head("q", 8, 3, "separate"),
+        (
+            Linear("d", 3, 16),
+            Reshape((1, 4, 4)),
+            Conv2d("d.1", 1, 2, (3, 3), padding=(1, 1)),
+            Conv2d("d.2", 2, 1, (1, 1)),
+        ),
+        Bernoulli(),
+    )
+    _, chosen = plans(spec, "reconstruct")
+    seen = watched(monkeypatch)
+    run_plan(chosen, inputs_of(spec, 7), 7)
+    images = [x for _, x in seen if len(x) == 7]
+    assert len(images) == 4
+    assert all(x.stride(1) == 1 for x in images)
