@@ -109,23 +109,23 @@ _BOTTLENECKS = {
 }
 _GROUP_NORM = {
     "1x1": group_norm((3, 4, 1, 1), 2),
-    "silu": group_norm((2, 6, 5, 7), 3, activation="silu"),
-    "one_group": group_norm((3, 5, 4, 3), 1, eps=0.5, activation="leaky_relu", alpha=0.3),
-    "channels": group_norm((2, 3, 9, 8), 3, mean=30.0, eps=0.0, bias=False),
-    "plain": group_norm((1, 8, 3, 3), 4, weight=False, bias=False, activation="tanh"),
-    "shift": group_norm((2, 4, 6, 6), 2, weight=False, activation="gelu"),
+    "silu": group_norm((2, 6, 3, 5), 2, activation="silu"),
+    "one_group": group_norm((2, 5, 4, 3), 1, eps=0.5, activation="leaky_relu", alpha=0.3),
+    "channels": group_norm((2, 2, 9, 8), 2, mean=30.0, eps=0.0, bias=False),
+    "plain": group_norm((1, 8, 1, 3), 4, weight=False, bias=False, activation="tanh"),
+    "shift": group_norm((2, 4, 2, 4), 2, weight=False, activation="gelu"),
 }
 _STATISTICS = {
     "1x1": channel_statistics((5, 4, 1, 1), block=3),
     "odd": channel_statistics((2, 5, 7, 9), block=26, rest=True),
     "one_block": channel_statistics((2, 3, 4, 5), block=20),
-    "tiles": channel_statistics((2, 6, 20, 59), block=1100, rest=True),
+    "tiles": channel_statistics((2, 6, 20, 56), block=1050, rest=True),
     "pixels": channel_statistics((2, 3, 1, 3), block=1),
-    "mean": channel_statistics((2, 70, 2, 7), mean=30.0, block=12),
+    "mean": channel_statistics((2, 70, 1, 7), mean=30.0, block=8),
 }
 _NORM_AFFINE = {
-    "one": norm_affine(3, 3, (1,), block=1, groups=3, eps=0.5),
-    "blocks": norm_affine(3, 6, (8, 8, 8, 3), block=8, groups=2, rest=True),
+    "one": norm_affine(2, 2, (1,), block=1, groups=2, eps=0.5),
+    "blocks": norm_affine(2, 6, (8, 8, 8, 3), block=8, groups=2, rest=True),
     "bands": norm_affine(2, 6, (7, 2, 7, 7, 1), groups=1, eps=0.1),
     "plain": norm_affine(2, 4, (5, 5), weight=False, rest=True, block=5, groups=2),
     "many": norm_affine(2, 35, (4,) * 70, block=4, groups=1),
@@ -138,8 +138,7 @@ _NORM_APPLY = {
 _ATTENTION = {
     "1x1": attention((1, 1, 1, 1)),
     "square": attention((2, 8, 5, 5)),
-    "blocks": attention((2, 8, 3, 3), (9, 15)),
-    "odd": attention((3, 5, 3, 7), (2, 3), 7),
+    "odd": attention((2, 5, 3, 7), (9, 15), 7),
     "heads": attention((2, 6, 4, 3), outputs=9, heads=3),
     "sharp": attention((2, 33, 6, 4), scale=8.0),
 }
@@ -180,7 +179,7 @@ CASES: dict[str, dict[str, Case]] = {
     "conv_score": CONV_SCORE,
     "conv_transpose2d": {**CONV_TRANSPOSE, "channels_last": _channels_last(CONV_TRANSPOSE["dilation"])},
     "group_norm": {**_GROUP_NORM, "channels_last": _channels_last(_GROUP_NORM["silu"])},
-    "attention": {**_ATTENTION, "channels_last": _channels_last(_ATTENTION["heads"], "q", "k", "v")},
+    "attention": {**_ATTENTION, "channels_last": _channels_last(_ATTENTION["odd"], "q", "k", "v")},
     "affine": {
         **{activation: _affine((5, 7), (7,), (7,), activation) for activation in ACTIVATIONS},
         "copy": _affine((3, 4), None, None, "identity"),

@@ -12,12 +12,8 @@ from fastvae_kernels.triton import attention as module
 from tests.kernels.support import CUDA, DEVICE, NARROW, assert_guards_stand, framed, guarded
 from tests.kernels.test_images import attended, image, narrowing, weight_rounding
 
-# Channels in several steps and values in several parts; the same at once; a block of keys that is hardly filled.
-CONFIGS = [
-    AttentionConfig(64, 16, 16, 16, 16, 4, 2),
-    AttentionConfig(64, 16, 16, 64, 64, 4, 2),
-    AttentionConfig(64, 32, 64, 32, 32, 4, 2),
-]
+# Channels in several steps and values in several parts; the same at once.
+CONFIGS = [AttentionConfig(64, 16, 16, 16, 16, 4, 2), AttentionConfig(64, 32, 16, 64, 64, 4, 2)]
 
 
 def rows(n: int, pixels: int, channels: int, dtype: torch.dtype) -> Tensor:
@@ -30,10 +26,8 @@ def as_images(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.block_keys}-{c.block_channels}")
-@pytest.mark.parametrize("dtype", NARROW, ids=str)
-@pytest.mark.parametrize(
-    "sizes", [(2, 1, 1, 1, 1), (1, 19, 33, 20, 36), (2, 3, 16, 16, 32), (1, 5, 21, 33, 7)], ids=str
-)
+@pytest.mark.parametrize("dtype", NARROW[:2], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 1, 1, 1, 1), (1, 19, 33, 20, 7), (2, 3, 16, 16, 18)], ids=str)
 def test_its_output_is_written_and_nothing_else(
     sizes: tuple[int, int, int, int, int], dtype: torch.dtype, config: AttentionConfig
 ) -> None:
@@ -51,8 +45,8 @@ def test_its_output_is_written_and_nothing_else(
 
 
 def test_a_growing_largest_score_rescales_what_was_summed() -> None:
-    """Scores that rise from block to block, then fall: each largest but one is overtaken."""
-    slope = torch.cat([torch.arange(100.0), torch.arange(100.0, 0, -1)]).to(DEVICE) * 0.3
+    """Scores that rise from block to block, then fall, by more than an exponential holds: each largest is overtaken."""
+    slope = torch.cat([torch.arange(100.0), torch.arange(100.0, 0, -1)]).to(DEVICE) * 3
     q, k = torch.ones(1, 1, 1, 1, device=DEVICE), slope.view(1, 1, 1, 200)
     v = image(1, 3, 1, 200)
     exact, bound = attended(q, k, v, 1)
