@@ -11,7 +11,7 @@ from fastvae_kernels.tiling import GemmConfig, takes_broken_pixels
 from fastvae_kernels.triton.gemm import Operands
 from fastvae_kernels.triton.window import conv_axis, transposed_axis
 from tools.aot_build import Build
-from tools.aot_gemms import DTYPES, gemm_tiles, is_heaviest, label, promised, why_extra
+from tools.aot_gemms import DTYPES, gemm_tiles, is_heaviest, label, promised
 
 __all__ = ["add_tiles_builds", "conv_score_builds", "convolution_builds"]
 
@@ -21,7 +21,7 @@ WINDOWS = {
     "transposed 4x4 stride 2": (transposed_axis(4, 2, 1, 1),) * 2,
 }
 WITHIN = "steps over several taps, and those of single entries are compiled"
-SPARE = "the heaviest tile's epilogue, and a heavier one is compiled"
+BYTES = "the same with bytes for a result is compiled"
 
 
 def convolution_build(target: str, precision: str, tile: GemmConfig, window: str, **changes: Any) -> Build:
@@ -62,22 +62,22 @@ def convolution_build(target: str, precision: str, tile: GemmConfig, window: str
 def convolution_builds(target: str) -> Iterator[Build]:
     """Statistics and a residual, which need most, for the tile with most outputs a thread; SiLU elsewhere."""
     for precision, tile in gemm_tiles("conv2d", target):
-        lighter = why_extra("conv2d", target, precision, tile)
 
         def build(window: str, *, precision: str = precision, tile: GemmConfig = tile, **changes: Any) -> Build:
             return convolution_build(target, precision, tile, window, **changes)
 
         if is_heaviest("conv2d", target, precision, tile):
-            yield build("3x3", activation="gelu", residual=True, block=128, extra=lighter)
-            yield build("3x3", activation="gelu", residual=True, extra=lighter or SPARE)
-            up = SPARE if precision == "ieee" else ""
-            yield build("transposed 4x4 stride 2", residual=True, extra=up)
+            yield build("3x3", activation="gelu", residual=True, block=128)
+        if precision == "ieee":
+            continue
+        if is_heaviest("conv2d", target, precision, tile):
+            yield build("transposed 4x4 stride 2", residual=True)
         else:
-            yield build("3x3", extra=lighter or (SPARE if tile.block_columns == 16 else ""))
+            yield build("3x3", extra=BYTES if tile.block_columns == 16 else "")
         yield build("3x3", unit=8, even=False, extra=WITHIN)
-        if precision == "ieee" or takes_broken_pixels(tile, PARTS[target]):
-            single = precision == "bf16" and tile.block_columns == 64
-            yield build("4x4 stride 2", unit=1, even=False, activation="relu", extra="" if single else WITHIN)
+        if takes_broken_pixels(tile, PARTS[target]):
+            extra = "" if tile.block_columns == 64 else WITHIN
+            yield build("4x4 stride 2", unit=1, even=False, activation="relu", extra=extra)
         if tile.block_columns == 16:
             image = build("3x3", activation="identity")
             bytes_ = {**image.arguments, "out": "*u8"}

@@ -207,11 +207,21 @@ def assert_statistics(y: Tensor, statistics: Tensor, block: int) -> None:
         assert ((statistics[:, index, :, 1] - (d**2).sum(2)).abs() <= bound + 2.0**-126).all()
 
 
+@pytest.mark.parametrize("window", [{"stride": 2}, {"padding": (1, 0, 1, 0)}, {"padding": (0, 1, 0, 0)}], ids=str)
+def test_windows_of_one_pixel_are_a_product_only_where_every_pixel_has_one(window: dict[str, Any]) -> None:
+    x, weight, bias = normal(2, 3, 2, 3), normal(4, 3, 1, 1), normal(4)
+    top, left, bottom, right = window.get("padding", (0, 0, 0, 0))
+    wide = F.pad(x.double(), (left, right, top, bottom)), weight.double(), bias.double()
+    exact, terms = (F.conv2d(*t, window.get("stride", 1)) for t in (wide, [each.abs() for each in wide]))
+    y = conv2d(x, weight, bias, activation="relu", **window, impl="triton")
+    assert_convolved(y, exact.relu(), terms, 3, None)
+
+
 def test_an_infinity_stays_in_the_windows_that_see_it() -> None:
     """Three channels: the step after a window's last tap would read the row of pixels below it."""
     x, weight = normal(1, 3, 5, 4), normal(2, 3, 2, 2)
     clean = conv2d(x, weight, impl="triton")
-    x[0, 1, 3, 2] = float("inf")
+    x[0, 0, 3, 2] = float("inf")
     y = conv2d(x, weight, impl="triton")
     assert not y[:, :, 2:, 1:].isfinite().any()
     y[:, :, 2:, 1:] = clean[:, :, 2:, 1:]
