@@ -13,7 +13,6 @@ from fastvae.conversion import convert
 from fastvae.embedded import resolve
 from fastvae.formats import read_checkpoint
 from fastvae.formats.modules import LikelihoodArgument
-from fastvae.model import DEFAULT_MAX_MEMORY
 from fastvae.runtime import Settings
 from fastvae.spec import ModelSpec
 
@@ -32,7 +31,7 @@ def load(
     arena: bool = True,
     cast: bool = False,
     allow_nonfinite: bool = False,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int | str | None = None,
 ) -> VAE:
     """Load a trained model and get it ready to run.
 
@@ -54,7 +53,10 @@ def load(
         arena: whether ONNX Runtime keeps the memory of a call for the next one.
         cast: convert weights of another float dtype than the spec declares instead of refusing them.
         allow_nonfinite: load weights that hold NaN or Inf.
-        max_memory: refuse models whose weights and one row's activations need more bytes than this.
+        max_memory: the most memory to take, a number of bytes or text such as ``"2GB"``: weights, and what running a
+            verb on one row takes besides the caller's rows and results; Python and its libraries take some 300 MB
+            more. A model for images of any size runs large ones in tiles, with the same results; any other model that
+            needs more is refused. None refuses models that need over 16 GiB, and runs images whole.
 
     Raises:
         InputError: no such file, embedded model, format or device.
@@ -62,7 +64,7 @@ def load(
             spec, or is not safe to read. Nothing in it is ever executed.
         UnsupportedError: a precision or implementation that cannot run this model.
     """
-    settings = Settings(device, precision, impl, batch_size, batch_invariant, threads, arena)
+    settings = Settings(device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory)
     model = read_checkpoint(
         resolve(source),
         format=format,
@@ -90,6 +92,7 @@ def from_modules(
     batch_invariant: bool = False,
     threads: int | None = None,
     arena: bool = True,
+    max_memory: int | str | None = None,
 ) -> VAE:
     """Take over a trained encoder and decoder that are ordinary ``nn.Module``s; ``save`` then keeps them as one file.
 
@@ -112,7 +115,7 @@ def from_modules(
             or what softplus still has to be taken of to give the standard deviation (``softplus_std``). Names in a
             mapping are ``logstd`` or ``log_std``, ``std`` or ``sigma``, ``variance`` or ``var``, ``scale`` or ``raw``.
         name: of the model.
-        device, precision, impl, batch_size, batch_invariant, threads, arena: see :func:`load`.
+        device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory: see :func:`load`.
 
     Raises:
         InputError: an argument of the wrong kind, or modules whose inputs and outputs make no autoencoder.
@@ -129,4 +132,4 @@ def from_modules(
         parametrization=parametrization,
         name=name,
     )
-    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena))
+    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory))

@@ -14,6 +14,7 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.plan import Plan, Step, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
+from fastvae_kernels.reference.activation import activate_
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,15 @@ def _upsample(x: Tensor, *, factor: int) -> tuple[Tensor, ...]:
     return (torch.nn.functional.interpolate(x, scale_factor=factor, mode="nearest"),)
 
 
+def _normalise(
+    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, *, activation: str = "identity", alpha: float | None = None
+) -> tuple[Tensor, ...]:
+    """act((x - centre) * scale + shift), each a row's number per channel: a group norm of known statistics."""
+    scale, shift, centre = (parameter[:, :, None, None] for parameter in (scale, shift, centre))
+    y = (x.to(scale.dtype) - centre).mul_(scale).add_(shift)
+    return (activate_(y, activation, alpha).to(x.dtype),)
+
+
 # Steps that are not ops of fastvae_kernels themselves but a way to call one.
 OPS_BEHIND = {"kl": "reparameterize"}
 
@@ -149,5 +159,6 @@ OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "split": _split,
     "pad": _pad,
     "narrow": _narrow,
+    "normalise": _normalise,
     "upsample": _upsample,
 }

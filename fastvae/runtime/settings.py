@@ -32,6 +32,7 @@ class Settings:
     batch_invariant: bool = False
     threads: int | None = None
     arena: bool = True
+    max_memory: int | str | None = None
     graphs: bool = True
 
 
