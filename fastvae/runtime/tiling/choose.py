@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fastvae.errors import InputError
@@ -60,7 +61,9 @@ def fit(plan: Plan, costs: Costs, limit: int, *, rows: int | None, tiles: bool) 
     height, width = max((plan.shapes[name] for name in plan.inputs), key=math.prod)[1:]
     what = f"{plan.verb} of {height}x{width}"
     if whole <= limit:
-        logger.info("%s: whole, predicted peak %s of %s bytes", what, f"{whole:,}", f"{limit:,}")
+        logger.info(
+            "%s: whole, predicted peak %s of %s bytes", what, f"{whole:,}", f"{limit:,}", extra={"peak_bytes": whole}
+        )
         return None
     if not tiles:
         raise InputError(f"max_memory: {what} takes about {whole:,} bytes and does not run in tiles, got {limit:,}")
@@ -68,9 +71,14 @@ def fit(plan: Plan, costs: Costs, limit: int, *, rows: int | None, tiles: bool) 
     if tiling.peak_bytes > limit:
         least = math.ceil(tiling.peak_bytes * MARGIN)
         raise InputError(f"max_memory: {what} takes at least {least:,} bytes, got {limit:,}")
-    sizes = f"{len(tiling.sweeps)} sweeps, {tiling.bands} bands"
-    logger.info("%s: %s, predicted peak %s of %s bytes", what, sizes, f"{tiling.peak_bytes:,}", f"{limit:,}")
+    _say(what, f"{len(tiling.sweeps)} sweeps, {tiling.bands} bands", tiling.peak_bytes, limit)
     return tiling
+
+
+def _say(what: str, how: str, peak: int, limit: int) -> None:
+    """Log a prediction; the record has it as ``peak_bytes``."""
+    text = f"{what}: {how}, predicted peak {peak:,} of {limit:,} bytes"
+    logger.info(text, extra={"peak_bytes": peak})
 
 
 def choose(plan: Plan, costs: Costs, budget: int) -> Tiling:
@@ -102,8 +110,7 @@ def tile(
 ) -> Tiling:
     """A tiling with the largest bands that fit, or else the smallest; or with bands of ``rows`` rows."""
     cut = sweeps(plan, most_halo=most_halo, virtual=virtual)
-    stores = {name: [(0, plan.shapes[name][1])] for name in plan.inputs}
-    simulated = _Simulation(plan, costs, stores)
+    simulated = _Simulation(plan, costs)
     heights, peaks, work = [], [], 0.0
     for sweep in cut:
         height = simulated.fitting(sweep, budget) if rows is None else min(rows, sweep.height)
@@ -127,11 +134,16 @@ def _recomputing(plan: Plan, costs: Costs, budget: int, most_halo: int) -> Tilin
         ]
         if not trials:
             break
-        trial, name = min(trials, key=lambda found: (found[0].peak_bytes, found[0].flops))
-        if trial.peak_bytes >= best.peak_bytes:
+        trial, name = min(trials, key=lambda found: (_worst_first(found[0]), found[0].flops))
+        if _worst_first(trial) >= _worst_first(best):
             break
         best, virtual = trial, virtual | {name}
     return best
+
+
+def _worst_first(tiling: Tiling) -> list[int]:
+    """Its peaks, to compare: of several sweeps that are alike, one after the other can get better."""
+    return sorted(tiling.peaks, reverse=True)
 
 
 def _stored_at(tiling: Tiling, index: int) -> set[str]:
@@ -149,62 +161,72 @@ def _flops(sweep: Sweep) -> int:
 class _Simulation:
     """What is stored, sweep after sweep and band after band."""
 
-    def __init__(self, plan: Plan, costs: Costs, stores: Mapping[str, list[tuple[int, int]]]) -> None:
-        self._plan, self._costs = plan, costs
-        self._stores = dict(stores)
+    def __init__(self, plan: Plan, costs: Costs) -> None:
+        self._costs = costs
+        self._row = {
+            name: shape[0] * shape[2] * costs.element_bytes for name, shape in plan.shapes.items() if len(shape) == 3
+        }
+        self._height = {name: plan.shapes[name][1] for name in self._row}
+        self._stores = {name: deque([(0, self._height[name])]) for name in plan.inputs}
+        self._stored = sum(self._row[name] * self._height[name] for name in plan.inputs)
         self._bands: dict[tuple[int, int], int] = {}
 
     def fitting(self, sweep: Sweep, budget: int) -> int:
         """The largest height of bands that fits ``budget`` and BAND_BYTES; else the smallest."""
-        height = sweep.height
-        fewest = max(FEWEST_ROWS, sweep.unit)
+        height, fewest = sweep.height, max(FEWEST_ROWS, sweep.unit)
+        room = budget - self._stored - self._costs.fixed
         while height > fewest:
-            if self._band(sweep, height) <= BAND_BYTES and self._peak(sweep, height, dict(self._stores)) <= budget:
+            if self._band(sweep, height) <= min(BAND_BYTES, room) and self._tried(sweep, height) <= budget:
                 break
             height = -(-math.ceil(height / 2) // sweep.unit) * sweep.unit
         return height
 
     def run(self, sweep: Sweep, rows: int) -> int:
         """Bytes at the peak of a sweep in bands of so many rows."""
-        return self._peak(sweep, rows, self._stores)
+        peak, high = 0, 0
+        wholes = max((self._row[name] * self._height[name] for name in sweep.wholes), default=0)
+        while high < sweep.height:
+            low, high = high, min(high + rows, sweep.height)
+            frame = sweep.frame(low, high)
+            given = sum(self._copied(sweep, name, frame) for name in sweep.framed)
+            peak = max(peak, self._stored + given + wholes + self._band(sweep, frame[1] - frame[0]))
+            for name in sweep.kept:
+                self._stores.setdefault(name, deque()).append((low, high))
+                self._stored += self._row[name] * (high - low)
+            above = sweep.frame(high, min(high + rows, sweep.height))
+            for name in sweep.frees:
+                if high == sweep.height:
+                    self._release(name, self._height[name])
+                elif name in sweep.framed:
+                    self._release(name, sweep.rows_of(name, above, self._height[name])[0])
+        return peak + self._costs.fixed
 
     def share(self, sweep: Sweep, rows: int) -> float:
         """Rows computed for each row of the image."""
         frames = [sweep.frame(low, min(low + rows, sweep.height)) for low in range(0, sweep.height, rows)]
         return sum(end - first for first, end in frames) / sweep.height
 
-    def _peak(self, sweep: Sweep, rows: int, stores: dict[str, list[tuple[int, int]]]) -> int:
-        plan, peak = self._plan, 0
-        wholes = max((self._size(name, plan.shapes[name][1]) for name in sweep.wholes), default=0)
-        for low in range(0, sweep.height, rows):
-            high = min(low + rows, sweep.height)
-            frame = sweep.frame(low, high)
-            given = 0
-            for name in sweep.framed:
-                taken = sweep.rows_of(name, frame, plan.shapes[name][1])
-                given += 0 if taken in stores[name] else self._size(name, taken[1] - taken[0])
-            peak = max(peak, self._stored(stores) + given + wholes + self._band(sweep, frame[1] - frame[0]))
-            for name in sweep.kept:
-                stores[name] = [*stores.get(name, []), (low, high)]
-            if high < sweep.height:
-                above = sweep.frame(high, min(high + rows, sweep.height))
-                for name in sweep.frees:
-                    if name in sweep.framed:
-                        first = sweep.rows_of(name, above, plan.shapes[name][1])[0]
-                        stores[name] = [band for band in stores[name] if band[1] > first]
-        for name in sweep.frees:
-            del stores[name]
-        return peak + self._costs.fixed
+    def _tried(self, sweep: Sweep, rows: int) -> int:
+        """What :meth:`run` would say."""
+        stores, stored = self._stores, self._stored
+        self._stores = {name: bands.copy() for name, bands in stores.items()}
+        peak = self.run(sweep, rows)
+        self._stores, self._stored = stores, stored
+        return peak
+
+    def _copied(self, sweep: Sweep, name: str, frame: tuple[int, int]) -> int:
+        """Bytes of the rows of ``name`` that go with a frame, unless they are stored as they are."""
+        first, end = sweep.rows_of(name, frame, self._height[name])
+        return 0 if (first, end) in self._stores[name] else self._row[name] * (end - first)
+
+    def _release(self, name: str, first: int) -> None:
+        bands = self._stores[name]
+        while bands and bands[0][1] <= first:
+            low, high = bands.popleft()
+            self._stored -= self._row[name] * (high - low)
 
     def _band(self, sweep: Sweep, rows: int) -> int:
         key = id(sweep), rows
         if key not in self._bands:
             self._bands[key] = self._costs.band(sweep, rows)
         return self._bands[key]
-
-    def _stored(self, stores: Mapping[str, list[tuple[int, int]]]) -> int:
-        return sum(self._size(name, high - low) for name, bands in stores.items() for low, high in bands)
-
-    def _size(self, name: str, rows: int) -> int:
-        channels, _, width = self._plan.shapes[name]
-        return channels * width * rows * self._costs.element_bytes
