@@ -16,8 +16,8 @@ from fastvae.runtime.tiling.costs import Costs
 
 # Rows beyond which a sweep is cut: few recompute little, many store less.
 HALOS = (4, 12)
-# Bands of fewer rows than this are mostly halo.
-FEWEST_ROWS = 8
+# Bands of fewer rows than this are mostly halo; and more bands of an image than that take long to choose.
+FEWEST_ROWS, MOST_BANDS = 8, 64
 # What a band may take where there is memory for more: beyond, larger bands are no faster.
 BAND_BYTES = 192 * 2**20
 # Of the least that a message names, over the least that was found: choices differ a little with what there is.
@@ -121,24 +121,26 @@ def tile(
 
 
 def _recomputing(plan: Plan, costs: Costs, budget: int, most_halo: int) -> Tiling:
-    """A tiling in which not all images are stored: as many as have to be to fit, or to come down no further."""
+    """A tiling in which not all images are stored: as many as have to be to fit, or to come down no further.
+
+    What not to store is found with the smallest bands, so that it does not depend on the budget, nor does the least.
+    """
     fixed = {name for step in plan.steps for name in whole(step)} | {*plan.inputs, *plan.outputs}
     virtual: frozenset[str] = frozenset()
-    best = tile(plan, costs, budget, most_halo=most_halo)
+    best = tile(plan, costs, 0, most_halo=most_halo)
     while best.peak_bytes > budget:
         index = best.peaks.index(best.peak_bytes)
         worst = best.sweeps[index]
         names = {*worst.framed, *worst.kept, *_stored_at(best, index)} - fixed - virtual
-        trials = [
-            (tile(plan, costs, budget, most_halo=most_halo, virtual={*virtual, name}), name) for name in sorted(names)
-        ]
+        trials = [(tile(plan, costs, 0, most_halo=most_halo, virtual={*virtual, name}), name) for name in sorted(names)]
         if not trials:
             break
         trial, name = min(trials, key=lambda found: (_worst_first(found[0]), found[0].flops))
         if _worst_first(trial) >= _worst_first(best):
             break
         best, virtual = trial, virtual | {name}
-    return best
+    larger = tile(plan, costs, budget, most_halo=most_halo, virtual=virtual)
+    return larger if larger.peak_bytes <= budget else best
 
 
 def _worst_first(tiling: Tiling) -> list[int]:
@@ -173,7 +175,7 @@ class _Simulation:
 
     def fitting(self, sweep: Sweep, budget: int) -> int:
         """The largest height of bands that fits ``budget`` and BAND_BYTES; else the smallest."""
-        height, fewest = sweep.height, max(FEWEST_ROWS, sweep.unit)
+        height, fewest = sweep.height, max(FEWEST_ROWS, sweep.unit, sweep.height // MOST_BANDS)
         room = budget - self._stored - self._costs.fixed
         while height > fewest:
             if self._band(sweep, height) <= min(BAND_BYTES, room) and self._tried(sweep, height) <= budget:
