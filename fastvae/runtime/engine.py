@@ -7,6 +7,7 @@ in which precision, by which implementation and in which tiles is decided here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -407,8 +408,9 @@ class Engine:
         """The verb in tiles, if it does not fit in memory without; InputError if it does not fit at all."""
         assert self._max_memory is not None
         plan, held = self._plan(verb), (self._of or self)._resources
-        others = sum(size for name, size in held.session_bytes.items() if name != verb)
-        fixed = weight_bytes(*self.model.weights.values(), *held.weights.kept) + others
+        with nullcontext() if self._of is None else held.lock:
+            others = sum(size for name, size in held.session_bytes.items() if name != verb)
+            fixed = weight_bytes(*self.model.weights.values(), *held.weights.kept) + others
         costs = Costs(fixed, self.dtype.itemsize, sessions=self.impl == "onnxruntime")
         tiling = fit(plan, costs, self._max_memory, rows=self._batch_size, tiles=verb in SIZE_FREE_VERBS)
         if tiling is None:

@@ -137,7 +137,7 @@ def test_a_sweep_ends_before_what_needs_all_of_an_image() -> None:
     plan = plan_of(conv[0], GroupNorm("n", CHANNELS, 2), conv[1], Attention("a", CHANNELS), conv[2], conv[3])
     ops = [[step.op for step in sweep.plan.steps] for sweep in sweeps(plan, most_halo=4)]
     assert [step[0] for step in ops] == ["conv2d", "normalise", "attention"]
-    assert ops[2] == ["attention", "conv2d", "conv2d", "conv2d"] or ops[2] == ["attention", "conv2d", "conv2d"]
+    assert ops[2] == ["attention", "conv2d", "conv2d"]
     halos = [sweep.halo for sweep in sweeps(plan, most_halo=1)]
     assert max(max(halo) for halo in halos) == 1
     assert len(halos) == 4
