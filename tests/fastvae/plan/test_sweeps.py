@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -26,9 +27,9 @@ from fastvae.layers import (
     Upsample,
     stack_shape,
 )
-from fastvae.plan import Plan, build_plan, sweeps
-from fastvae.plan.bands import scales
-from fastvae.runtime.tiling import Costs, TiledExecutor, references, tile
+from fastvae.plan import Plan, Sweep, build_plan, sweeps
+from fastvae.plan.bands import Margin, scales
+from fastvae.runtime.tiling import Costs, TiledExecutor, Tiling, references, tile
 from fastvae.spec import FixedGaussian, ModelSpec, PointHead
 from tests.fastvae.support import random_model, run_plan
 
@@ -112,6 +113,50 @@ def test_bands_give_the_rows_of_the_whole(
     virtual = frozenset(data.draw(st.lists(st.sampled_from(free), max_size=2))) if free else frozenset()
     found = in_bands(plan, rows, most_halo, virtual, x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * max(1.0, float(expected.abs().max())))
+
+
+def conv(stride: int, padding: int, end: int, kernel: int = 3, dilation: int = 1) -> Layer:
+    shape = ((kernel, 3), (stride, 1), (padding, 1), (dilation, 1))
+    return Conv2d("e", CHANNELS, CHANNELS, *shape, padding_end=(end, 1))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (conv(1, 1, 1),),
+        (conv(2, 1, 1),),
+        (conv(2, 0, 1),),
+        (conv(1, 0, 4, dilation=2),),
+        (conv(1, 4, 0, dilation=2),),
+        (conv(3, 2, 1, kernel=5),),
+        (ConvTranspose2d("e", CHANNELS, CHANNELS, (4, 4), (2, 2), (1, 1)),),
+        (ConvTranspose2d("e", CHANNELS, CHANNELS, (6, 1), (2, 1), (2, 0)),),
+        (ConvTranspose2d("e", CHANNELS, CHANNELS, (3, 1), (2, 1), (1, 0), (1, 0)),),
+        (Upsample(), Conv2d("e", CHANNELS, CHANNELS, (3, 3), padding=(1, 1))),
+        (Upsample(3), conv(1, 1, 1)),
+    ],
+    ids=str,
+)
+def test_halos_are_as_wide_as_they_have_to_be_and_no_wider(layers: Stack) -> None:
+    """With one row less of either, some band of some height comes out wrong."""
+    plan = plan_of(*layers)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, CHANNELS, 24, 5)))
+    expected = run_plan(plan, {"x": x})[0]
+    for rows in (1, 2, 5):
+        torch.testing.assert_close(in_bands(plan, rows, 4, frozenset(), x), expected, rtol=0, atol=1e-12)
+    (sweep,) = sweeps(plan, most_halo=4)
+    for top, bottom in ((1, 0), (0, 1)):
+        halo = Margin(sweep.halo.top - top, sweep.halo.bottom - bottom)
+        if min(halo) < 0:
+            continue
+        less = replace(sweep, halo=halo)
+        found = [run_sweep(plan, less, rows, x) for rows in (1, 2, 5)]
+        assert any(not torch.allclose(one, expected, rtol=0, atol=1e-9) for one in found)
+
+
+def run_sweep(plan: Plan, sweep: Sweep, rows: int, x: torch.Tensor) -> torch.Tensor:
+    tiling = Tiling((sweep,), (rows,), (0,), 0.0)
+    return TiledExecutor(plan, tiling, references("reference", CPU, torch.float64))({"x": x})[0]
 
 
 @pytest.mark.parametrize(
