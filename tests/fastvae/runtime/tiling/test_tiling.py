@@ -144,12 +144,12 @@ def test_the_least_that_is_named_is_enough() -> None:
 
 
 def test_what_fits_runs_whole() -> None:
-    """Each size is looked at by itself; and what fits has the session that it has without max_memory."""
-    small, large = latents(size=(8, 8)), latents()
-    limit = 2 * least(lambda: vae("kl", max_memory=LIMIT).decode(large))
-    bounded, free = vae("kl", max_memory=limit), vae("kl")
+    """Each size is looked at by itself; whole images may come in batches of 32 MiB, so less memory never has them."""
+    small, large = latents(size=(8, 8)), latents(size=(96, 128))
+    bounded, free = vae("kl", max_memory="36MB"), vae("kl")
     for z in (small, large, small):
-        np.testing.assert_allclose(bounded.decode(z), free.decode(z), rtol=0, atol=2e-5)
+        expected = free.decode(z)  # of random weights, up to 6
+        np.testing.assert_allclose(bounded.decode(z), expected, rtol=0, atol=2e-5 * max(1.0, np.abs(expected).max()))
     np.testing.assert_allclose(bounded.generate(2, seed=3), free.generate(2, seed=3), rtol=0, atol=2e-5)
     kinds = [type(engine._executor("decode")) for engine in bounded._engine._sizes.values()]
     assert kinds == [TiledExecutor, OnnxExecutor]
