@@ -15,7 +15,6 @@ from fastvae.embedded import resolve
 from fastvae.errors import InputError
 from fastvae.formats import read_checkpoint
 from fastvae.formats.modules import LikelihoodArgument
-from fastvae.model import DEFAULT_MAX_MEMORY
 from fastvae.runtime import Settings
 from fastvae.scaling import LatentScaling
 from fastvae.spec import ModelSpec
@@ -35,7 +34,7 @@ def load(
     arena: bool = True,
     cast: bool = False,
     allow_nonfinite: bool = False,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int | str | None = None,
     scaled_latents: bool | LatentScaling = False,
 ) -> VAE:
     """Load a trained model and get it ready to run.
@@ -60,10 +59,13 @@ def load(
             once nothing refers to them (at most 512 MiB).
         cast: convert weights of another float dtype than the spec declares instead of refusing them.
         allow_nonfinite: load weights that hold NaN or Inf.
-        max_memory: refuse models whose weights and one row's activations need more bytes than this.
         scaled_latents: have latents as a diffusion model does, shifted and scaled as its pipelines do it, in what
             ``encode``, ``embed`` and ``interpolate`` give and ``decode`` takes; by the checkpoint's numbers
             (``spec.latent_scaling``), or by these.
+        max_memory: the most memory to take, a number of bytes or text such as ``"2GB"``: weights, and what running a
+            verb on one row takes besides the caller's rows and results; Python and its libraries take some 300 MB
+            more. A model for images of any size runs large ones in tiles, with the same results; any other model that
+            needs more is refused. None refuses models that need over 16 GiB, and runs images whole.
 
     Raises:
         InputError: no such file, embedded model, format or device.
@@ -74,7 +76,15 @@ def load(
     """
     scaling = _checked_scaling(scaled_latents)
     settings = Settings(
-        device, precision, impl, batch_size, batch_invariant, threads, arena, scaled_latents=scaling is not False
+        device,
+        precision,
+        impl,
+        batch_size,
+        batch_invariant,
+        threads,
+        arena,
+        max_memory,
+        scaled_latents=scaling is not False,
     )
     model = read_checkpoint(
         resolve(source),
@@ -112,6 +122,7 @@ def from_modules(
     batch_invariant: bool = False,
     threads: int | None = None,
     arena: bool = True,
+    max_memory: int | str | None = None,
 ) -> VAE:
     """Take over a trained encoder and decoder that are ordinary ``nn.Module``s; ``save`` then keeps them as one file.
 
@@ -134,7 +145,7 @@ def from_modules(
             or what softplus still has to be taken of to give the standard deviation (``softplus_std``). Names in a
             mapping are ``logstd`` or ``log_std``, ``std`` or ``sigma``, ``variance`` or ``var``, ``scale`` or ``raw``.
         name: of the model.
-        device, precision, impl, batch_size, batch_invariant, threads, arena: see :func:`load`.
+        device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory: see :func:`load`.
 
     Raises:
         InputError: an argument of the wrong kind, or modules whose inputs and outputs make no autoencoder.
@@ -151,4 +162,4 @@ def from_modules(
         parametrization=parametrization,
         name=name,
     )
-    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena))
+    return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fastvae.errors import WeightMismatchError
+from fastvae.errors import InputError, WeightMismatchError
 from fastvae.layers import BatchNorm, Residual, Shape, Stack, leaves, stack_shape
 from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
 from fastvae.spec_json import spec_to_json
 
 DEFAULT_MAX_MEMORY = 16 * 2**30
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,22 @@ class Model:
     card: Mapping[str, str] = field(default_factory=dict)
 
 
+def memory_bytes(max_memory: object) -> int:
+    """The bytes that ``max_memory`` stands for: a number, or text such as ``"2GB"``, ``"1.5 GiB"`` or ``"512M"``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(max_memory, int | float) and not isinstance(max_memory, bool) and 0 <= max_memory < math.inf:
+        return int(max_memory)
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]I?|)B?\s*", str(max_memory).upper(), re.ASCII)
+    if not isinstance(max_memory, str) or found is None:
+        raise InputError(
+            f"max_memory: expected a number of bytes, or text such as '2GB' or '1.5GiB', got {max_memory!r:.80}"
+        )
+    return int(float(found[1]) * UNITS[found[2]])
+
+
 def check_model(
     model: Model,
     *,
@@ -37,6 +55,7 @@ def check_model(
     cast: bool = False,
     allow_nonfinite: bool = False,
     max_memory: int = DEFAULT_MAX_MEMORY,
+    tiled: bool = False,
 ) -> Model:
     """The model, once its weights are known to be exactly what its spec asks for.
 
@@ -46,13 +65,14 @@ def check_model(
         cast: convert weights of another dtype to the spec's instead of refusing them.
         allow_nonfinite: accept NaN and Inf weights.
         max_memory: most bytes the weights and one row's activations may take.
+        tiled: of a model for images of any size count the weights alone, for images are cut into tiles.
 
     Raises:
         WeightMismatchError: a tensor is missing, unexpected, of another shape or dtype, or holds NaN or
             Inf; or the spec asks for more memory than ``max_memory``.
     """
     spec = model.spec
-    check_memory(spec, source=source, max_memory=max_memory)
+    check_memory(spec, source=source, max_memory=max_memory, tiled=tiled)
     needed = spec.tensors()
     missing, unexpected = needed.keys() - model.weights.keys(), model.weights.keys() - needed.keys()
     if missing or unexpected:
@@ -99,8 +119,10 @@ def fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
-def check_memory(spec: ModelSpec, *, source: str, max_memory: int) -> None:
+def check_memory(spec: ModelSpec, *, source: str, max_memory: int, tiled: bool = False) -> None:
     """Refuse a spec whose weights and widest activations of one row exceed ``max_memory`` bytes.
+
+    With ``tiled``, activations of a model for images of any size do not count.
 
     Raises:
         WeightMismatchError: it does; nothing has been allocated.
@@ -113,7 +135,8 @@ def check_memory(spec: ModelSpec, *, source: str, max_memory: int) -> None:
     if isinstance(spec.likelihood, PredictedGaussian):
         ways += [(decoded, stack) for stack in spec.likelihood.head.stacks()]
     widest = max(_widest(stack, shape) for shape, stack in ways)
-    needed = (weights + 2 * widest) * DTYPE_BYTES[spec.dtype]
+    held = 0 if tiled and spec.any_size else 2 * widest
+    needed = (weights + held) * DTYPE_BYTES[spec.dtype]
     if needed > max_memory:
         raise WeightMismatchError(f"{source}: the spec asks for {needed:,} bytes, more than max_memory={max_memory:,}")
 

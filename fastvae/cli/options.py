@@ -112,6 +112,10 @@ class RunOptions(ModelOptions):
     batch_size: Annotated[
         int | None, Option(help="Rows of an internal batch; default: what fits the caches.", rich_help_panel=MODEL)
     ] = None
+    max_memory: Annotated[
+        str | None,
+        Option(help="Most memory to take, e.g. 2GB: larger images run in tiles, exactly.", rich_help_panel=MODEL),
+    ] = None
     batch_invariant: Annotated[
         bool | None,
         Option(
@@ -137,6 +141,7 @@ class RunOptions(ModelOptions):
             impl=self.impl,
             threads=self.threads,
             batch_size=self.batch_size,
+            max_memory=self.max_memory,
             batch_invariant=batch_invariant if self.batch_invariant is None else self.batch_invariant,
             cast=self.cast,
             allow_nonfinite=self.allow_nonfinite,

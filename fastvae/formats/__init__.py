@@ -6,13 +6,12 @@ A format is a module with ``matches(path)`` and ``read(path)``; loading never ex
 from __future__ import annotations
 
 import os
-from numbers import Real
 from pathlib import Path
 
 from fastvae.errors import InputError
 from fastvae.formats import diffusers, disentangling_vae, ldm, native, state_dict, taesd
 from fastvae.formats._files import PathLike
-from fastvae.model import DEFAULT_MAX_MEMORY, Model, check_model
+from fastvae.model import DEFAULT_MAX_MEMORY, Model, check_model, memory_bytes
 from fastvae.spec import ModelSpec
 
 # In the order they are asked. The last two take any file of tensors that has a fastvae spec in it, or one beside it.
@@ -34,7 +33,7 @@ def read_checkpoint(
     spec: ModelSpec | PathLike | None = None,
     cast: bool = False,
     allow_nonfinite: bool = False,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int | str | None = None,
 ) -> Model:
     """Read and check the checkpoint at ``path``.
 
@@ -42,7 +41,9 @@ def read_checkpoint(
         path: a file or a folder.
         format: one of FORMATS, or ``auto`` to recognise it.
         spec: for plain weights, their spec or the path of one as JSON; implies the format ``state-dict``.
-        cast, allow_nonfinite, max_memory: see :func:`fastvae.model.check_model`.
+        cast, allow_nonfinite: see :func:`fastvae.model.check_model`.
+        max_memory: what the weights and a row's activations may take, DEFAULT_MAX_MEMORY if None; where it is given,
+            images of any size are cut into tiles, and the weights alone count.
 
     Raises:
         InputError: no such path, an unknown format, nothing recognised, or another argument of the wrong kind.
@@ -52,15 +53,21 @@ def read_checkpoint(
         raise InputError(f"{path}: no such file or folder")
     if spec is not None and not isinstance(spec, ModelSpec | str | os.PathLike):
         raise InputError(f"spec: expected a ModelSpec or the path of one as JSON, got {spec!r:.80}")
-    if not (isinstance(max_memory, Real) and max_memory >= 0):
-        raise InputError(f"max_memory: expected a number of bytes, got {max_memory!r:.80}")
+    most = DEFAULT_MAX_MEMORY if max_memory is None else memory_bytes(max_memory)
     name = detect(path, spec) if format == "auto" else format
     if not isinstance(name, str) or name not in READERS:
         raise InputError(f"format: expected 'auto' or one of {', '.join(FORMATS)}, got {format!r}")
     if spec is not None and name != "state-dict":
         raise InputError(f"spec: only the format 'state-dict' takes a spec, not {name!r}")
     model = state_dict.read(path, spec) if name == "state-dict" else READERS[name].read(path)
-    return check_model(model, source=str(path), cast=cast, allow_nonfinite=allow_nonfinite, max_memory=max_memory)
+    return check_model(
+        model,
+        source=str(path),
+        cast=cast,
+        allow_nonfinite=allow_nonfinite,
+        max_memory=most,
+        tiled=max_memory is not None,
+    )
 
 
 def detect(path: Path, spec: ModelSpec | PathLike | None = None) -> str:

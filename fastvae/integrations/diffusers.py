@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +26,9 @@ PRECISIONS = {torch.float32: "ieee", torch.float64: "float64", torch.bfloat16: "
 METHODS = ("encode", "decode")
 CLASSES: tuple[Any, ...] = (AutoencoderKL, AutoencoderTiny)
 
+# Of a device's memory, what enable_tiling() lets fastvae take.
+TILING_SHARE = 0.25
+
 logger = logging.getLogger("fastvae")
 
 
@@ -32,11 +37,12 @@ class Accelerated:
 
     Attributes:
         module: the autoencoder, whose ``encode`` and ``decode`` are fastvae's now.
-        vae: the model they run.
+        vae: the model they run; while the autoencoder has tiling enabled, it runs with a max_memory.
     """
 
     def __init__(self, module: nn.Module, vae: VAE) -> None:
         self.module, self.vae = module, vae
+        self._tiled: VAE | None = None
         self._originals = {name: getattr(module, name) for name in METHODS}
         replacements: tuple[Any, Any] = (self._encode, self._decode)
         if isinstance(module, AutoencoderTiny):
@@ -50,6 +56,18 @@ class Accelerated:
             if name in vars(self.module):
                 delattr(self.module, name)
         self.vae.close()
+        if self._tiled is not None:
+            self._tiled.close()
+
+    def _running(self) -> VAE:
+        """The model, in bounded memory if that was asked for by diffusers' ``enable_tiling()``."""
+        settings = self.vae._engine.settings
+        if not getattr(self.module, "use_tiling", False) or settings.max_memory is not None:
+            return self.vae
+        if self._tiled is None:
+            most = int(_memory(self.vae.device) * TILING_SHARE)
+            self._tiled = VAE(self.vae._model, replace(settings, max_memory=most))
+        return self._tiled
 
     def __enter__(self) -> Accelerated:
         return self
@@ -63,7 +81,7 @@ class Accelerated:
         """AutoencoderKL's: images (rows, channels, height, width) to the distribution of their latents."""
         if self._needs_gradients(x):
             return self._originals["encode"](x, return_dict)
-        posterior = self.vae.encode(x, invalid="propagate")
+        posterior = self._running().encode(x, invalid="propagate")
         distribution = DiagonalGaussianDistribution(torch.cat([posterior.mean, posterior.logvar], dim=1).to(x.dtype))
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
@@ -77,7 +95,7 @@ class Accelerated:
         """AutoencoderTiny's: images to latents."""
         if self._needs_gradients(x):
             return self._originals["encode"](x, return_dict)
-        latents = self.vae.embed(x, invalid="propagate").to(x.dtype)
+        latents = self._running().embed(x, invalid="propagate").to(x.dtype)
         return AutoencoderTinyOutput(latents=latents) if return_dict else (latents,)
 
     def _decode_point(self, x: Tensor, generator: torch.Generator | None = None, return_dict: bool = True) -> Any:
@@ -87,7 +105,7 @@ class Accelerated:
         return self._decoded(x, return_dict)
 
     def _decoded(self, z: Tensor, return_dict: bool) -> Any:
-        sample = self.vae.decode(z).to(z.dtype)
+        sample = self._running().decode(z).to(z.dtype)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def _needs_gradients(self, x: Tensor) -> bool:
@@ -102,7 +120,9 @@ def accelerate(target: Any, **settings: Any) -> Accelerated:
 
     Calls and results stay as they were: ``latent_dist``, ``return_dict=False``, the module's dtype, images of any size
     that comes back from its latents. Weights are those the autoencoder has now. What is to be differentiated is left
-    to the autoencoder itself. Slicing and tiling have nothing to do: rows run in batches that fit, and images whole.
+    to the autoencoder itself. Slicing has nothing to do: rows run in batches that fit. After the autoencoder's
+    ``enable_tiling()`` images that need more than ``max_memory``, by default a quarter of the device's memory, run in
+    tiles with the result they have as a whole; its own sizes of tiles and their overlap are not used.
 
     Args:
         target: an AutoencoderKL or AutoencoderTiny, or a pipeline that has one as ``vae``.
@@ -133,3 +153,10 @@ def accelerate(target: Any, **settings: Any) -> Accelerated:
     accelerated = Accelerated(module, VAE(model, chosen))
     logger.info("%s: encode and decode now run in fastvae (%s)", owner, accelerated.vae)
     return accelerated
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory that the device, or for a CPU the machine, has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,6 +13,8 @@ from onnx import helper, numpy_helper
 # An opset and the version of the file format it came with, in ONNX 1.15: what reads the one reads the other.
 OPSET = 20
 IR_VERSION = 9
+# Bytes from which on a constant may stay outside of a model.
+LARGE = 2**14
 # Ops that ONNX Runtime has beside ONNX's.
 RUNTIME_DOMAIN = "com.microsoft"
 
@@ -23,7 +25,7 @@ class Graph:
     def __init__(self, name: str) -> None:
         self._name = name
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[str, NDArray[Any]] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._made = 0
@@ -39,7 +41,7 @@ class Graph:
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
         """An array as a constant, stored once under each name."""
-        self._constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self._constants.setdefault(name, np.ascontiguousarray(values))
         return name
 
     def number(self, value: float) -> str:
@@ -60,10 +62,20 @@ class Graph:
         self.add("Identity", [value], name)
         self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, *shape]))
 
-    def finish(self, metadata: dict[str, str]) -> onnx.ModelProto:
-        """The whole as a model, with the constants that some node reads."""
+    def finish(self, metadata: dict[str, str], *, outside: dict[str, NDArray[Any]] | None = None) -> onnx.ModelProto:
+        """The whole as a model, with the constants that some node reads.
+
+        Large ones go to ``outside``, by name, where it is given: the model has only their shapes.
+        """
         read = {name for node in self._nodes for name in node.input}
-        constants = [tensor for name, tensor in self._constants.items() if name in read]
+        constants = []
+        for name in [name for name in self._constants if name in read]:
+            values = self._constants.pop(name)
+            if outside is None or values.nbytes < LARGE:
+                constants.append(numpy_helper.from_array(values, name))
+            else:
+                outside[name] = values
+                constants.append(_placeholder(name, values))
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
         opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == RUNTIME_DOMAIN for node in self._nodes):
@@ -75,3 +87,12 @@ class Graph:
     def _fresh(self, op: str) -> str:
         self._made += 1
         return f"{op.lower()}.{self._made}"
+
+
+def _placeholder(name: str, values: NDArray[Any]) -> onnx.TensorProto:
+    """A constant whose values are handed over beside the model, as if they were in a file."""
+    tensor = onnx.TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "memory"), ("offset", "0"), ("length", str(values.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor

@@ -26,12 +26,12 @@ def phases(graph: Graph, plan: Plan, step: Step, x: str) -> str:
     At each corner between pixels, border included, meet the four pixels that the four outputs around it see.
     """
     name = str(step.inputs[1])
-    weight = plan.weights[name].detach().cpu().double()  # [in, out, 4, 4]
+    weight = plan.weights[name].detach().cpu().float()  # [in, out, 4, 4]
     # Of the two outputs at a corner, the first sees taps 2 and 0 of the pixels before and after it, the second 3 and 1.
     taps = [2, 0], [3, 1]
     corners = [weight[:, :, rows][:, :, :, columns].transpose(0, 1) for rows in taps for columns in taps]
     stacked = torch.stack(corners)  # [4, out, in, 2, 2]
-    kernel = graph.constant(f"{name}.phases", stacked.flatten(0, 1).float().numpy())
+    kernel = graph.constant(f"{name}.phases", stacked.flatten(0, 1).numpy())
     inputs = [x, kernel]
     if step.inputs[2] is not None:
         bias = plan.weights[step.inputs[2]].detach().cpu().float().repeat(4)
@@ -51,6 +51,13 @@ def group_norm(graph: Graph, x: str, weight: str, bias: str, channels: int, *, g
     mean = graph.constant(f"zeros:{channels}", np.zeros(channels, np.float32))
     variance = graph.constant(f"ones:{channels}", np.ones(channels, np.float32))
     return graph.add("BatchNormalization", [image, weight, bias, mean, variance], epsilon=0.0)
+
+
+def normalise(graph: Graph, x: str, parameters: tuple[str, str, str], channels: int) -> str:
+    """(x - centre) * scale + shift of one image, whose ``parameters`` are scale, shift and centre, (1, channels)."""
+    scale, shift, centre = (graph.add("Reshape", [name, graph.integers(channels)]) for name in parameters)
+    variance = graph.constant(f"ones:{channels}", np.ones(channels, np.float32))
+    return graph.add("BatchNormalization", [x, scale, shift, centre, variance], epsilon=0.0)
 
 
 def attention(graph: Graph, q: str, k: str, v: str, channels: int, *, heads: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from fastvae.errors import UnsupportedError
 from fastvae.layers import Shape
@@ -44,6 +45,7 @@ def to_onnx(
     batch_invariant: bool = False,
     any_size: bool = False,
     runtime: bool = False,
+    outside: dict[str, NDArray[Any]] | None = None,
 ) -> onnx.ModelProto:
     """``plan`` as an ONNX model in float32 with a dynamic batch.
 
@@ -57,18 +59,22 @@ def to_onnx(
         batch_invariant: write sums over a row so that their order does not depend on the row's place in the batch.
         any_size: let the height and width of images differ from call to call; the plan must fit images of any size.
         runtime: for ONNX Runtime alone, with ops of its own where they are better than ONNX's.
+        outside: takes large weights, by name, which the model then holds the shapes of; they may share memory with the
+            plan's.
 
     Raises:
         UnsupportedError: the weights take more than the 2 GiB one file may have, or a step has no ONNX form.
     """
-    if sum(weight.numel() * 4 for weight in plan.weights.values()) > LIMIT:
+    if outside is None and sum(weight.numel() * 4 for weight in plan.weights.values()) > LIMIT:
         raise UnsupportedError("onnx: the model's weights take more than 2 GiB, which one ONNX file cannot hold")
     lowering = _Lowering(plan, name, batch_invariant=batch_invariant, any_size=any_size, runtime=runtime)
-    return lowering.run({"fastvae.verb": plan.verb, **(metadata or {})})
+    return lowering.run({"fastvae.verb": plan.verb, **(metadata or {})}, outside)
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:
-    """What the graph calls the plan's outputs: the same for every model."""
+    """What the graph calls the plan's outputs: the same for every model. Of a band, what the plan calls them."""
+    if plan.verb == "band":
+        return tuple(f"band:{name}" for name in plan.outputs)
     return OUTPUTS.get(plan.verb.removesuffix("_scaled"), ("output",))[: len(plan.outputs)]
 
 
@@ -81,7 +87,7 @@ class _Lowering:
         self.values: dict[str, str] = {}
         self.several = {"x", "z"} <= set(plan.inputs)
 
-    def run(self, metadata: dict[str, str]) -> onnx.ModelProto:
+    def run(self, metadata: dict[str, str], outside: dict[str, NDArray[Any]] | None) -> onnx.ModelProto:
         for name in self.plan.inputs:
             self.input(name, self.plan.shapes[name], boolean=name == "mask")
         for step in self.plan.steps:
@@ -94,7 +100,7 @@ class _Lowering:
         for buffer, name in zip(self.plan.outputs, output_names(self.plan), strict=True):
             rows = DRAWN if self.several else ROWS
             self.graph.output(self.values[buffer], name, self._axes(name, self.plan.shapes[buffer]), rows=rows)
-        return self.graph.finish(metadata)
+        return self.graph.finish(metadata, outside=outside)
 
     def input(self, name: str, shape: Shape, *, boolean: bool = False) -> str:
         """Take ``name`` from the caller."""
@@ -155,6 +161,11 @@ def _conv_transpose2d(to: _Lowering, step: Step, x: str, weight: str, bias: str 
 def _group_norm(to: _Lowering, step: Step, x: str, weight: str, bias: str) -> tuple[str, ...]:
     channels = to.plan.shapes[step.outputs[0]][0]
     return (_activated(to, step, images.group_norm(to.graph, x, weight, bias, channels, **_own(step))),)
+
+
+def _normalise(to: _Lowering, step: Step, x: str, scale: str, shift: str, centre: str) -> tuple[str, ...]:
+    channels = to.plan.shapes[str(step.inputs[0])][0]
+    return (_activated(to, step, images.normalise(to.graph, x, (scale, shift, centre), channels)),)
 
 
 def _attention(to: _Lowering, step: Step, q: str, k: str, v: str) -> tuple[str, ...]:
@@ -278,4 +289,5 @@ LOWERINGS: dict[str, Callable[..., tuple[str, ...]]] = {
     "split": _split,
     "pad": _pad,
     "narrow": _narrow,
+    "normalise": _normalise,
 }

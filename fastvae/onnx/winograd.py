@@ -21,6 +21,8 @@ PLAIN = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups"
 # From three taps to the four numbers that mixed inputs are multiplied by.
 TAPS = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
 END = 2**31 - 1
+# Channels whose taps are mixed together in float64, which takes five times the memory of the result.
+OUTPUTS_AT_ONCE = 64
 
 
 def pays(plan: Plan, step: Step) -> bool:
@@ -34,15 +36,18 @@ def pays(plan: Plan, step: Step) -> bool:
 def convolution(graph: Graph, plan: Plan, step: Step, x: str) -> str:
     """The convolution, with its bias but not its activation, for images of any size."""
     name = str(step.inputs[1])
-    weight = plan.weights[name].detach().cpu().double()
-    taps = torch.einsum("ka,lb,oiab->kloi", TAPS, TAPS, weight).float().numpy()
+    weight = plan.weights[name].detach().cpu()
+    taps = torch.empty(4, 4, *weight.shape[:2])
+    for low in range(0, len(weight), OUTPUTS_AT_ONCE):
+        part = slice(low, low + OUTPUTS_AT_ONCE)
+        taps[:, :, part] = torch.einsum("ka,lb,oiab->kloi", TAPS, TAPS, weight[part].double())
     size = graph.add("Shape", [x], start=2, end=4)
     tiles, pixels = _by_parity(graph, x, size)
     products: list[list[str]] = []
     for row, (even, odd) in enumerate(zip(_mixed(graph, *pixels[0], 2), _mixed(graph, *pixels[1], 2), strict=True)):
         mixed = _mixed(graph, even, odd, 3)
         flat = [graph.add("Reshape", [value, graph.integers(0, 0, -1)]) for value in mixed]
-        kernels = [graph.constant(f"{name}.winograd.{row}{column}", taps[row, column]) for column in range(4)]
+        kernels = [graph.constant(f"{name}.winograd.{row}{column}", taps[row, column].numpy()) for column in range(4)]
         products.append([graph.add("MatMul", pair) for pair in zip(kernels, flat, strict=True)])
     if step.inputs[2] is not None:  # this product counts once for every output
         bias = plan.weights[step.inputs[2]].detach().cpu().float()[:, None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fastvae.plan.memory import bases, is_view, lifetimes, row_bytes
 from fastvae.plan.plan import Plan, Step
@@ -11,6 +13,9 @@ from fastvae_kernels.cost import flops
 
 # Ops that need all of their first operand before they can begin with it.
 READ_TWICE = ("group_norm",)
+
+# Bytes of a row that whatever runs a step holds besides operands and results, where numbers have so many bytes.
+Workspace: TypeAlias = Callable[[Plan, Step, int], int]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def plan_cost(plan: Plan, *, element_bytes: int = 4, workspace: bool = True) -> 
     return Cost(
         flops=sum(cost.flops for cost in costs),
         bytes=sum(cost.bytes for cost in costs),
-        peak_bytes=_peak(plan, element_bytes, workspace),
+        peak_bytes=peak_bytes(plan, element_bytes, workspace_bytes if workspace else None),
         weight_bytes=sum(cost.weight_bytes for cost in costs),
     )
 
@@ -73,7 +78,7 @@ def _step_cost(plan: Plan, step: Step, sizes: dict[str, int], element_bytes: int
     )
 
 
-def _peak(plan: Plan, element_bytes: int, workspace: bool) -> int:
+def peak_bytes(plan: Plan, element_bytes: int, workspace: Workspace | None) -> int:
     """Most bytes of a row in use during any step; inputs are the caller's, and there throughout."""
     sizes, base = row_bytes(plan, element_bytes), bases(plan)
     given = sum(sizes[name] for name in plan.inputs)
@@ -81,7 +86,7 @@ def _peak(plan: Plan, element_bytes: int, workspace: bool) -> int:
     peak = given
     for index, step in enumerate(plan.steps):
         live = sum(sizes[name] for name, life in lives.items() if life.first <= index <= life.last)
-        if workspace and any(base[name] == name for name in step.outputs):
-            live += workspace_bytes(plan, step, element_bytes)
+        if workspace is not None and any(base[name] == name for name in step.outputs):
+            live += workspace(plan, step, element_bytes)
         peak = max(peak, given + live)
     return peak

@@ -7,6 +7,7 @@ in which precision, by which implementation and in which tiles is decided here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -19,13 +20,14 @@ import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.likelihoods import output_head
-from fastvae.model import Model
+from fastvae.model import Model, memory_bytes
 from fastvae.plan import (
     PLAIN_VERBS,
     SCALED_VERBS,
     SIZE_FREE_VERBS,
     Explanation,
     Plan,
+    Target,
     build_plan,
     check_scaling,
     explain,
@@ -50,6 +52,7 @@ from fastvae.runtime.settings import (
 )
 from fastvae.runtime.sizes import resized
 from fastvae.runtime.staging import Stages
+from fastvae.runtime.tiling import Costs, TiledExecutor, fit, references, sessions, weight_bytes
 from fastvae.spec import ModelSpec
 from fastvae_kernels.parts import part_of
 
@@ -99,9 +102,11 @@ class Engine:
         self._batch_size = settings.batch_size
         if settings.batch_size is not None:
             self._batch_size = noise.check_count("batch_size", settings.batch_size, least=1)
+        self._max_memory = None if settings.max_memory is None else memory_bytes(settings.max_memory)
+        self._fits_images = self._max_memory is not None and self.spec.any_size
         self._graphs = settings.graphs
         self._resources = self._new_resources(graphs or self._graph_device())
-        if settings.impl != "auto" and of is None:
+        if settings.impl != "auto" and of is None and not self._fits_images:
             self._executor("reconstruct")
 
     def _new_resources(self, graphs: GraphDevice | None) -> Resources:
@@ -250,7 +255,9 @@ class Engine:
     ) -> Tensor:
         """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
         # Noise is the same for any number of rows, so only the decoder runs in tiles; and no graph records a seed.
-        if self.batch_invariant or (self._resources.graphs is not None and rows <= MOST_ROWS):
+        # Nor has it tiles of its own.
+        graph = self._resources.graphs is not None and rows <= MOST_ROWS
+        if self.batch_invariant or graph or self._fits_images:
             return self.decode(self.prior_samples(rows, seed=seed, start=start), condition, out)
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
@@ -341,7 +348,8 @@ class Engine:
 
     def generate_directly(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
         """:meth:`generate` into host memory by the shortest way there is; None if it cannot be taken."""
-        call = self._direct_call("generate") if rows and self.impl == "onnxruntime" else None
+        short = rows and self.impl == "onnxruntime" and not self._fits_images
+        call = self._direct_call("generate") if short else None
         if call is None:
             return None
         dim = self.spec.latent_dim
@@ -411,6 +419,10 @@ class Engine:
 
         ``x`` are rows of the plan's only input.
         """
+        if self._fits_images:  # another size may be run in another way
+            own = self.spec.latent_shape if verb == "decode" else self.spec.input_shape
+            if tuple(getattr(x, "shape", ()))[1:] != own:
+                return None
         call = self._direct_call(verb)
         return None if call is None else call(x)
 
@@ -432,13 +444,57 @@ class Engine:
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources
+        if self._fits_images and verb == "generate":
+            verb = "decode"
         if (found := held.executors.get(verb)) is not None:
             return found
         with held.lifetime, held.lock:
             if verb not in held.executors:
                 shared = self._of is not None and verb in SIZE_FREE_VERBS
-                held.executors[verb] = self._resized(verb) if shared else self._built(verb)
+                found = self._tiles(verb) if self._fits_images else None
+                held.executors[verb] = found or (self._resized(verb) if shared else self._built(verb))
             return held.executors[verb]
+
+    def _tiles(self, verb: str) -> TiledExecutor | None:
+        """The verb in tiles, if it does not fit in memory without; InputError if it does not fit at all."""
+        assert self._max_memory is not None
+        plan, held = self._plan(verb), (self._of or self)._resources
+        with nullcontext() if self._of is None else held.lock:
+            others = sum(size for name, size in held.session_bytes.items() if name != verb)
+            fixed = weight_bytes(*self.model.weights.values(), *held.weights.kept) + others
+        costs = Costs(fixed, self.dtype.itemsize, sessions=self.impl == "onnxruntime")
+        tiling = fit(plan, costs, self._max_memory, rows=self._batch_size, tiles=verb in SIZE_FREE_VERBS)
+        if tiling is None:
+            held.session_bytes[verb] = costs.session(plan)
+            return None
+        bind = sessions(self._threads) if costs.sessions else references(self.impl, self.device, self.dtype)
+        return TiledExecutor(plan, tiling, bind)
+
+    def _plan(self, verb: str) -> Plan:
+        """The plan of a verb for images of this engine's size, without kernels' fused ops."""
+        target: Target = "onnx" if self.impl == "onnxruntime" else "reference"
+        if verb not in SIZE_FREE_VERBS:  # it will not be run
+            return build_plan(self.model, verb, target=target, dtype=self.dtype, device="meta")
+        if self._of is not None:
+            with self._of._resources.lock:
+                plan = self._of._plan(verb)
+            return resized(plan, {"x": self.spec.input_shape, "z": self.spec.latent_shape}, self.dtype)
+        held = self._resources
+        if verb not in held.plans:
+            share = held.weights.share
+            held.plans[verb] = build_plan(
+                self.model, verb, target=target, dtype=self.dtype, device=self.device, share=share
+            )
+        return held.plans[verb]
+
+    def _whole(self, verb: str) -> AnyExecutor:
+        """What runs ``verb`` on whole images, whatever their size."""
+        held = self._resources
+        with held.lock:
+            found = held.executors.get(verb) or held.whole.get(verb)
+            if found is None or isinstance(found, TiledExecutor):
+                found = held.whole[verb] = self._built(verb)
+            return found
 
     def _built(self, verb: str) -> AnyExecutor:
         plan = build_plan(
@@ -464,7 +520,7 @@ class Engine:
     def _resized(self, verb: str) -> AnyExecutor:
         """The executor of the engine this one was made of, for images of this one's size."""
         assert self._of is not None
-        executor = self._of._executor(verb)
+        executor = self._of._whole(verb) if self._fits_images else self._of._executor(verb)
         plan = resized(executor.plan, {"x": self.spec.input_shape, "z": self.spec.latent_shape}, self.dtype)
         return executor.resized(plan) if isinstance(executor, OnnxExecutor) else self._recorded(plan)
 

@@ -14,6 +14,7 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.plan import Plan, Step, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
+from fastvae_kernels.reference.activation import activate_
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class Executor:
         if step.op == "kl":
             mean, logvar = (x.flatten(1) for x in operands)
             return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
-        if step.op == "normalize":
-            return (self._normalized(*operands, **step.attributes),)
+        if step.op == "norm_by_statistics":
+            return (self._norm_by_statistics(*operands, **step.attributes),)
         result = getattr(fastvae_kernels, step.op)(*operands, **keywords, **step.attributes, impl=self._impl)
         return result if isinstance(result, tuple) else (result,)
 
-    def _normalized(
+    def _norm_by_statistics(
         self,
         x: Tensor,
         statistics: Tensor,
@@ -177,8 +178,17 @@ def _upsample(x: Tensor, *, factor: int) -> tuple[Tensor, ...]:
     return (torch.nn.functional.interpolate(x, scale_factor=factor, mode="nearest"),)
 
 
+def _normalise(
+    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, *, activation: str = "identity", alpha: float | None = None
+) -> tuple[Tensor, ...]:
+    """act((x - centre) * scale + shift), each a row's number per channel: a group norm of known statistics."""
+    scale, shift, centre = (parameter[:, :, None, None] for parameter in (scale, shift, centre))
+    y = (x.to(scale.dtype) - centre).mul_(scale).add_(shift)
+    return (activate_(y, activation, alpha).to(x.dtype),)
+
+
 # Steps that are not ops of fastvae_kernels themselves but a way to call some.
-OPS_BEHIND = {"kl": ("reparameterize",), "normalize": ("norm_affine", "norm_apply")}
+OPS_BEHIND = {"kl": ("reparameterize",), "norm_by_statistics": ("norm_affine", "norm_apply")}
 
 # Ops whose first operand is the number of rows, and which take the noise's seed and start from the run.
 DRAWING = ("sample_normal", "linear_prior")
@@ -191,5 +201,6 @@ OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "split": _split,
     "pad": _pad,
     "narrow": _narrow,
+    "normalise": _normalise,
     "upsample": _upsample,
 }

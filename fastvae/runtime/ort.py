@@ -67,7 +67,7 @@ class OnnxExecutor:
 
         from fastvae.onnx import output_names, to_onnx
 
-        # The session has its own weights; of the plan's, their shapes are left.
+        # The session holds what it needs of the weights; of the plan's, their shapes are left.
         self._take(replace(plan, weights={name: weight.to("meta") for name, weight in plan.weights.items()}))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -75,7 +75,13 @@ class OnnxExecutor:
         options.enable_cpu_mem_arena = arena
         options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen
         options.log_severity_level = 3  # errors; warnings are about the graph's making, not about its running
-        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size, runtime=True).SerializeToString()
+        weights: dict[str, NDArray[np.float32]] = {}  # given as they are: a model's bytes would be copied several times
+        model = to_onnx(
+            plan, batch_invariant=batch_invariant, any_size=any_size, runtime=True, outside=weights
+        ).SerializeToString()
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+        options.add_external_initializers([*weights], values)
+        self._weights = weights  # the session reads them where they are
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from fastvae.plan import Plan
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
 from fastvae.runtime.lifetime import Lifetime, watch_forks
@@ -14,9 +15,10 @@ from fastvae.runtime.numerics import Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor
 from fastvae.runtime.results import Results
 from fastvae.runtime.staging import stages
+from fastvae.runtime.tiling import TiledExecutor
 from fastvae.runtime.weights import WeightStore
 
-AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor
+AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor | TiledExecutor
 
 
 class Resources:
@@ -31,6 +33,9 @@ class Resources:
         self.lifetime = Lifetime(survives_fork=device.type == "cpu")
         self.lock = threading.Lock()
         self.executors: dict[str, AnyExecutor] = {}
+        self.whole: dict[str, AnyExecutor] = {}  # of whole images, where this engine's own are too large for that
+        self.plans: dict[str, Plan] = {}  # what has to fit max_memory
+        self.session_bytes: dict[str, int] = {}  # and what does
         self.direct: dict[str, DirectCall | None] = {}  # short ways into sessions
         self.weights = WeightStore()
         self.graphs = None if graphs is None else GraphSet(graphs)
@@ -38,7 +43,7 @@ class Resources:
         self.numerics = Numerics()
         self.results = results
         self.limits: dict[str, int] = {}  # rows of an internal batch, by verb, where memory was short
-        self._left_behind: dict[str, AnyExecutor] = {}
+        self._left_behind: tuple[dict[str, AnyExecutor], ...] = ()
         watch_forks(self)
 
     def release(self) -> None:
@@ -57,6 +62,8 @@ class Resources:
         with self.lock:
             self.direct.clear()
             self.executors.clear()
+            self.whole.clear()
+            self.plans.clear()
             self.weights = WeightStore()
         self.results.close()
         self.release()
@@ -64,6 +71,6 @@ class Resources:
     def after_fork(self) -> None:
         """In a forked child: the lock may be held by a thread that is not there, and sessions' threads are gone."""
         self.lock = threading.Lock()
-        self._left_behind = self.executors  # kept: ending a session waits for its threads
-        self.executors, self.direct = {}, {}
+        self._left_behind = self.executors, self.whole  # kept: ending a session waits for its threads
+        self.executors, self.whole, self.direct = {}, {}, {}
         self.lifetime.after_fork()

@@ -40,6 +40,7 @@ class Settings:
     batch_invariant: bool = False
     threads: int | None = None
     arena: bool = True
+    max_memory: int | str | None = None
     graphs: bool = True
     scaled_latents: bool = False
 

@@ -16,6 +16,11 @@ class WeightStore:
     def __init__(self) -> None:
         self._kept: dict[tuple[torch.dtype, torch.Size], list[Tensor]] = {}
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """All of them."""
+        return [weight for alike in self._kept.values() for weight in alike]
+
     def share(self, weight: Tensor) -> Tensor:
         """The tensor kept for these bits: ``weight``, contiguous, if there is none yet."""
         alike = self._kept.setdefault((weight.dtype, weight.shape), [])

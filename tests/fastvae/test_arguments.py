@@ -11,7 +11,7 @@ import torch
 
 import fastvae
 from fastvae.arrays import check_rows
-from fastvae.errors import FastVAEError, InputError, UnsupportedError
+from fastvae.errors import FastVAEError, InputError, UnsupportedError, WeightMismatchError
 from fastvae.posterior import Posterior
 from tests.fastvae.support import SPECS, data_for, mlp_spec, vae
 
@@ -183,9 +183,9 @@ def test_wrong_posterior_samples() -> None:
         ({"spec": b"spec.json"}, InputError, "spec: expected a ModelSpec or the path of one"),
         ({"spec": "nowhere.json", "format": "state-dict"}, InputError, "^'nowhere.json': expected a readable file"),
         ({"spec": Path("nowhere.json"), "format": "state-dict"}, InputError, "^'nowhere.json': expected a readable"),
-        ({"max_memory": "1GB"}, InputError, "max_memory: expected a number of bytes, got '1GB'"),
-        ({"max_memory": None}, InputError, "max_memory: expected a number of bytes, got None"),
-        ({"max_memory": float("nan")}, InputError, "max_memory: expected a number of bytes, got nan"),
+        ({"max_memory": "much"}, InputError, "max_memory: expected a number of bytes, or text such as '2GB'"),
+        ({"max_memory": float("nan")}, InputError, "max_memory: expected a number of bytes, or text such as '2GB'"),
+        ({"max_memory": "1KB"}, WeightMismatchError, "the spec asks for .* bytes, more than max_memory=1,000"),
         ({"spec": "spec.json", "format": "native"}, InputError, "only the format 'state-dict' takes a spec"),
     ],
 )

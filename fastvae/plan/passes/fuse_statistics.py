@@ -44,5 +44,5 @@ def _fused(plan: Plan, index: int) -> Plan | None:
     inputs = (image, conv.outputs[1], *norm.inputs[1:])
     steps = list(plan.steps)
     steps[before] = conv
-    steps[index] = Step("normalize", inputs, norm.outputs, {**norm.attributes, "block": BLOCK})
+    steps[index] = Step("norm_by_statistics", inputs, norm.outputs, {**norm.attributes, "block": BLOCK})
     return rebuilt(plan, steps, shapes={conv.outputs[1]: (-(-math.prod(size) // BLOCK), channels, 2)})

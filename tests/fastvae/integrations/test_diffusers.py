@@ -13,10 +13,11 @@ from torch import Tensor
 
 import fastvae
 from fastvae.errors import ClosedError, InputError, UnsupportedError
+from fastvae.runtime.tiling import TiledExecutor
 
 diffusers = pytest.importorskip("diffusers")
 
-from fastvae.integrations.diffusers import accelerate  # noqa: E402
+from fastvae.integrations.diffusers import _memory, accelerate  # noqa: E402
 
 ROUNDINGS = 64 * 2.0**-24
 
@@ -83,6 +84,31 @@ def test_calls_give_what_they_gave(module: Any, size: tuple[int, int]) -> None:
         assert isinstance(accelerated.vae, fastvae.VAE)
     assert not {"encode", "decode"} & set(vars(module))
     assert torch.equal(module.decode(z).sample, decoded.sample)
+
+
+def test_enabled_tiling_is_exact(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tiles of fastvae's, which show no seams, unlike the module's own; and only while it is enabled."""
+    monkeypatch.setattr("fastvae.integrations.diffusers.TILING_SHARE", 0.0)
+    x, z = torch.rand(1, 3, 48, 32) * 2 - 1, torch.randn(1, 4, 24, 16)
+    encoded, decoded = parts(module.encode(x)), module.decode(z).sample
+    with accelerate(module) as accelerated:
+        module.enable_tiling()
+        with pytest.raises(InputError, match="max_memory: decode of 24x16 takes at least") as caught:
+            module.decode(z)
+        least = int(str(caught.value).split(" bytes")[0].split()[-1].replace(",", ""))
+        memory = _memory(torch.device("cpu"))
+        monkeypatch.setattr("fastvae.integrations.diffusers.TILING_SHARE", 1.5 * least / memory)
+        accelerated._tiled = None
+        close(module.decode(z).sample, decoded)
+        close(parts(module.encode(x)), encoded)
+        tiled = accelerated._tiled
+        assert tiled is not None
+        engine = tiled._engine.at(tiled.spec.decoding(24, 16))
+        assert isinstance(engine._executor("decode"), TiledExecutor)
+        module.disable_tiling()
+        close(module.decode(z).sample, decoded)
+        assert not accelerated.vae._engine.in_use.closed
+    assert tiled._engine.in_use.closed
 
 
 def test_places_of_arguments_are_those_of_each_class() -> None:
