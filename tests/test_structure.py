@@ -57,9 +57,10 @@ LEVELS = {
     "loading": 11,
     "__init__": 12,
     "files": 2,
-    "cli": 13,
+    "bulk": 13,
     "integrations": 13,
-    "__main__": 14,
+    "cli": 14,
+    "__main__": 15,
 }
 
 

@@ -3,6 +3,7 @@
 Only NumPy is needed at import; pandas, pyarrow and Pillow are imported by the formats that need them.
 """
 
+from fastvae.files._common import needs
 from fastvae.files._images import check_grid
 from fastvae.files.sinks import SUFFIXES as OUTPUT_SUFFIXES
 from fastvae.files.sinks import Field, Sink, check_target, open_sink, square_columns
@@ -18,6 +19,7 @@ __all__ = [
     "Source",
     "check_grid",
     "check_target",
+    "needs",
     "open_sink",
     "open_source",
     "square_columns",
