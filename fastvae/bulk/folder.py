@@ -68,12 +68,15 @@ class Folder:
         """The folder, made if need be, as this process's own.
 
         Raises:
-            JobError: another process works on it.
+            JobError: another process works on it, or it holds files that are none of a job's.
             OutputError: it cannot be made or written.
         """
         lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._disk.sync_folder(self.path.parent)
+            self._refuse_foreign()
             lock.acquire()
         except Timeout as error:
             raise JobError(f"{self.path}: another process is working on this job") from error
@@ -100,7 +103,7 @@ class Folder:
         """Make the folder that of ``job``, and clean up what a crash left. Only in :meth:`locked`.
 
         Raises:
-            JobError: it holds another job, or files that are none of a job's.
+            JobError: it holds another job.
         """
         self.sweep()
         if (self.path / JOB).exists():
@@ -111,9 +114,6 @@ class Folder:
                     "choose another folder, or delete this one"
                 )
             return
-        foreign = sorted(path.name for path in self.path.iterdir() if path.name != LOCK)
-        if foreign:
-            raise JobError(f"{self.path}: holds files but no job ({foreign[0]!r}); choose one that is empty or new")
         self._write(JOB, job.to_json())
 
     def sweep(self) -> None:
@@ -201,6 +201,13 @@ class Folder:
         with self.new_file(name) as file:
             file.write(text.encode())
             file.publish()
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder with files of somebody else, before anything is written there."""
+        names = sorted(path.name for path in self.path.iterdir())
+        foreign = [name for name in names if name != LOCK and not TEMPORARY.fullmatch(name)]
+        if foreign and JOB not in names:
+            raise JobError(f"{self.path}: holds files but no job ({foreign[0]!r}); choose one that is empty or new")
 
     @contextlib.contextmanager
     def _appending(self, path: Path) -> Iterator[int]:

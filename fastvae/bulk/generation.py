@@ -15,7 +15,7 @@ from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk.driver import Driver
 from fastvae.bulk.folder import Folder
-from fastvae.bulk.job import DTYPE_BYTES, Job, numerics_of, sizes, spec_hash, weights_hash
+from fastvae.bulk.job import ANY_NUMBER, DTYPE_BYTES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.pool import Hand, ProcessHand, Recipe, ThreadHand
 from fastvae.bulk.progress import Progress, Watch
 from fastvae.bulk.shards import FORMATS
@@ -74,8 +74,9 @@ def generate(
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
-        workers: 1 computes on threads of this process, more start as many processes, which share its threads (a script
-            must then call this below ``if __name__ == "__main__":``).
+        workers: 1 computes on threads of this process, more start as many processes, which share its threads (in plain
+            PyTorch each has as many, because rows depend on it). A script must then call this below
+            ``if __name__ == "__main__":``.
         watch: called with a :class:`Progress` at the start, after every shard, and at the end.
 
     Returns:
@@ -132,6 +133,8 @@ def run(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int
         try:
             folder.prepare(job)
             success = Driver(job, folder, start, workers, watch).run()
+        except BrokenPipeError:  # whoever watches has gone
+            raise
         except OSError as error:
             raise OutputError(
                 f"{folder.path}: cannot be written ({error}); what is there stays, and the same call goes on with it"
@@ -165,11 +168,13 @@ def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers
 
         return on_threads
     engine = vae._engine
-    recipe = Recipe(engine.model, engine.settings, condition, job, folder.path)
-    threads = max(1, torch.get_num_threads() // workers)
+    settings = replace(engine.settings, device=str(engine.device))
+    recipe = Recipe(engine.model, settings, condition, job, folder.path)
+    fixed = job.threads != ANY_NUMBER
+    threads = int(job.threads) if fixed else max(1, torch.get_num_threads() // workers)
 
     def in_process(index: int) -> Hand:
-        return ProcessHand(pickle.dumps(recipe.for_worker(index, workers)), threads)
+        return ProcessHand(pickle.dumps(recipe.for_worker(index)), threads)
 
     return in_process
 

@@ -22,11 +22,13 @@ from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_to_json
 
 DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "uint8": 1}
+SUFFIXES: Final = ("parquet", "npy")
 # A shard of the default size takes a few seconds on a small machine, and is large enough for any file system.
 SHARD_BYTES, SHARD_FLOPS = 64 * 2**20, 2 * 10**11
 # A block is computed, queued and written at once, and is a row group: the step in which a job can be stopped.
 BLOCK_BYTES, BLOCK_FLOPS = 8 * 2**20, 2 * 10**10
 TILE = 128
+ANY_NUMBER: Final = "any number"
 MOST_SHARDS = 10**9
 
 
@@ -43,8 +45,8 @@ class Job:
         shard_size: samples of a shard; the last may have fewer.
         block_rows: samples of a row group; the last of a shard may have fewer.
         row_shape: shape of a sample.
-        precision, numerics, implementation, device, libraries: how it is computed; a row has the same bits where they
-            are the same.
+        precision, numerics, implementation, device, threads, libraries: how it is computed; a row has the same bits
+            where they are the same. ``threads`` are those of a process where they matter, in plain PyTorch.
         engine: version of fastvae.
     """
 
@@ -64,6 +66,7 @@ class Job:
     numerics: str
     implementation: str
     device: str
+    threads: str
     libraries: str
     engine: str
 
@@ -101,11 +104,17 @@ class Job:
             values = document["job"]
             job = Job(**{**values, "row_shape": tuple(values["row_shape"])})
             whole = all(isinstance(getattr(job, field.name), KINDS[str(field.type)]) for field in fields(Job))
-            if whole and document["id"] == job.id and job.shard_size > 0:
+            if whole and document["id"] == job.id and job._sensible():
                 return job
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
         raise JobError(f"{source}: holds no job of this version of fastvae, or one that was changed")
+
+    def _sensible(self) -> bool:
+        """Whether there can be such a job; only then it is safe to walk over its shards."""
+        sizes = self.n >= 0 and self.shard_size > 0 and self.block_rows > 0 and self.shards <= MOST_SHARDS
+        shape = all(type(size) is int and size > 0 for size in self.row_shape)
+        return sizes and shape and self.dtype in DTYPE_BYTES and self.format in SUFFIXES
 
     def differences(self, other: Job) -> str:
         """How ``other``, which was asked for, differs from this one."""
@@ -143,7 +152,7 @@ def spec_hash(spec: ModelSpec) -> str:
 
 def numerics_of(engine: Engine) -> dict[str, str]:
     """The fields of a Job that say how an engine computes."""
-    packages = ["numpy", "torch"]
+    packages, threads = ["numpy", "torch"], ANY_NUMBER
     if engine.device.type == "cuda":
         device = torch.cuda.get_device_name(engine.device)
         packages.append("triton")
@@ -151,11 +160,14 @@ def numerics_of(engine: Engine) -> dict[str, str]:
         device = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     if engine.impl == "onnxruntime":
         packages.append("onnxruntime")
+    elif engine.device.type == "cpu":  # MKL's sums depend on it, also in tiles of fixed size
+        threads = str(torch.get_num_threads())
     return {
         "precision": engine.precision,
         "numerics": "batch-invariant",
         "implementation": engine.impl,
         "device": device,
+        "threads": threads,
         "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(packages)),
     }
 

@@ -79,10 +79,10 @@ class Recipe:
     job: Job
     folder: Path
 
-    def for_worker(self, index: int, workers: int) -> Recipe:
-        """The recipe for one of several workers: its share of the threads and, on GPUs, a device of its own."""
+    def for_worker(self, index: int) -> Recipe:
+        """The recipe for one of several workers: on GPUs, unless one was named, each has its own in turn."""
         settings = self.settings
-        if settings.device.startswith("cuda") and torch.cuda.device_count() > 1:
+        if settings.device == "cuda" and torch.cuda.device_count() > 1:
             settings = replace(settings, device=f"cuda:{index % torch.cuda.device_count()}")
         return replace(self, settings=settings)
 

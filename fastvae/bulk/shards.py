@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastvae.bulk.disk import NewFile
-from fastvae.bulk.job import Job
+from fastvae.bulk.job import SUFFIXES, Job
 from fastvae.files import needs
 
 Rows = NDArray[Any]
@@ -178,7 +178,7 @@ class Parquet:
         return rows
 
 
-FORMATS: dict[str, ShardFormat] = {"parquet": Parquet(), "npy": Npy()}
+FORMATS: dict[str, ShardFormat] = dict(zip(SUFFIXES, (Parquet(), Npy()), strict=True))
 
 
 def _number(path: Path) -> int:

@@ -59,7 +59,8 @@ def stored(rows: Rows, dtype: str) -> Rows:
     if dtype == "uint8":
         if rows.size and not (rows.min() >= 0 and rows.max() <= 1):
             raise UnsupportedError("dtype: uint8 holds values in [0, 1] only; use float32")
-        return np.rint(rows * np.float32(255)).astype(np.uint8)
+        scaled = rows * np.float32(255)
+        return np.rint(scaled, out=scaled).astype(np.uint8)
     if dtype == "float16":
         with np.errstate(over="ignore"):
             half = rows.astype(np.float16)

@@ -39,6 +39,7 @@ def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: A
         "precision": "ieee",
         "numerics": "batch-invariant",
         "implementation": "none",
+        "threads": "1",
         "engine": "0",
     }
     return Job(**{**text, **fields, **changed}, n=n, shard_size=shard_size, block_rows=block_rows)

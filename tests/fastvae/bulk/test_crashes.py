@@ -73,14 +73,14 @@ def test_a_read_only_disk_ends_the_job_at_once(tmp_path: Path) -> None:
 
     events: list[Progress] = []
     with pytest.raises(OutputError, match="Read-only file system"):
-        drive(made_job(n=100), tmp_path, disk=FaultyDisk(5, fail), watch=events.append)
+        drive(made_job(n=100), tmp_path, disk=FaultyDisk(6, fail), watch=events.append)
     assert [event.event for event in events] == ["start"]
 
 
 def test_a_passing_error_of_the_disk_is_tried_again(tmp_path: Path) -> None:
     job = made_job()
     expected, _ = undisturbed(job, tmp_path / "undisturbed")
-    shard_calls = 5, 8, 10  # creating, writing and renaming shards, after the job's own file
+    shard_calls = 6, 9, 11  # creating, writing and renaming shards, after the job's own file
     for at in shard_calls:
         events: list[Progress] = []
 

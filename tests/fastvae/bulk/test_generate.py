@@ -191,11 +191,28 @@ def test_another_model_precision_or_version_is_another_job(
         bulk.generate(gaussian, 10, out)
 
 
+def test_threads_are_part_of_a_job_where_bits_depend_on_them(
+    tmp_path: Path, gaussian: fastvae.VAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk.generate(gaussian, 10, tmp_path / "plain")
+    reports = [
+        bulk.generate(fastvae.load("digits", threads=threads), 300, tmp_path / "onnx", shard_size=100)
+        for threads in (1, 3)
+    ]
+    assert reports[0] == reports[1]
+    other = bulk.generate(fastvae.load("digits", threads=3), 300, tmp_path / "other", shard_size=70)
+    assert other.content == reports[0].content
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    with pytest.raises(JobError, match=r"threads \d+, not 77"):
+        bulk.generate(gaussian, 10, tmp_path / "plain")
+
+
 def test_a_folder_with_other_files(out: Path, gaussian: fastvae.VAE) -> None:
     out.mkdir(parents=True)
     (out / "thesis.tex").touch()
     with pytest.raises(JobError, match=r"holds files but no job \('thesis.tex'\)"):
         bulk.generate(gaussian, 10, out)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
     (out / "thesis.tex").unlink()
     (out / "job.json").write_text('{"id": "0", "job": {}}')
     with pytest.raises(JobError, match="holds no job of this version"):

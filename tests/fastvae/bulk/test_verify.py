@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import fastvae
 from fastvae import bulk
 from fastvae.bulk.folder import Folder
+from fastvae.bulk.job import Job
 from fastvae.errors import InputError, JobError
 
 
@@ -107,6 +109,24 @@ def test_rows_that_the_model_does_not_make(tmp_path: Path, gaussian: fastvae.VAE
     assert len(bulk.verify(tmp_path).problems) == 1
 
 
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"n": -1},
+    {"n": 2**62, "shard_size": 1},
+    {"shard_size": 0},
+    {"block_rows": 0},
+    {"row_shape": [-1]},
+    {"row_shape": ["6"]},
+    {"dtype": "object"},
+    {"format": "../npy"},
+]
+
+
+def forged(job: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """A job.json with other fields and an id that agrees."""
+    values = job | changed
+    return {"id": Job(**(values | {"row_shape": tuple(values["row_shape"])})).id, "job": values}
+
+
 def test_folders_that_hold_no_job(tmp_path: Path, gaussian: fastvae.VAE, job: Path) -> None:
     with pytest.raises(JobError, match=r"is not the folder of a job; it has no job.json"):
         bulk.verify(tmp_path / "nothing")
@@ -116,6 +136,7 @@ def test_folders_that_hold_no_job(tmp_path: Path, gaussian: fastvae.VAE, job: Pa
         document | {"job": document["job"] | {"n": "100"}},
         document | {"job": document["job"] | {"more": 1}},
         [],
+        *(forged(document["job"], **changed) for changed in IMPOSSIBLE),
     ):
         (job / "job.json").write_text(json.dumps(changed))
         with pytest.raises(JobError, match="holds no job of this version of fastvae, or one that was changed"):
