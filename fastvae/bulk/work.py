@@ -59,11 +59,13 @@ def run_shard(job: Job, shard: int, blocks: Iterator[tuple[int, Rows]], folder: 
     with folder.new_file(job.file(shard)) as file:
         with FORMATS[job.format].writer(job, shard, file) as writer:
             for start, rows in blocks:
-                assert start == done
+                if start != done:
+                    raise AssertionError(f"shard {shard}: rows {done} to {start} are missing")
                 writer.write(start, rows)
                 content = added(content, content_of(rows, start))
                 done += len(rows)
-            assert done == high
+            if done != high:
+                raise AssertionError(f"shard {shard}: rows {done} to {high} are missing")
             writer.finish()
         sha256 = file.publish()
     return Record(shard, low, high - low, job.file(shard), file.size, sha256, f"{content:016x}")

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fastvae.bulk.disk import Disk
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job
 from fastvae.bulk.progress import Progress
+from fastvae.bulk.shards import Rows
 from fastvae.errors import IncompleteJobError, JobError, OutputError
 from tests.fastvae.bulk.fakes import FaultyDisk, MadeRows, assert_whole, contents, die, drive, in_child, made_job
 
@@ -287,6 +289,23 @@ def test_a_shard_that_keeps_failing_is_reported_and_the_rest_is_done(tmp_path: P
     assert not (tmp_path / "_SUCCESS").exists()
     drive(job, tmp_path)
     assert_whole(job, tmp_path)
+
+
+def test_a_shard_without_all_its_rows_is_never_published(tmp_path: Path) -> None:
+    class Gaps(MadeRows):
+        def blocks(self, job: Job, low: int, high: int) -> Iterator[tuple[int, Rows]]:
+            found = list(super().blocks(job, low, high))
+            return iter(found[:-1] if low == 0 else found[1:])
+
+    job = made_job(n=14, shard_size=7)
+    events: list[Progress] = []
+    with pytest.raises(IncompleteJobError):
+        drive(job, tmp_path, source=Gaps(), watch=events.append)
+    assert [event.message.partition("times: ")[2] for event in events if event.event == "failed"] == [
+        "AssertionError: shard 0: rows 6 to 7 are missing",
+        "AssertionError: shard 1: rows 7 to 10 are missing",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "job.json"]
 
 
 def test_workers_that_never_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
