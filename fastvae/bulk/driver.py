@@ -148,7 +148,7 @@ class Driver:
         self._listen(slot)
         self._deaths += 1
         slot.hand.stop()
-        if self._deaths > ATTEMPTS:
+        if self._deaths == ATTEMPTS:
             raise JobError(
                 "workers: their processes die before they have loaded the model; a script must call this below "
                 "if __name__ == '__main__':, and memory must suffice for all of them"

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,21 @@ from fastvae.bulk import folder as folder_module
 from fastvae.bulk.disk import Disk
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job
+from fastvae.bulk.pool import ThreadHand
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import Rows
 from fastvae.errors import IncompleteJobError, JobError, OutputError
-from tests.fastvae.bulk.fakes import FaultyDisk, MadeRows, assert_whole, contents, die, drive, in_child, made_job
+from tests.fastvae.bulk.fakes import (
+    FaultyDisk,
+    MadeRows,
+    QuickDisk,
+    assert_whole,
+    contents,
+    die,
+    drive,
+    in_child,
+    made_job,
+)
 
 
 def undisturbed(job: Job, path: Path) -> tuple[dict[str, bytes], int]:
@@ -289,6 +301,40 @@ def test_a_shard_that_keeps_failing_is_reported_and_the_rest_is_done(tmp_path: P
     assert not (tmp_path / "_SUCCESS").exists()
     drive(job, tmp_path)
     assert_whole(job, tmp_path)
+
+
+def test_the_neighbour_of_a_deadly_shard_is_not_blamed(tmp_path: Path) -> None:
+    """A worker computes shard 1, which kills it, while it still writes shard 0: only together do they fail."""
+
+    class Slow(QuickDisk):
+        def sync(self, descriptor: int) -> None:
+            time.sleep(0.05)
+
+    def before(index: int) -> None:
+        if index == 4:
+            die()
+
+    job = made_job(n=8)
+    with pytest.raises(IncompleteJobError, match=r"1 of 2 shards failed 3 times \(shard 1: its worker died\)"):
+        drive(job, tmp_path, disk=Slow(), source=MadeRows(before), workers=1)
+    assert list(Folder(tmp_path).records(job)) == [0]
+
+
+def test_a_worker_on_threads_stops_in_the_midst_of_a_shard(tmp_path: Path) -> None:
+    job = made_job(n=30_000, shard_size=30_000)
+    begun, blocks = threading.Event(), []
+
+    def before(index: int) -> None:
+        blocks.append(index)
+        begun.set()
+        time.sleep(0.001)
+
+    hand = ThreadHand(job, Folder(tmp_path, QuickDisk()), MadeRows(before))
+    hand.connection.send(0)
+    assert begun.wait(60)
+    hand.stop()
+    assert len(blocks) < 9000
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_shard_without_all_its_rows_is_never_published(tmp_path: Path) -> None:

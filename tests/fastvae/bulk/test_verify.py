@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import fastvae
@@ -86,6 +87,11 @@ def forge(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:  # 
     """Change the rows of shard 1, of an .npy job, and make the manifest agree."""
     path = shard(folder, 1)
     np.save(path, change(np.load(path)))
+    vouch(folder, path)
+
+
+def vouch(folder: Path, path: Path) -> None:
+    """Make the manifest agree with the file of shard 1."""
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for line in lines:
@@ -125,6 +131,18 @@ def forged(job: dict[str, Any], **changed: Any) -> dict[str, Any]:
     """A job.json with other fields and an id that agrees."""
     values = job | changed
     return {"id": Job(**(values | {"row_shape": tuple(values["row_shape"])})).id, "job": values}
+
+
+def test_indices_that_are_wrong(tmp_path: Path, gaussian: fastvae.VAE) -> None:
+    bulk.generate(gaussian, 60, tmp_path, shard_size=30)
+    path = shard(tmp_path, 1)
+    table = pq.read_table(path)
+    indices = table["index"].to_numpy() + 1
+    pq.write_table(table.set_column(0, table.schema.field("index"), [indices]), path)
+    vouch(tmp_path, path)
+    assert bulk.verify(tmp_path, gaussian, rows=60).problems == tuple(
+        f"shard 1 ({path.name}), row {row}: has index {31 + row}, not {30 + row}" for row in range(30)
+    )
 
 
 def test_folders_that_hold_no_job(tmp_path: Path, gaussian: fastvae.VAE, job: Path) -> None:
