@@ -22,7 +22,7 @@ from fastvae.cli import bulk as cli
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).parents[3]
-SAMPLES, SHARD = 60_000, 500
+SAMPLES, SHARD = 40_000, 400
 
 
 def test_a_folder_of_shards(tmp_path: Path, call: Call, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
