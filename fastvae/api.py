@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies,
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
-from fastvae.model import Model
+from fastvae.model import Model, fingerprint
 from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
@@ -30,6 +31,7 @@ from fastvae.runtime.batching import blocks
 from fastvae.runtime.memory import in_batches
 from fastvae.scoring import from_parts, metric_of, score_block
 from fastvae.spec import ModelSpec, PointHead
+from fastvae.streams import ahead as read_ahead
 from fastvae.walk import Walker
 from fastvae.warmup import warm_up
 
@@ -63,6 +65,9 @@ class VAE:
 
     A model whose layers fit images of any size (``spec.any_size``) takes rows and latents of other sizes than its
     spec's as well.
+
+    Loaded with ``scaled_latents``, ``encode``, ``embed``, ``decode`` and ``interpolate`` have latents as a diffusion
+    model does; ``generate``, scores and imputation, which know the prior of the model's own, are as without.
 
     Where a model is conditional, ``condition`` is floats (rows, dim) or (dim,), or integer labels.
     """
@@ -108,6 +113,16 @@ class VAE:
     def card(self) -> dict[str, str]:
         """Where the weights come from, as text by field; empty if the checkpoint says nothing."""
         return dict(self._model.card)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of spec and weights, in hexadecimal: equal for equal models, wherever they came from.
+
+        Raises:
+            ClosedError: the model is closed.
+        """
+        with self._engine.in_use:
+            return fingerprint(self._model)
 
     @property
     def device(self) -> torch.device:
@@ -269,7 +284,8 @@ class VAE:
         Raises:
             InputError: ``x`` or ``condition`` of the wrong kind, shape, dtype or range.
         """
-        if condition is None and invalid == "raise" and (direct := self._engine.direct("encode", x)):
+        verb = self._engine.for_caller("encode")
+        if condition is None and invalid == "raise" and (direct := self._engine.direct(verb, x)):
             return Posterior(direct[0], direct[1], self._engine)
         if (sized := self._for_images("x", x)) is not None:
             return sized.encode(x, condition=condition, invalid=invalid)
@@ -280,22 +296,53 @@ class VAE:
             def compute(
                 block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None
             ) -> Sequence[Tensor]:
-                return self._engine.encode(block, vectors, out)
+                return self._engine.encode(block, vectors, out, verb=verb)
 
-            mean, logvar = self._walker.walk(rows, compute, ["encode"], shapes, condition, invalid)
+            mean, logvar = self._walker.walk(rows, compute, [verb], shapes, condition, invalid)
             return Posterior(rows.like(mean), rows.like(logvar), self._engine)
+
+    def encode_stream(
+        self, batches: Iterable[tuple[Any, ...]], *, invalid: str = "raise", ahead: int = 2
+    ) -> Generator[tuple[Any, Posterior]]:
+        """:meth:`encode` for an iterator of batches, none of which need to be in memory together.
+
+        Args:
+            batches: (ids, x), or (ids, x, condition) for a conditional model; ``ids`` is anything, and comes back.
+            invalid: see :meth:`encode`.
+            ahead: batches that a thread reads beforehand, while the model computes; 0 reads each when its turn comes.
+
+        Returns:
+            Iterator of (ids, Posterior), in the order of ``batches``. Closing it closes ``batches`` too.
+
+        Raises:
+            InputError: ``ahead`` out of range, at the call; a batch that is none, or whose rows :meth:`encode` refuses,
+                in its turn. So is whatever ``batches`` raises.
+        """
+        ahead = noise.check_count("ahead", ahead, most=1024)
+        if not isinstance(batches, Iterable):
+            raise InputError(f"batches: expected an iterator of (ids, x), got {type(batches).__name__}")
+
+        def encoded() -> Generator[tuple[Any, Posterior]]:
+            with closing(read_ahead(batches, ahead)) as items:
+                for item in items:
+                    if not isinstance(item, tuple) or len(item) not in (2, 3):
+                        raise InputError(f"batches: expected tuples (ids, x) or (ids, x, condition), got {item!r:.80}")
+                    condition = item[2] if len(item) == 3 else None
+                    yield item[0], self.encode(item[1], condition=condition, invalid=invalid)
+
+        return encoded()
 
     def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
-        if condition is None and invalid == "raise" and (direct := self._engine.direct("embed", x)):
+        verb = self._engine.for_caller("embed")
+        if condition is None and invalid == "raise" and (direct := self._engine.direct(verb, x)):
             return direct[0]
         if (sized := self._for_images("x", x)) is not None:
             return sized.embed(x, condition=condition, invalid=invalid)
         with self._engine.in_use:
             rows = self._walker.rows("x", x, invalid=invalid)
-            return rows.like(
-                self._walker.map_one(rows, self._engine.embed, "embed", self.spec.latent_shape, condition, invalid)
-            )
+            embed = partial(self._engine.embed, verb=verb)
+            return rows.like(self._walker.map_one(rows, embed, verb, self.spec.latent_shape, condition, invalid))
 
     def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
@@ -318,15 +365,15 @@ class VAE:
         Raises:
             InputError: ``z`` or ``condition`` of the wrong kind, shape, dtype; NaN or Inf.
         """
-        if condition is None and (direct := self._engine.direct("decode", z)):
+        verb = self._engine.for_caller("decode")
+        if condition is None and (direct := self._engine.direct(verb, z)):
             return direct[0]
         if (sized := self._for_images("z", z, latent=True)) is not None:
             return sized.decode(z, condition=condition)
         with self._engine.in_use:
             rows = self._walker.latents("z", z)
-            return rows.like(
-                self._walker.map_one(rows, self._engine.decode, "decode", self.spec.input_shape, condition)
-            )
+            decode = partial(self._engine.decode, verb=verb)
+            return rows.like(self._walker.map_one(rows, decode, verb, self.spec.input_shape, condition))
 
     @_in_use
     def interpolate(
@@ -354,7 +401,8 @@ class VAE:
         first, last = self._walker.latents("a", a), self._walker.latents("b", b)
         if len(first) != len(last):
             raise InputError(f"b: expected as many rows as a, {len(first)}, got {len(last)}")
-        conditions = self._walker.conditions(condition, len(first), "decode")
+        verb = self._engine.for_caller("decode")
+        conditions = self._walker.conditions(condition, len(first), verb)
         result = self._walker.empty(len(first), steps, *self.spec.input_shape)
         points = result.flatten(0, 1)
         weights = torch.linspace(0, 1, steps, dtype=self._engine.dtype, device=self.device)
@@ -368,9 +416,9 @@ class VAE:
             a_block, b_block = first.block(first_row, last_row)[row], last.block(first_row, last_row)[row]
             vectors = conditions.block(first_row, last_row)
             vectors = None if vectors is None else vectors[row]
-            points[low:high] = self._engine.decode(torch.lerp(a_block, b_block, weight), vectors)
+            points[low:high] = self._engine.decode(torch.lerp(a_block, b_block, weight), vectors, verb=verb)
 
-        in_batches(self._engine, ["decode"], 0, len(points), lambda: self._engine.batch_rows("decode"), compute)
+        in_batches(self._engine, [verb], 0, len(points), lambda: self._engine.batch_rows(verb), compute)
         return first.like(result)
 
     def score(
@@ -501,7 +549,7 @@ class VAE:
             InputError: ``rows`` or ``device`` is none.
             UnsupportedError: an unknown verb, or a precision that the device has no rate for.
         """
-        return self._engine.explain(verb, noise.check_count("rows", rows, least=1), device)
+        return self._engine.explain(self._engine.for_caller(verb), noise.check_count("rows", rows, least=1), device)
 
     @_in_use
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -531,4 +579,4 @@ class VAE:
             raise UnsupportedError("export: onnx is not installed; pip install 'fastvae-engine[cpu]'")
         from fastvae.onnx import export
 
-        export(self._model, verb, path)
+        export(self._model, self._engine.for_caller(verb), path)

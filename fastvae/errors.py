@@ -11,6 +11,7 @@ __all__ = [
     "IncompleteJobError",
     "InputError",
     "JobError",
+    "NumericsError",
     "OutOfMemoryError",
     "OutputError",
     "TranslationError",
@@ -51,6 +52,10 @@ class UnsupportedError(FastVAEError):
 
 class OutOfMemoryError(FastVAEError, MemoryError):
     """Not even one row at a time fits in the device's memory."""
+
+
+class NumericsError(FastVAEError, ArithmeticError):
+    """A value inside of the model is beyond the range of the precision it runs in; a wider one holds it."""
 
 
 class ClosedError(FastVAEError, RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -11,10 +12,12 @@ from fastvae.api import VAE
 from fastvae.arrays import Array
 from fastvae.conversion import convert
 from fastvae.embedded import resolve
+from fastvae.errors import InputError
 from fastvae.formats import read_checkpoint
 from fastvae.formats.modules import LikelihoodArgument
 from fastvae.model import DEFAULT_MAX_MEMORY
 from fastvae.runtime import Settings
+from fastvae.scaling import LatentScaling
 from fastvae.spec import ModelSpec
 
 
@@ -33,6 +36,7 @@ def load(
     cast: bool = False,
     allow_nonfinite: bool = False,
     max_memory: int = DEFAULT_MAX_MEMORY,
+    scaled_latents: bool | LatentScaling = False,
 ) -> VAE:
     """Load a trained model and get it ready to run.
 
@@ -43,8 +47,9 @@ def load(
             recognises it.
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
-        precision: ``ieee`` (float32), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for
-            float64 weights. Sums accumulate in float32 or better.
+        precision: ``ieee`` (float32), ``tf32`` (float32 whose dense layers multiply in TF32, as fast GPUs do and CPUs
+            imitate), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
+            accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16 raises NumericsError.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
             ``auto`` takes the fastest there is and logs it once.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
@@ -56,14 +61,21 @@ def load(
         cast: convert weights of another float dtype than the spec declares instead of refusing them.
         allow_nonfinite: load weights that hold NaN or Inf.
         max_memory: refuse models whose weights and one row's activations need more bytes than this.
+        scaled_latents: have latents as a diffusion model does, shifted and scaled as its pipelines do it, in what
+            ``encode``, ``embed`` and ``interpolate`` give and ``decode`` takes; by the checkpoint's numbers
+            (``spec.latent_scaling``), or by these.
 
     Raises:
         InputError: no such file, embedded model, format or device.
         WeightFormatError, WeightMismatchError, UnsafeFileError: the checkpoint is malformed, does not match its
             spec, or is not safe to read. Nothing in it is ever executed.
-        UnsupportedError: a precision or implementation that cannot run this model.
+        UnsupportedError: a precision or implementation that cannot run this model; scaled latents of a checkpoint
+            that has no numbers for it.
     """
-    settings = Settings(device, precision, impl, batch_size, batch_invariant, threads, arena)
+    scaling = _checked_scaling(scaled_latents)
+    settings = Settings(
+        device, precision, impl, batch_size, batch_invariant, threads, arena, scaled_latents=scaling is not False
+    )
     model = read_checkpoint(
         resolve(source),
         format=format,
@@ -72,7 +84,16 @@ def load(
         allow_nonfinite=allow_nonfinite,
         max_memory=max_memory,
     )
+    if isinstance(scaling, LatentScaling):
+        model = replace(model, spec=replace(model.spec, latent_scaling=scaling))
     return VAE(model, settings)
+
+
+def _checked_scaling(scaled_latents: bool | LatentScaling) -> bool | LatentScaling:
+    if not isinstance(scaled_latents, bool | LatentScaling):
+        found = f"{scaled_latents!r:.80}"
+        raise InputError(f"scaled_latents: expected True, False or a fastvae.LatentScaling, got {found}")
+    return scaled_latents
 
 
 def from_modules(

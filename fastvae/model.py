@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from fastvae.errors import WeightMismatchError
 from fastvae.layers import BatchNorm, Residual, Shape, Stack, leaves, stack_shape
 from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
+from fastvae.spec_json import spec_to_json
 
 DEFAULT_MAX_MEMORY = 16 * 2**30
 
@@ -85,6 +87,16 @@ def check_model(
                 f"{source}: tensor '{norm.name}.running_var' holds variances that are not positive"
             )
     return Model(spec, weights, model.card)
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 of a model's spec and weights, whatever its name and card say, in hexadecimal."""
+    digest = hashlib.sha256(spec_to_json(replace(model.spec, name="")).encode())
+    for name in sorted(model.weights):
+        weight = model.weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_memory(spec: ModelSpec, *, source: str, max_memory: int) -> None:

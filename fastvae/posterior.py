@@ -23,6 +23,9 @@ class Posterior:
 
     ``mean`` and ``logvar`` have shape (rows, *latent_shape), float32 (float64 in that precision), in the kind
     (NumPy, or a tensor on its device) that ``encode`` was given. The methods need the model, open.
+
+    Of a model loaded with ``scaled_latents`` all of it is about scaled latents: ``mean``, ``logvar`` (its variance
+    scales by the square of the factor) and draws, which are the draws of the model's own latents, scaled.
     """
 
     mean: Array
@@ -62,14 +65,29 @@ class Posterior:
             return to_kind(z[0] if samples == 1 else z, self.mean)
 
     def kl(self) -> Array:
-        """KL(q(z|x) || N(0, I)) in nats, shape (rows,)."""
+        """KL(q(z|x) || N(0, I)) in nats, shape (rows,).
+
+        That of the model's own latents, whose prior is N(0, I), whether ``mean`` and ``logvar`` are scaled or not.
+        """
         with self._engine.in_use:
-            mean, logvar = self._tensors()
+            mean, logvar = self._unscaled(*self._tensors())
             kl = torch.empty(len(mean), dtype=mean.dtype, device=mean.device)
             draw = {"seed": 0, "start": 0, "stream": noise.POSTERIOR, "samples": 0}
             for low, high in blocks(len(mean), SAMPLING_ROWS):
                 kl[low:high] = self._engine.posterior_samples(mean[low:high], logvar[low:high], **draw)[1]
             return to_kind(kl, self.mean)
+
+    def _unscaled(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the model's own latents."""
+        scaling = self._engine.spec.latent_scaling
+        if scaling is None or not self._engine.settings.scaled_latents:
+            return mean, logvar
+        shape = (-1, *[1] * (mean.ndim - 2))
+        offsets, factors = (
+            torch.tensor(vector, dtype=torch.float64, device=mean.device).reshape(shape)
+            for vector in scaling.vectors(mean.shape[1])
+        )
+        return (mean / factors + offsets).to(mean.dtype), (logvar - 2 * factors.log()).to(logvar.dtype)
 
     def _tensors(self) -> tuple[Tensor, Tensor]:
         """Mean and log-variance on the engine's device."""

@@ -25,6 +25,7 @@ from fastvae.layers import (
     stack_shape,
     stack_tensors,
 )
+from fastvae.scaling import LatentScaling
 
 Parametrization = Literal["logvar", "softplus_std", "variance"]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
@@ -176,6 +177,9 @@ class Condition:
 class ModelSpec:
     """A whole variational autoencoder; see the module docstring.
 
+    ``latent_scaling`` says how a diffusion model has its latents; nothing applies it unasked. ``pixel_range`` are the
+    values of black and white in its images; a Bernoulli likelihood has (0, 1), and None is unknown.
+
     Raises:
         WeightFormatError: shapes do not fit together, or one tensor name is used with two shapes.
     """
@@ -190,6 +194,8 @@ class ModelSpec:
     condition: Condition | None = None
     dtype: DType = "float32"
     name: str = ""
+    latent_scaling: LatentScaling | None = None
+    pixel_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_positive("model", input_shape=self.input_shape, latent_shape=self.latent_shape)
@@ -210,6 +216,11 @@ class ModelSpec:
             output == self.input_shape,
             f"the decoder makes shape {output}, input_shape says {self.input_shape}",
         )
+        if self.latent_scaling is not None:
+            self.latent_scaling.check_channels(self.latent_shape[0])
+        if self.pixel_range is not None:
+            low, high = self.pixel_range
+            check(-math.inf < low < high < math.inf, f"pixel_range must be finite and ascending, got {low}, {high}")
         self.tensors()
 
     @property

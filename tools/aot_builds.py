@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.pieces import row_pieces
 from fastvae_kernels.triton import gemm
 from fastvae_kernels.triton import quantize_rows as quantize
 from fastvae_kernels.triton import reparameterize as reparam
-from fastvae_kernels.tuning import QuantizeConfig, ReparameterizeConfig, RowScoreConfig, SampleConfig, shipped_configs
-from tools import aot_gemms, aot_latent
+from fastvae_kernels.tuning import QuantizeConfig, ReparameterizeConfig, RowScoreConfig, SampleConfig
+from tools import aot_convolutions, aot_gemms, aot_images, aot_latent, aot_pointwise
 from tools.aot_build import Build, Builder
+from tools.aot_gemms import target_configs
 
 __all__ = ["KERNELS", "all_builds"]
 
 NARROW = "16-bit variant, and its like is compiled"
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
-
-
-def target_configs(op: str, target: str) -> Iterator[tuple[str, Any]]:
-    """The configurations of an elementwise op that `target` may be launched with, by the name they are filed under."""
-    configs = shipped_configs(op)
-    hip = not target.startswith("sm_")
-    for device, config in configs.items():
-        if device == "hip" and hip:
-            yield device, config
-        elif device == "default":
-            if not (hip and "hip" in configs):
-                yield device, config
-        elif device != "hip" and aot_gemms.target_of(device) == target:
-            yield device, config
 
 
 def sample_builds(target: str) -> Iterator[Build]:
@@ -166,6 +152,15 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "gaussian_head.gaussian_head_kernel": (aot_latent.gaussian_head_builds,),
     "bottleneck.bottleneck_kernel": (aot_latent.bottleneck_builds,),
     "linear_score.add_pieces_kernel": (aot_gemms.add_pieces_builds,),
+    "convolution.convolution_kernel": (aot_convolutions.convolution_builds,),
+    "affine.affine_kernel": (aot_pointwise.affine_builds,),
+    "logvar.logvar_kernel": (aot_pointwise.logvar_builds,),
+    "channel_statistics.channel_statistics_kernel": (aot_images.statistics_builds,),
+    "norm_affine.norm_affine_kernel": (aot_images.norm_affine_builds,),
+    "attention.attention_kernel": (aot_images.attention_builds,),
+    "norm_apply.norm_apply_kernel": (aot_images.norm_apply_builds,),
+    "conv_score.conv_score_kernel": (aot_convolutions.conv_score_builds,),
+    "conv_score.add_tiles_kernel": (aot_convolutions.add_tiles_builds,),
 }
 """For each "<file of fastvae_kernels/triton>.<kernel>" what makes its builds for a target."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.tiling import GemmConfig, loads_single_entries, measured, measured_devices, shipped_tiles
 from fastvae_kernels.triton.gemm import Operands
+from fastvae_kernels.tuning import shipped_configs
 from tools.aot_build import Build
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "linear_builds",
     "linear_prior_builds",
     "linear_score_builds",
+    "target_configs",
     "target_of",
 ]
 
@@ -32,6 +34,20 @@ def target_of(device: str) -> str:
         if any(model in device for model in part.name.split(", ")):
             return part.target
     raise ValueError(f"configs name the device {device!r}, but no part in fastvae_kernels/parts.py is named in it")
+
+
+def target_configs(op: str, target: str) -> Iterator[tuple[str, Any]]:
+    """The configurations of an elementwise op that `target` may be launched with, by the name they are filed under."""
+    configs = shipped_configs(op)
+    hip = not target.startswith("sm_")
+    for device, config in configs.items():
+        if device == "hip" and hip:
+            yield device, config
+        elif device == "default":
+            if not (hip and "hip" in configs):
+                yield device, config
+        elif device != "hip" and target_of(device) == target:
+            yield device, config
 
 
 def gemm_tiles(op: str, target: str) -> Iterator[tuple[str, GemmConfig]]:

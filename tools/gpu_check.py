@@ -148,7 +148,7 @@ def show(row: Row) -> None:
         time_ = row["microseconds"]["fastvae"]["p50"]
         share = row.get("share_of_roof")
         roof = f"{share:5.0%} of roof" if share is not None else ""
-        print(f"{row['op']:16}{row['shape']:24}{row['precision']:6}{time_:9.1f} µs  {roof}  {ratios}", flush=True)
+        print(f"{row['op']:18}{row['shape']:34}{row['precision']:6}{time_:9.1f} µs  {roof}  {ratios}", flush=True)
     else:
         print(json.dumps({name: value for name, value in row.items() if name != "tail"})[:400], flush=True)
         if "tail" in row:
@@ -157,7 +157,16 @@ def show(row: Row) -> None:
 
 def table(rows: list[Row]) -> str:
     """The measurements as Markdown."""
-    peers = ("eager", "eager bf16", "eager ieee", "eager fp32", "torch.compile", "no graphs", "no overlap")
+    peers = (
+        "eager",
+        "eager bf16",
+        "eager ieee",
+        "eager fp32",
+        "eager upsampled",
+        "torch.compile",
+        "no graphs",
+        "no overlap",
+    )
     head = ["op", "shape", "precision", "µs (p50)", "predicted µs", "of roof", *peers]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:

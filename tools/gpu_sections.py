@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gpu_convolutions import convolutions
+from gpu_images import images
 from gpu_runtime import runtime
 from gpu_timing import DEVICE, DRY, machine, row_of
 from gpu_verbs import verbs
@@ -64,8 +66,28 @@ def overhead_rows() -> Iterator[dict[str, Any]]:
     yield {"section": "overhead", "host_microseconds": times, **machine()}
 
 
+def image_rows_that_differ() -> list[str]:
+    """Images of a bf16 batch, of sizes that no tile divides, against the same images alone."""
+    n, channels, side = (3, 8, 5) if DRY else (33, 128, 37)
+    x = torch.randn(n, channels, side, side, device=DEVICE).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=DEVICE).bfloat16() * channels**-0.5 / 3
+
+    def results(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, statistics = k.conv2d_statistics(images, weight, padding=1, block=64, impl="triton")
+        up = k.conv_transpose2d(images, weight, stride=2, padding=1, impl="triton")
+        return k.conv2d(images, weight, padding=1, impl="triton"), y, statistics, up
+
+    names, whole = ("conv2d", "conv2d_statistics", "statistics", "conv_transpose2d"), results(x)
+    wrong = []
+    for row in (0, n // 2, n - 1):
+        part = slice(row, row + 1)
+        pairs = zip(names, results(x[part]), whole, strict=True)
+        wrong += [f"{op} image {row}" for op, a, b in pairs if not torch.equal(a, b[part])]
+    return wrong
+
+
 def invariance_rows() -> Iterator[dict[str, Any]]:
-    """Rows of a large bf16 batch against the same rows alone, bit for bit, through both ways of loading."""
+    """Rows of a large bf16 batch against the same rows alone, bit for bit, through both ways of loading; images too."""
     wrong = []
     n, inputs, outputs = (96, 40, 48) if DRY else (8192, 784, 512)
     x = torch.randn(n, inputs, device=DEVICE).bfloat16()
@@ -80,6 +102,7 @@ def invariance_rows() -> Iterator[dict[str, Any]]:
         )
         pairs = zip(("linear", "linear_score"), alone, whole, strict=True)
         wrong += [f"{op} row {row}" for op, a, b in pairs if not torch.equal(a, b[part])]
+    wrong += image_rows_that_differ()
     yield {"section": "invariance", **machine(), **({"error": f"other bits: {wrong}"} if wrong else {})}
 
 
@@ -90,7 +113,8 @@ def work_rows(section: str, maker: Maker) -> Iterator[dict[str, Any]]:
 def sections() -> dict[str, Any]:
     """Every section by name, in order of value."""
     found: dict[str, Any] = {"roofs": roof_rows, "invariance": invariance_rows}
-    found |= {f"kernel:{name}": lambda m=maker: work_rows("kernel", m) for name, maker in kernels()}
+    makers = (*kernels(), *convolutions(), *images())
+    found |= {f"kernel:{name}": lambda m=maker: work_rows("kernel", m) for name, maker in makers}
     found |= runtime()
     found["overhead"] = overhead_rows
     found |= {f"verb:{name}": lambda m=maker: work_rows("verb", m) for name, maker in verbs()}

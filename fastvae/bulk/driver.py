@@ -24,9 +24,10 @@ HELD: Final = 2
 
 @dataclass
 class Slot:
-    """A place for a worker, and the shards it holds, in their order."""
+    """A place for a worker, whether it has its model, and the shards it holds, in their order."""
 
     hand: Hand
+    ready: bool = False
     held: deque[int] = field(default_factory=deque)
 
 
@@ -117,7 +118,7 @@ class Driver:
     def _handle(self, slot: Slot, message: Message) -> None:
         match message:
             case Ready():
-                self._deaths = 0
+                slot.ready, self._deaths = True, 0
             case Failed():
                 slot.held.remove(message.shard)
                 if message.disk:
@@ -146,7 +147,7 @@ class Driver:
     def _replace(self, index: int, slot: Slot) -> None:
         """Put a new worker where one died; what it held is tried again."""
         self._listen(slot)
-        self._deaths += 1
+        self._deaths += not slot.ready
         slot.hand.stop()
         if self._deaths == ATTEMPTS:
             raise JobError(
@@ -154,9 +155,12 @@ class Driver:
                 "if __name__ == '__main__':, and memory must suffice for all of them"
             )
         for shard in slot.held:
-            self._again(shard, "its worker died")
+            if slot.ready:
+                self._again(shard, "its worker died")
+            else:  # it was never looked at
+                self._todo.append(shard)
         slot.held.clear()
-        slot.hand = self._start(index)
+        slot.hand, slot.ready = self._start(index), False
         self._tell("worker", f"worker {index} died and is replaced")
 
     def _stop(self) -> None:

@@ -20,6 +20,7 @@ from fastvae.layers import Residual
 from fastvae.model import Model
 from fastvae.plan import VERBS, build_plan, plan_cost
 from fastvae.runtime import Settings
+from fastvae.scaling import NUMBERS
 from fastvae.spec import DTYPE_BYTES, GaussianHead, ModelSpec, PointHead, PredictedGaussian
 from fastvae.spec_json import spec_to_json
 
@@ -55,7 +56,9 @@ def explain(
     verb: Annotated[str, Option(help=f"What to explain: {', '.join(VERBS)}.")] = "reconstruct",
     rows: Annotated[int, Option(help="How many rows at once.")] = 1,
     device: Annotated[str, Option(help="cpu, or a GPU by name, e.g. H100; auto: this machine's.")] = "auto",
-    precision: Annotated[str, Option(help="ieee (float32), bf16, fp16 or float64; auto: as the weights.")] = "auto",
+    precision: Annotated[
+        str, Option(help="ieee (float32), tf32, bf16, fp16 or float64; auto: as the weights.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """What a verb does, step by step, and the time and memory it should take on a device."""
@@ -134,6 +137,8 @@ def _facts(found: str, model: Model) -> dict[str, Any]:
         "posterior": _posterior(spec.posterior),
         "likelihood": spec.likelihood.kind,
         "condition": _condition(spec),
+        "latent_scaling": _scaling(spec),
+        "pixel_range": None if spec.pixel_range is None else list(spec.pixel_range),
         "dtype": spec.dtype,
         "parameters": _parameters(spec),
         "weight_bytes": _parameters(spec) * DTYPE_BYTES[spec.dtype],
@@ -147,6 +152,14 @@ def _condition(spec: ModelSpec) -> str | None:
         return None
     joined = [name for name in ("encoder", "decoder") if getattr(spec.condition, name)]
     return f"{spec.condition.dim} numbers, joined to the {' and the '.join(joined)}"
+
+
+def _scaling(spec: ModelSpec) -> str | None:
+    """By what a diffusion model scales latents, if the checkpoint says so."""
+    if spec.latent_scaling is None:
+        return None
+    numbers = dataclasses.asdict(spec.latent_scaling)
+    return ", ".join(f"{name} {numbers[name]}" for name in NUMBERS if numbers[name] not in ((), 0.0))
 
 
 def _parameters(spec: ModelSpec) -> int:

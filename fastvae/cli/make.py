@@ -10,8 +10,17 @@ import numpy as np
 from typer import Option
 
 from fastvae.cli.bulk import BulkOptions, generate_folder, names_folder
-from fastvae.cli.options import ConditionText, DataOptions, OutOptions, OutTarget, RunOptions, Seed, command
-from fastvae.cli.work import Rows, note, progress, read_condition, refuse
+from fastvae.cli.options import (
+    ConditionText,
+    DataOptions,
+    OutOptions,
+    OutTarget,
+    RunOptions,
+    Seed,
+    command,
+    pixel_range,
+)
+from fastvae.cli.work import Rows, note, progress, read_condition, refuse, to_unit
 from fastvae.errors import InputError
 from fastvae.files import Field, Source, check_grid, open_sink, square_columns
 from fastvae.spec import ModelSpec
@@ -69,6 +78,7 @@ def generate(
         progress("generate", n) as advance,
     ):
         for part in parts:
+            part = to_unit(part, pixel_range(vae.spec)) if suffix == ".png" else part
             sink.write({"samples": part})
             outside.add(part)
             advance(len(part))
@@ -96,12 +106,14 @@ def interpolate(
     if len(first) != len(last):
         raise InputError(f"--from, --to: expected as many of each, got {len(first)} and {len(last)}")
     vae = model.load()
-    source = data.open(vae.spec.input_shape)
+    spec = data.spec_for(vae.spec)
+    source = data.open(vae.spec)
     ends = [_take(source, "--from", first), _take(source, "--to", last)]
     if suffix == ".png":
-        check_grid(len(first) * max(steps, 1), vae.spec.input_shape, max(steps, 1))
+        check_grid(len(first) * max(steps, 1), spec.input_shape, max(steps, 1))
     labels = read_condition(condition, vae.spec, len(first))
     lines = vae.interpolate(ends[0], ends[1], steps, condition=labels)
+    lines = to_unit(lines, pixel_range(spec)) if suffix == ".png" else lines
     pairs = len(first)
     rows = lines.reshape(pairs * steps, *lines.shape[2:])
     values = {"interpolation": lines if suffix in ARRAYS else rows}
@@ -110,7 +122,7 @@ def interpolate(
     fields = [
         Field("pair", ("pair",), table_only=True),
         Field("step", ("step",), table_only=True),
-        Field("interpolation", columns_of(vae.spec, source)),
+        Field("interpolation", columns_of(spec, source)),
     ]
     with open_sink(out.out, len(values["interpolation"]), fields, grid_columns=steps) as sink:
         sink.write(values)

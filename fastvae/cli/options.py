@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typer import Argument, Option
 
 import fastvae
 from fastvae.embedded import resolve
-from fastvae.errors import InputError
+from fastvae.errors import InputError, WeightFormatError
 from fastvae.files import ReadOptions, Source, check_target, open_source
+from fastvae.spec import ModelSpec
 
 MODEL, READING, WRITING = "Model", "Reading data", "Writing"
 
@@ -99,7 +101,7 @@ class RunOptions(ModelOptions):
 
     device: Annotated[str, Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if any.", rich_help_panel=MODEL)] = "auto"
     precision: Annotated[
-        str, Option(help="ieee (float32), bf16, fp16 or float64; auto: as the weights.", rich_help_panel=MODEL)
+        str, Option(help="ieee (float32), tf32, bf16, fp16 or float64; auto: as the weights.", rich_help_panel=MODEL)
     ] = "auto"
     impl: Annotated[str, Option(help="reference, onnxruntime or triton; auto: the fastest.", rich_help_panel=MODEL)] = (
         "auto"
@@ -118,6 +120,11 @@ class RunOptions(ModelOptions):
         ),
     ] = None
 
+    scaled_latents: Annotated[
+        bool,
+        Option("--scaled-latents", help="Latents as the checkpoint's diffusion model has them.", rich_help_panel=MODEL),
+    ] = False
+
     def load(self, *, batch_invariant: bool = False) -> fastvae.VAE:
         """The model, ready to run; ``batch_invariant`` is the default. Errors as :func:`fastvae.load`."""
         self.path()
@@ -133,6 +140,7 @@ class RunOptions(ModelOptions):
             batch_invariant=batch_invariant if self.batch_invariant is None else self.batch_invariant,
             cast=self.cast,
             allow_nonfinite=self.allow_nonfinite,
+            scaled_latents=self.scaled_latents,
         )
 
 
@@ -155,18 +163,66 @@ class DataOptions:
     resize: Annotated[bool, Option("--resize", help="Scale images to the model's size.", rich_help_panel=READING)] = (
         False
     )
+    crop: Annotated[
+        str,
+        Option(help="center: scale an image's shorter side, crop the longer one.", rich_help_panel=READING),
+    ] = "none"
+    size: Annotated[
+        str | None,
+        Option(help="Images of this size, HEIGHTxWIDTH or one number, for models of any.", rich_help_panel=READING),
+    ] = None
+    filter: Annotated[
+        str, Option(help="How images are scaled: bilinear, bicubic or lanczos.", rich_help_panel=READING)
+    ] = "lanczos"
+    pixels: Annotated[
+        str | None, Option(help="Black..white, e.g. -1..1; default: as the model has them.", rich_help_panel=READING)
+    ] = None
+    recursive: Annotated[
+        bool, Option("--recursive", help="Images in the folders below, too.", rich_help_panel=READING)
+    ] = False
 
-    def open(self, shape: tuple[int, ...]) -> Source:
-        """The data for a model whose rows have ``shape``.
+    def spec_for(self, spec: ModelSpec) -> ModelSpec:
+        """``spec`` for images of the size that ``--size`` asks for.
+
+        Raises:
+            InputError: no size, or one that the model has no images of.
+        """
+        if self.size is None:
+            return spec
+        match = re.fullmatch(r"([0-9]{1,6})(?:[xX]([0-9]{1,6}))?", self.size)
+        if match is None:
+            raise InputError(f"--size: expected HEIGHTxWIDTH or one number, got {self.size!r:.80}")
+        height, width = int(match[1]), int(match[2] or match[1])
+        if spec.input_shape[1:] == (height, width):
+            return spec
+        try:
+            return spec.resized(height, width)
+        except WeightFormatError as error:
+            raise InputError(f"--size: {error}") from error
+
+    def open(self, spec: ModelSpec, *, invalid: str = "raise", lazy: bool = False) -> Source:
+        """The data for a model of ``spec``; images that cannot be read are NaN where ``invalid`` lets NaN pass.
 
         Raises:
             InputError: they cannot be read, or their rows have another shape.
             UnsupportedError: the package that reads them is not installed.
         """
-        ids = tuple(self.id_column or ())
-        source = open_source(
-            self.data, ReadOptions(self.key, ids, self.header, self.scale, self.resize, image_shape=shape)
+        shape = self.spec_for(spec).input_shape
+        options = ReadOptions(
+            self.key,
+            tuple(self.id_column or ()),
+            self.header,
+            self.scale,
+            self.resize,
+            self.crop,
+            self.filter,
+            self.pixel_range(spec),
+            self.recursive,
+            lazy,
+            invalid != "raise",
+            image_shape=shape,
         )
+        source = open_source(self.data, options)
         count = math.prod(shape)
         if source.shape[1:] not in (shape, (count,)):
             if source.columns:
@@ -175,6 +231,23 @@ class DataOptions:
             flat = f" (or {count} numbers)" if len(shape) > 1 else ""
             raise InputError(f"{self.data}: expected rows of shape {shape}{flat}, found {source.shape[1:]}")
         return source
+
+    def pixel_range(self, spec: ModelSpec) -> tuple[float, float]:
+        """Values of black and white in the rows of an image folder; InputError if ``--pixels`` says none."""
+        if self.pixels is None:
+            return pixel_range(spec) if self.data.is_dir() else (0.0, 1.0)
+        try:
+            low, high = map(float, self.pixels.split(".."))
+        except ValueError as error:
+            raise InputError(f"--pixels: expected BLACK..WHITE such as -1..1, got {self.pixels!r:.80}") from error
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"--pixels: expected finite, ascending numbers, got {self.pixels!r:.80}")
+        return low, high
+
+
+def pixel_range(spec: ModelSpec) -> tuple[float, float]:
+    """Values of black and white in the images of a model; 0 and 1 where it does not say."""
+    return spec.pixel_range or (0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 from typer import Option
 
 from fastvae.cli.make import ARRAYS, TABLES, columns_of, numbered
-from fastvae.cli.options import ConditionText, DataOptions, Invalid, OutOptions, RunOptions, Seed, command
-from fastvae.cli.work import Rows, note, read_condition, refuse, walk
+from fastvae.cli.options import ConditionText, DataOptions, Invalid, OutOptions, RunOptions, Seed, command, pixel_range
+from fastvae.cli.parts import PartsOptions, encode_parts
+from fastvae.cli.work import Rows, note, read_condition, refuse, to_unit, walk
 from fastvae.errors import InputError
 from fastvae.files import Field, ReadOptions, Source, check_grid, open_sink, open_source, square_columns
 from fastvae.noise import MAX_SAMPLES, check_count
@@ -35,6 +36,7 @@ def encode(
     model: RunOptions,
     data: DataOptions,
     out: OutOptions,
+    parts: PartsOptions,
     samples: Annotated[int, Option(help="Also draw this many latents a row from q(z|x).")] = 0,
     seed: Seed = 0,
     condition: ConditionText = None,
@@ -43,19 +45,25 @@ def encode(
     """Mean and log-variance of the posterior q(z|x) of every row.
 
     .npz holds the arrays mean and logvar, and samples of shape (draws, rows, ...); .csv and .parquet have columns
-    mean_0, ..., logvar_0, ... and sample_0_0, ... (draw, dimension); .npy holds the mean alone.
+    mean_0, ..., logvar_0, ... and sample_0_0, ... (draw, dimension); .npy holds the mean alone. A name without a suffix
+    is a folder of parts, .npz files of mean, logvar and ids; after an interruption the same command goes on.
     """
-    suffix = out.check(*ARRAYS, *TABLES)
     samples = check_count("--samples", samples, most=MAX_SAMPLES)
+    if not out.out.suffix:
+        if samples or condition is not None:
+            raise InputError("--samples, --condition: a folder of parts has neither; write .npz, .csv or .parquet")
+        encode_parts(model, data, out, parts, invalid)
+        return
+    suffix = out.check(*ARRAYS, *TABLES)
     if samples and suffix == ".npy":
         raise InputError("--samples: .npy holds the mean alone; write .npz, .csv or .parquet")
     vae = model.load()
     if suffix in TABLES and samples * vae.spec.latent_dim > MAX_COLUMNS:
         columns = samples * vae.spec.latent_dim
         raise InputError(f"--samples: {columns:,} columns are more than {MAX_COLUMNS:,}; write .npz")
-    source = data.open(vae.spec.input_shape)
+    source = data.open(vae.spec, invalid=invalid)
     labels = read_condition(condition, vae.spec, len(source))
-    dim = vae.spec.latent_dim
+    dim = data.spec_for(vae.spec).latent_dim
     fields = [*id_fields(source), Field("mean", numbered("mean", dim)), Field("logvar", numbered("logvar", dim))]
     if samples:
         draws = tuple(name for k in range(samples if suffix in TABLES else 0) for name in numbered(f"sample_{k}", dim))
@@ -87,11 +95,12 @@ def reconstruct(
     """
     suffix = out.check(*ARRAYS, *TABLES, ".png")
     vae = model.load()
-    shape = vae.spec.input_shape
-    source = data.open(shape)
+    spec = data.spec_for(vae.spec)
+    shape = spec.input_shape
+    source = data.open(vae.spec, invalid=invalid)
     labels = read_condition(condition, vae.spec, len(source))
-    fields = [*id_fields(source), Field("reconstruction", columns_of(vae.spec, source))]
-    columns = square_columns(len(source), 2)
+    fields = [*id_fields(source), Field("reconstruction", columns_of(spec, source))]
+    columns, pixels = square_columns(len(source), 2), pixel_range(spec)
     if suffix == ".png":
         check_grid(2 * len(source), shape, columns)
         fields.insert(0, Field("original"))
@@ -100,7 +109,8 @@ def reconstruct(
             values = id_values(source, block.low, block.high)
             result = vae.reconstruct(block.values, condition=block.condition, invalid=invalid)
             if suffix == ".png":
-                values["original"], result = block.values.reshape(-1, *shape), result.reshape(-1, *shape)
+                originals, result = (to_unit(x.reshape(-1, *shape), pixels) for x in (block.values, result))
+                values["original"] = originals
             sink.write(values | {"reconstruction": result})
     note(f"{out.out}: {len(source):,} rows")
 
@@ -124,7 +134,7 @@ def impute(
     """
     suffix = out.check(*ARRAYS, *TABLES)
     vae = model.load()
-    source = data.open(vae.spec.input_shape)
+    source = data.open(vae.spec)
     masked = None if mask is None else _open_mask(mask, source)
     labels = read_condition(condition, vae.spec, len(source))
     multiple = n_imputations > 1

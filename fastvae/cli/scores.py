@@ -42,7 +42,7 @@ def score(
     if out is not None:
         check_target(out, (*ARRAYS, *TABLES), force=force)
     vae = model.load()
-    source = data.open(vae.spec.input_shape)
+    source = data.open(vae.spec, invalid=invalid)
     labels = read_condition(condition, vae.spec, len(source))
 
     def compute(block: Block) -> Rows:

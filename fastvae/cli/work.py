@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastvae.errors import InputError
-from fastvae.files import ReadOptions, Source, open_source
+from fastvae.files import ReadOptions, Source, open_source, read_ahead
 from fastvae.spec import ModelSpec
 
 Rows = NDArray[Any]
@@ -48,16 +48,26 @@ def walk(source: Source, title: str, condition: Any = None, *, invalid: str = "r
     Raises:
         InputError: a row holds NaN or Inf and ``invalid`` is ``raise``; the message counts rows as the file does.
     """
-    width = math.prod(source.shape[1:])
-    size = max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, BLOCK_BYTES // (4 * width)))
-    with progress(title, len(source)) as advance:
-        for low in range(0, max(1, len(source)), size):
-            values = source.block(low, min(low + size, len(source)))
+    size = block_rows(source)
+    ranges = ((low, min(low + size, len(source))) for low in range(0, max(1, len(source)), size))
+    with progress(title, len(source)) as advance, closing(read_ahead(source, ranges)) as blocks:
+        for low, values in blocks:
             if invalid == "raise":
-                advice = "; pass --invalid mask for a NaN result, or fill it with fastvae impute"
-                refuse(source, low, ~np.isfinite(values), f"NaN or Inf{advice}")
+                check_finite(source, low, values)
             yield Block(low, values, condition_rows(condition, low, low + len(values)))
             advance(len(values))
+
+
+def block_rows(source: Source) -> int:
+    """Rows of a block."""
+    width = math.prod(source.shape[1:])
+    return max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, BLOCK_BYTES // (4 * width)))
+
+
+def check_finite(source: Source, low: int, values: Rows) -> None:
+    """Refuse NaN and Inf in rows of which the first is number ``low``; InputError as :func:`refuse`."""
+    advice = "; pass --invalid mask for a NaN result, or fill it with fastvae impute"
+    refuse(source, low, ~np.isfinite(values), f"NaN or Inf{advice}")
 
 
 def refuse(source: Source, low: int, bad: Rows, what: str) -> None:
@@ -92,6 +102,12 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     finally:
         if shown:
             bar.stop()
+
+
+def to_unit(images: Rows, pixel_range: tuple[float, float]) -> Rows:
+    """Images whose black and white are ``pixel_range``, as a picture has them: from 0 to 1."""
+    low, high = pixel_range
+    return images if (low, high) == (0, 1) else (images - low) / (high - low)
 
 
 def note(message: str) -> None:

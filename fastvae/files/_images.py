@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastvae.errors import InputError
-from fastvae.files._common import Values, needs, one_line
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from fastvae.files._common import Values, needs
+from fastvae.files._pictures import MAX_PIXELS, Preparation
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-MAX_PIXELS = 2**26
 CELL = 56
 SMALL = 32
 GAP = 2
@@ -28,69 +21,48 @@ GAP_GREY = 90
 
 
 class ImageFolder:
-    """The images of a folder, sorted by name, as rows of ``shape`` (channels, height, width) in [0, 1].
+    """The images of a folder, sorted by name, as rows that ``preparation`` makes of them.
 
-    Opening it looks at the size of every image, so that a wrong one is found before any work is done.
+    Opening it looks at the size of every image, so that a wrong one is found before any work is done; unless it is
+    ``lazy``, which is for more images than anybody wants to look at twice, or bad ones become rows of NaN (``skip``).
+    ``rejected`` has what was wrong with those, by path.
 
     Raises:
-        InputError: no images, one that cannot be read, or one of another size than ``shape`` without ``resize``.
+        InputError: no images, or one that cannot be read or is of another size.
         UnsupportedError: Pillow is not installed.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int], *, resize: bool = False) -> None:
+    def __init__(
+        self, folder: Path, preparation: Preparation, *, recursive: bool = False, lazy: bool = False, skip: bool = False
+    ) -> None:
         with needs("pillow", "images"):
             import PIL.Image  # noqa: F401
+        shape = preparation.shape
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise InputError(f"{folder}: this model takes rows of shape {tuple(shape)}, not grey or RGB images")
-        self.channels, self.height, self.width = shape
-        self.resize = resize
-        self.paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        self.preparation, self._skip = preparation, skip
+        self.rejected: dict[Path, str] = {}
+        found = folder.rglob("*") if recursive else folder.iterdir()
+        self.paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+        self.names = [path.relative_to(folder).as_posix() for path in self.paths]
         if not self.paths:
-            raise InputError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in this folder, found none")
-        for path in self.paths:
-            self._open(path).close()
+            where = "in this folder or below" if recursive else "in this folder"
+            raise InputError(f"{folder}: expected images ({', '.join(SUFFIXES)}) {where}, found none")
+        for path in () if lazy or skip else self.paths:
+            preparation.opened(path).close()
 
     def block(self, low: int, high: int) -> Values:
         """Images low to high: float32 (high - low, channels, height, width)."""
-        rows = np.empty((high - low, self.channels, self.height, self.width), np.float32)
+        rows = np.empty((high - low, *self.preparation.shape), np.float32)
         for row, path in zip(rows, self.paths[low:high], strict=True):
-            row[:] = self._decode(path)
-        return rows
-
-    def _open(self, path: Path) -> Image:
-        """The image, not yet decoded, once its size and mode are known to be fine."""
-        import PIL.Image
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-                image = PIL.Image.open(path, formats=FORMATS)
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise InputError(f"{path}: cannot be read as an image: {one_line(error)}") from error
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise InputError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS:,}; refused")
-        if not self.resize and (width, height) != (self.width, self.height):
-            raise InputError(
-                f"{path}: expected {self.width} x {self.height} pixels (width x height), found {width} x {height}; "
-                "pass --resize to scale images"
-            )
-        if image.mode not in MODES:
-            raise InputError(f"{path}: expected 8 bits a channel, found an image of mode {image.mode}")
-        return image
-
-    def _decode(self, path: Path) -> Values:
-        import PIL.Image
-
-        with self._open(path) as image:
             try:
-                pixels = image.convert("L" if self.channels == 1 else "RGB")
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
-                raise InputError(f"{path}: cannot be decoded: {one_line(error)}") from error
-        if pixels.size != (self.width, self.height):
-            pixels = pixels.resize((self.width, self.height), PIL.Image.Resampling.BILINEAR)
-        values = np.asarray(pixels, np.float32).reshape(self.height, self.width, self.channels)
-        return values.transpose(2, 0, 1) / np.float32(255)
+                row[:] = self.preparation.row(path)
+            except InputError as error:
+                if not self._skip:
+                    raise
+                self.rejected[path] = str(error)
+                row[:] = np.nan
+        return rows
 
 
 def check_grid(count: int, shape: Sequence[int], columns: int) -> None:

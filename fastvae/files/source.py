@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fastvae.errors import InputError
 from fastvae.files._common import Values
 from fastvae.files._images import ImageFolder
 from fastvae.files._numpy import read_npy, read_npz
+from fastvae.files._pictures import CROPS, FILTERS, Preparation
 from fastvae.files._tables import Table, read_csv, read_parquet
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
@@ -29,7 +30,11 @@ class ReadOptions:
         id_columns: columns of a table that are no data.
         header: whether the first line of a CSV file names its columns.
         scale: what to divide values by; required for arrays of integers.
-        resize: scale images to the model's size.
+        resize, crop, filter: what becomes of images of another size than the rows', see ``Preparation``.
+        pixel_range: values of black and white in rows of images.
+        recursive: take the images in folders below as well.
+        lazy: look at images when their turn comes, not all of them beforehand.
+        skip: make rows of NaN of images that cannot be read.
         image_shape: a row of an image folder: (channels, height, width).
         integers: take arrays of integers and booleans as they are.
     """
@@ -39,10 +44,19 @@ class ReadOptions:
     header: bool = True
     scale: float | None = None
     resize: bool = False
+    crop: str = "none"
+    filter: str = "lanczos"
+    pixel_range: tuple[float, float] = (0.0, 1.0)
+    recursive: bool = False
+    lazy: bool = False
+    skip: bool = False
     image_shape: tuple[int, ...] = ()
     integers: bool = False
 
     def __post_init__(self) -> None:
+        for option, value, accepted in (("crop", self.crop, CROPS), ("filter", self.filter, FILTERS)):
+            if value not in accepted:
+                raise InputError(f"--{option}: expected one of {', '.join(accepted)}, got {value!r:.80}")
         if self.scale is not None and not TINY <= abs(self.scale) <= LARGEST:
             raise InputError(f"--scale: expected a finite number other than 0, got {self.scale}")
 
@@ -53,7 +67,8 @@ class Source:
 
     ``read(low, high)`` gives rows as they are in the file, :meth:`block` divides them by ``scale``. ``columns`` and
     ``dtypes`` are those of a table, else empty; ``ids`` are values to pass through, by name; ``order`` is that of
-    both in the file.
+    both in the file. Where ``decodes``, reading a row is work of its own, best done by several threads; ``rejected``
+    fills with what was wrong with the rows that came out as NaN.
     """
 
     path: Path
@@ -64,6 +79,8 @@ class Source:
     dtypes: tuple[np.dtype[Any], ...] = ()
     ids: Mapping[str, Values] = field(default_factory=dict)
     order: tuple[str, ...] = ()
+    decodes: bool = False
+    rejected: Mapping[Path, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -91,10 +108,7 @@ def open_source(path: Path, options: ReadOptions | None = None) -> Source:
     if path.is_dir():
         if not options.image_shape:
             raise InputError(f"{path}: expected {', '.join(SUFFIXES)}, found a folder")
-        _check_options(path, options, resize=options.resize)
-        folder = ImageFolder(path, options.image_shape, resize=options.resize)
-        names = np.array([image.name for image in folder.paths], dtype=object)
-        return Source(path, (len(names), *options.image_shape), folder.block, ids={"file": names})
+        return _of_images(path, options)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if suffix not in SUFFIXES:
@@ -109,13 +123,25 @@ def open_source(path: Path, options: ReadOptions | None = None) -> Source:
     return _of_array(path, read_npy(path), options)
 
 
+def _of_images(path: Path, options: ReadOptions) -> Source:
+    own = ("resize", "crop", "filter", "pixel_range", "recursive")
+    _check_options(path, options, **{name: getattr(options, name) for name in own})
+    shape = cast("tuple[int, int, int]", options.image_shape)
+    preparation = Preparation(shape, options.resize, options.crop, options.filter, options.pixel_range)
+    folder = ImageFolder(path, preparation, recursive=options.recursive, lazy=options.lazy, skip=options.skip)
+    names = np.array(folder.names, dtype=object)
+    return Source(path, (len(names), *shape), folder.block, ids={"file": names}, decodes=True, rejected=folder.rejected)
+
+
 def _check_options(path: Path, options: ReadOptions, **taken: Any) -> None:
     """Refuse options that do nothing for this kind of file."""
-    plain = ReadOptions(image_shape=options.image_shape, integers=options.integers, **taken)
+    always = ("image_shape", "integers", "lazy", "skip")
+    plain = ReadOptions(**{name: getattr(options, name) for name in always}, **taken)
     if plain == options:
         return
     names = {"key": "--key", "id_columns": "--id-column", "header": "--no-header", "scale": "--scale"}
-    names |= {"resize": "--resize"}
+    names |= {"resize": "--resize", "crop": "--crop", "filter": "--filter", "pixel_range": "--pixels"}
+    names |= {"recursive": "--recursive"}
     extra = [flag for name, flag in names.items() if getattr(plain, name) != getattr(options, name)]
     raise InputError(f"{path}: {', '.join(extra)} means nothing for this kind of file")
 

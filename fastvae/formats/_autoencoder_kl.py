@@ -23,11 +23,13 @@ from fastvae.layers import Activation, Attention, Conv2d, GroupNorm, Layer, Resi
 from fastvae.model import Model
 from fastvae.spec import FixedGaussian, GaussianHead, ModelSpec
 
-__all__ = ["Architecture", "Function", "Level", "build_model", "current_names"]
+__all__ = ["PIXELS", "Architecture", "Function", "Level", "build_model", "current_names"]
 
 Function: TypeAlias = Literal["silu", "gelu", "relu"]
 EPS = 1e-6
 LOGVAR_RANGE = -30.0, 20.0
+# Black and white of the images they are trained on.
+PIXELS = -1.0, 1.0
 
 # The attention's tensors as they were called before, in diffusers and by others.
 _OLD_ATTENTION = re.compile(r"(.+\.attentions\.\d{1,4})\.(query|key|value|proj_attn|to_out\.0)\.(weight|bias)")
@@ -90,6 +92,7 @@ def build_model(architecture: Architecture, weights: dict[str, Tensor], *, sourc
             decoder=_decoder(architecture),
             likelihood=FixedGaussian(1.0),
             dtype=common_dtype(weights),
+            pixel_range=PIXELS,
         )
     return Model(spec, weights, card)
 

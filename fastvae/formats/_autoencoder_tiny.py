@@ -7,7 +7,7 @@ holds their values exactly.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastvae.errors import WeightMismatchError
-from fastvae.formats._autoencoder_kl import Function
+from fastvae.formats._autoencoder_kl import PIXELS, Function
 from fastvae.formats._config import naming
 from fastvae.formats._shapes import rounded_size
 from fastvae.formats._weights import common_dtype, shape_of, widened
@@ -65,7 +65,8 @@ def build_tiny(a: TinyArchitecture, weights: Mapping[str, Tensor], *, source: Pa
     with naming(source):
         encoder = (Affine("encoder.to_unit", (a.channels,)), *_encoder(a))
         decoder = (*clamp(a.latent_channels), *_decoder(a), Affine("decoder.from_unit", (a.channels,)))
-        return point_model((a.channels, len(a.encoder) - 1), encoder, decoder, weights, card)
+        model = point_model((a.channels, len(a.encoder) - 1), encoder, decoder, weights, card)
+    return replace(model, spec=replace(model.spec, pixel_range=PIXELS))
 
 
 def point_model(
@@ -73,7 +74,8 @@ def point_model(
 ) -> Model:
     """The model with a deterministic ``encoder``, whose last layer makes the latents; affine layers get their tensors.
 
-    ``image`` is the images' number of channels, and how often the encoder halves their size.
+    ``image`` is the images' number of channels, and how often the encoder halves their size; their pixels are in
+    [0, 1].
 
     Raises:
         WeightFormatError: the stacks do not fit together.
@@ -90,6 +92,7 @@ def point_model(
         decoder=decoder,
         likelihood=FixedGaussian(1.0),
         dtype=dtype,
+        pixel_range=(0.0, 1.0),
     )
     for layer in leaves((*encoder, *decoder)):
         if isinstance(layer, Affine):

@@ -93,7 +93,7 @@ class Config:
             value = self.values.get(name, default)
             if value is None:
                 continue
-            for item in value if isinstance(value, list) else [value]:
+            for item in value if isinstance(value, list | tuple) else [value]:
                 if not isinstance(item, int | float) or isinstance(item, bool) or not math.isfinite(item):
                     raise self._error(name, "a finite number or a list of them", item)
             found[name] = json.dumps(value)

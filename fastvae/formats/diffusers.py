@@ -2,25 +2,29 @@
 
 The weights are ``.safetensors`` or ``.bin``, whole or in shards with an index, plain or of a variant (``.fp16.``). The
 folder may be that of a pipeline, whose autoencoder is in ``vae``; and one of several variants is picked by its path.
-``AutoencoderKL`` and ``AutoencoderTiny`` are read. The numbers that scale latents for a diffusion model are not
-applied; the card has them.
+``AutoencoderKL`` and ``AutoencoderTiny`` are read. The numbers that scale latents for a diffusion model are the spec's,
+not applied unless asked for; the card has them as well.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fastvae.errors import UnsafeFileError, UnsupportedError, WeightFormatError, WeightMismatchError
 from fastvae.formats._autoencoder_kl import Architecture, Function, Level, build_model, current_names
 from fastvae.formats._autoencoder_tiny import TinyArchitecture, build_tiny
-from fastvae.formats._config import Config, read_json_object
+from fastvae.formats._config import Config, naming, read_json_object
 from fastvae.formats._files import files_in
 from fastvae.formats._weights import read_tensors
 from fastvae.model import Model
+from fastvae.scaling import NUMBERS, LatentScaling
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -97,7 +101,8 @@ def _autoencoder_kl(config: Config, weights: dict[str, Tensor]) -> Model:
         post_quant_conv=config.boolean("use_post_quant_conv", True),
     )
     card = config.numbers_as_text(_KL_SCALES)
-    return build_model(architecture, current_names(weights, config.path), source=config.path, card=card)
+    model = build_model(architecture, current_names(weights, config.path), source=config.path, card=card)
+    return _scaled(model, config)
 
 
 def _kl_levels(config: Config, weights: dict[str, Tensor]) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
@@ -135,7 +140,33 @@ def _autoencoder_tiny(config: Config, weights: dict[str, Tensor]) -> Model:
         factor=config.integer("upsampling_scaling_factor", 2),
         function=_function(config, "relu"),
     )
-    return build_tiny(architecture, weights, source=config.path, card=config.numbers_as_text(_TINY_SCALES))
+    model = build_tiny(architecture, weights, source=config.path, card=config.numbers_as_text(_TINY_SCALES))
+    return _scaled(model, config)
+
+
+def _scaled(model: Model, config: Config) -> Model:
+    """The model with the numbers of its card by which pipelines scale latents, where they belong together.
+
+    ``latent_magnitude`` and ``latent_shift`` do not: they squeeze latents into pixels, for a file to hold them.
+    """
+    numbers: dict[str, Any] = {name: json.loads(model.card[name]) for name in NUMBERS if name in model.card}
+    means, deviations, shift = numbers.get("latents_mean"), numbers.get("latents_std"), numbers.get("shift_factor")
+    if not isinstance(numbers.get("scaling_factor"), int | float) or isinstance(shift, list):
+        return model
+    if (means is None) != (deviations is None) or (means is not None and shift):
+        return model  # no pipeline has a meaning for one without the other, or for a shift besides
+    with naming(config.path):
+        scaling = LatentScaling(
+            float(numbers["scaling_factor"]), float(shift or 0.0), *(_floats(v) for v in (means, deviations))
+        )
+        return replace(model, spec=replace(model.spec, latent_scaling=scaling))
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    """A list of numbers, one number, or none."""
+    if values is None:
+        return ()
+    return tuple(float(value) for value in (values if isinstance(values, list) else [values]))
 
 
 _CLASSES = {"AutoencoderKL": _autoencoder_kl, "AutoencoderTiny": _autoencoder_tiny}

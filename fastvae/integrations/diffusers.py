@@ -109,7 +109,8 @@ def accelerate(target: Any, **settings: Any) -> Accelerated:
         settings: of :func:`fastvae.load`, such as ``threads`` or ``impl``; device and precision are the module's.
 
     Raises:
-        InputError: no such autoencoder, one that is accelerated already, or an unknown setting.
+        InputError: no such autoencoder, one that is accelerated already, or a setting that is unknown or would give
+            other latents.
         UnsupportedError: a block or option of it that fastvae has no layer for.
     """
     module: Any = getattr(target, "vae", target)
@@ -122,6 +123,8 @@ def accelerate(target: Any, **settings: Any) -> Accelerated:
     config = {**module.config, "_class_name": owner}
     weights = {name: weight.detach() for name, weight in module.state_dict().items()}
     model = check_model(configured(config, weights, Path(owner)), source=owner)
+    if settings.get("scaled_latents"):
+        raise InputError("settings: scaled_latents: latents stay as they were, diffusers' pipelines scale them")
     own = {"device": str(module.device), "precision": PRECISIONS.get(module.dtype, "auto")}
     try:
         chosen = Settings(**{**own, **settings})

@@ -69,7 +69,7 @@ def to_onnx(
 
 def output_names(plan: Plan) -> tuple[str, ...]:
     """What the graph calls the plan's outputs: the same for every model."""
-    return OUTPUTS.get(plan.verb, ("output",))[: len(plan.outputs)]
+    return OUTPUTS.get(plan.verb.removesuffix("_scaled"), ("output",))[: len(plan.outputs)]
 
 
 class _Lowering:

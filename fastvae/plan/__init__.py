@@ -5,8 +5,11 @@ from fastvae.plan.cost import Cost, StepCost, plan_cost, step_costs
 from fastvae.plan.explain import Explanation, explain
 from fastvae.plan.memory import BufferPlan, assign_buffers
 from fastvae.plan.plan import Plan, Step
+from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, check_scaling
 
 __all__ = [
+    "PLAIN_VERBS",
+    "SCALED_VERBS",
     "SIZE_FREE_VERBS",
     "VERBS",
     "BufferPlan",
@@ -18,6 +21,7 @@ __all__ = [
     "Target",
     "assign_buffers",
     "build_plan",
+    "check_scaling",
     "explain",
     "plan_cost",
     "step_costs",

@@ -33,8 +33,9 @@ from fastvae.layers import (
 )
 from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
-from fastvae.plan.passes import FUSED_PASSES, PASSES, align_linear, cast, merge_heads
+from fastvae.plan.passes import FUSED_PASSES, IMAGE_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
 from fastvae.plan.plan import Plan, Step
+from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, with_scaling
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
 
 VERBS = (
@@ -59,7 +60,7 @@ POINT = {"parametrization": "logvar", "eps": 0.0, "minimum": -math.inf, "maximum
 POINTWISE = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
 
 # Those whose plans, of a model that fits images of any size, do so too: no step or constant knows a size.
-SIZE_FREE_VERBS = ("encode", "embed", "decode", "parameters", "reconstruct")
+SIZE_FREE_VERBS = ("encode", "embed", "decode", "parameters", "reconstruct", *SCALED_VERBS.values())
 
 # What runs a plan: the ops' PyTorch references, an ONNX graph, or Triton kernels where an op has one.
 Target: TypeAlias = Literal["reference", "onnx", "triton"]
@@ -73,14 +74,16 @@ def build_plan(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
+    tf32: bool = False,
     share: Callable[[Tensor], Tensor] | None = None,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
 
     ``target`` is what will run it. For ``triton``, ops that span several layers (``gaussian_head``, ``bottleneck``,
     ``linear_score``, ``linear_prior``) replace those layers: their references are no faster than the layers, their
-    kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to be so. For
-    ``onnx``, heads stay products of their own: splitting a joint one costs a copy where views cannot be handed on.
+    kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to be so. Images
+    keep their channels innermost there, see ``choose_layout``. For ``onnx``, heads stay products of their own:
+    splitting a joint one costs a copy where views cannot be handed on.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs
@@ -99,22 +102,25 @@ def build_plan(
     distance        x                      squared_error at the posterior mean
     ==============  =====================  =======================================================
 
-    A conditional model's plans take ``condition`` as well. ``share`` lets plans hold equal weights once, see ``cast``.
+    A conditional model's plans take ``condition`` as well. With ``tf32`` dense layers multiply in
+    that precision. ``share`` lets plans hold equal weights once, see ``cast``.
+    ``encode_scaled``, ``embed_scaled`` and ``decode_scaled`` give and take latents scaled by ``spec.latent_scaling``.
 
     Raises:
-        UnsupportedError: an unknown verb.
+        UnsupportedError: an unknown verb, or a scaled one of a model that has no numbers to scale by.
     """
     plan = translate(model, verb)
     for improve in _passes(target, batch_invariant):
         plan = improve(plan)
-    return cast(plan, dtype=dtype, device=device, share=share)
+    plan = use_tf32(plan) if tf32 else plan
+    return cast(plan, dtype=dtype, device=device, share=share, innermost=target == "triton")
 
 
 def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Plan], ...]:
     passes = {
         "reference": PASSES,
         "onnx": tuple(improve for improve in PASSES if improve is not merge_heads),
-        "triton": PASSES if batch_invariant else (*PASSES, *FUSED_PASSES),
+        "triton": (*PASSES, *IMAGE_PASSES, *(() if batch_invariant else FUSED_PASSES)),
     }[target]
     return (*passes, align_linear) if batch_invariant else passes
 
@@ -123,8 +129,10 @@ def translate(model: Model, verb: str) -> Plan:
     """The plan of one verb as :func:`build_plan` has it before any pass: every layer a step, weights as they came.
 
     Raises:
-        UnsupportedError: an unknown verb.
+        UnsupportedError: as :func:`build_plan`.
     """
+    if verb in PLAIN_VERBS:
+        return with_scaling(_Builder(model).build(PLAIN_VERBS[verb]), model.spec)
     return _Builder(model).build(verb)
 
 
@@ -140,7 +148,7 @@ class _Builder:
     def build(self, verb: str) -> Plan:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
         if outputs is None:
-            raise UnsupportedError(f"verb: expected one of {', '.join(VERBS)}, got {verb!r}")
+            raise UnsupportedError(f"verb: expected one of {', '.join((*VERBS, *PLAIN_VERBS))}, got {verb!r}")
         names = outputs()
         made = {name for step in self.steps for name in step.outputs}
         inputs = tuple(name for name in self.shapes if name not in made)

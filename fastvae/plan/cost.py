@@ -9,6 +9,9 @@ from fastvae.plan.plan import Plan, Step
 from fastvae.plan.workspace import workspace_bytes
 from fastvae_kernels.cost import flops
 
+# Ops that need all of their first operand before they can begin with it.
+READ_TWICE = ("group_norm",)
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -61,10 +64,11 @@ def _step_cost(plan: Plan, step: Step, sizes: dict[str, int], element_bytes: int
             shapes.append(None)
         else:  # one row: every buffer has a leading axis of 1
             shapes.append((1, *plan.shapes[name]) if name in sizes else tuple(plan.weights[name].shape))
+    read = [*step.reads, *(step.inputs[:1] if step.op in READ_TWICE else ())]
     written = [name for name in step.outputs if name in sizes]
     return StepCost(
         flops=flops(step.op, shapes, [(1, *plan.shapes[name]) for name in step.outputs]),
-        bytes=sum(sizes[name] for name in (*step.reads, *written) if name in sizes),
+        bytes=sum(sizes[name] for name in (*read, *written) if name in sizes),
         weight_bytes=sum(plan.weights[name].numel() for name in step.reads if name in plan.weights) * element_bytes,
     )
 

@@ -14,7 +14,7 @@ from fastvae_kernels.parts import PARTS, Part
 
 # From one kernel of a stream to the next, if they are captured in a graph or queued ahead.
 LAUNCH_SECONDS = 2e-6
-ELEMENT_BYTES = {"ieee": 4, "bf16": 2, "fp16": 2, "float64": 8}
+ELEMENT_BYTES = {"ieee": 4, "tf32": 4, "bf16": 2, "fp16": 2, "float64": 8}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What the ops' references hold in memory besides operands and results, while they compute one step.
 
 The plain PyTorch expressions of `fastvae_kernels.reference` make temporaries of their operands' size, and convolutions
-on a CPU blocked copies of theirs (oneDNN's, as measured on an AVX2 machine). Kernels hold none that grow with the rows.
+on a CPU blocked copies of theirs (oneDNN's, as measured on an AVX2 machine). Kernels hold none that grow with the rows,
+save a group norm's statistics, at most 12 KiB for each channel of a row, and attention's copies of images by rows.
 Below float32 the references compute on float32 copies of what they read and write.
 """
 

@@ -20,13 +20,23 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import SIZE_FREE_VERBS, Explanation, Plan, build_plan, explain
+from fastvae.plan import (
+    PLAIN_VERBS,
+    SCALED_VERBS,
+    SIZE_FREE_VERBS,
+    Explanation,
+    Plan,
+    build_plan,
+    check_scaling,
+    explain,
+)
 from fastvae.runtime.batching import TILE, blocks, even_part, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import in_batches
+from fastvae.runtime.numerics import NARROW, Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor, Values
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.results import Results
@@ -58,7 +68,8 @@ class Engine:
 
     Raises:
         InputError: an unknown device or batch size.
-        UnsupportedError: a precision or implementation that is unknown, or cannot run this model.
+        UnsupportedError: a precision or implementation that is unknown, or cannot run this model; scaled latents of a
+            model that does not say how.
     """
 
     def __init__(
@@ -68,10 +79,12 @@ class Engine:
         self._of = of
         self._sizes: dict[tuple[int, ...], Engine] = {}
         self.spec = model.spec
+        if settings.scaled_latents:
+            check_scaling(model.spec)
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
-        self.impl = resolve_implementation(settings.impl, self.device, self.dtype)
+        self.impl = resolve_implementation(settings.impl, self.device, self.precision)
         # The ops outside plans (noise, reparameterization) have no form in ONNX Runtime.
         self._op_impl = "auto" if self.impl == "onnxruntime" else self.impl
         self._threads = torch.get_num_threads()
@@ -156,6 +169,11 @@ class Engine:
             self._sizes[spec.input_shape] = found
             return found
 
+    @property
+    def looks(self) -> Numerics:
+        """``with engine.looks:`` is around internal batches, whose results are then known to be finite."""
+        return self._resources.numerics
+
     def close(self) -> None:
         """Free all memory, once callers inside have left; using it afterwards raises ClosedError."""
         for engine in list(self._sizes.values()):
@@ -198,6 +216,13 @@ class Engine:
         self.__dict__.update(state)
         self._resources = self._new_resources(self._graph_device())
 
+    def for_caller(self, verb: str) -> str:
+        """The verb whose plan runs for a caller's ``verb``: one of scaled latents where they are asked for.
+
+        Scores, imputation and the prior have the model's own.
+        """
+        return SCALED_VERBS.get(verb, verb) if self.settings.scaled_latents else verb
+
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
         return "condition" in self._executor(verb).plan.inputs
@@ -216,6 +241,7 @@ class Engine:
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
+            tf32=self.precision == "tf32",
         )
         return explain(plan, rows, name, self.precision)
 
@@ -229,22 +255,28 @@ class Engine:
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
 
-    def encode(self, x: Tensor, condition: Tensor | None = None, out: Out = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each (rows, *latent_shape)."""
-        mean, logvar = self._run("encode", len(x), {"x": x, "condition": condition}, out=out)
+    def encode(
+        self, x: Tensor, condition: Tensor | None = None, out: Out = None, *, verb: str = "encode"
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (rows, *latent_shape); ``verb`` may be ``encode_scaled``."""
+        mean, logvar = self._run(verb, len(x), {"x": x, "condition": condition}, out=out)
         return mean, logvar
 
-    def embed(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """Mean of q(z|x): (rows, *latent_shape)."""
-        return self._run("embed", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
+    def embed(
+        self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None, *, verb: str = "embed"
+    ) -> Tensor:
+        """Mean of q(z|x): (rows, *latent_shape); ``verb`` may be ``embed_scaled``."""
+        return self._run(verb, len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
     def reconstruct(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """E[x|z] at the mean of q(z|x): (rows, *input_shape)."""
         return self._run("reconstruct", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
-    def decode(self, z: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape)."""
-        return self._run("decode", len(z), {"z": z, "condition": condition}, out=_one(out))[0]
+    def decode(
+        self, z: Tensor, condition: Tensor | None = None, out: Tensor | None = None, *, verb: str = "decode"
+    ) -> Tensor:
+        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape); ``verb`` may be ``decode_scaled``."""
+        return self._run(verb, len(z), {"z": z, "condition": condition}, out=_one(out))[0]
 
     def parameters(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         """Parameters of p(x|z) for z of shape (rows, *latent_shape), as OutputHead reads them."""
@@ -358,9 +390,10 @@ class Engine:
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()
         }
         with torch.no_grad():
-            if not self.batch_invariant:
-                return executor(given, draw, out)
-            return self._tiled(executor, rows, given, out)
+            results = self._tiled(executor, rows, given, out) if self.batch_invariant else executor(given, draw, out)
+            if self.precision in NARROW:
+                self._resources.numerics.look(verb, self.precision, given, results)
+            return results
 
     def _tiled(self, executor: AnyExecutor, rows: int, given: Mapping[str, Tensor], out: Out) -> tuple[Tensor, ...]:
         results = out
@@ -391,10 +424,10 @@ class Engine:
         executor = self._executor(verb)
         if not isinstance(executor, OnnxExecutor) or self.batch_invariant:
             return None
-        spec = self.spec
-        shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(verb, spec.input_shape)
+        spec, plain = self.spec, PLAIN_VERBS.get(verb, verb)
+        shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(plain, spec.input_shape)
         of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
-        values: Values = "any" if verb == "generate" else "finite" if verb == "decode" else of_rows
+        values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
         return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results)
 
     def _executor(self, verb: str) -> AnyExecutor:
@@ -415,6 +448,7 @@ class Engine:
             dtype=self.dtype,
             device=self.device,
             batch_invariant=self.batch_invariant,
+            tf32=self.precision == "tf32",
             share=self._resources.weights.share,
         )
         if self.impl == "onnxruntime":

@@ -43,7 +43,8 @@ class Executor:
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
         self.tile_rows = min(TILE, self.rows_that_fit)
-        for op in {OPS_BEHIND.get(step.op, step.op) for step in plan.steps} - OWN_OPS.keys():
+        ops = {op for step in plan.steps for op in OPS_BEHIND.get(step.op, (step.op,))}
+        for op in ops - OWN_OPS.keys():
             try:
                 fastvae_kernels.resolve_impl(op, impl, device, dtype)
             except fastvae_kernels.UnavailableError as error:
@@ -83,8 +84,35 @@ class Executor:
         if step.op == "kl":
             mean, logvar = (x.flatten(1) for x in operands)
             return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
+        if step.op == "normalize":
+            return (self._normalized(*operands, **step.attributes),)
         result = getattr(fastvae_kernels, step.op)(*operands, **keywords, **step.attributes, impl=self._impl)
         return result if isinstance(result, tuple) else (result,)
+
+    def _normalized(
+        self,
+        x: Tensor,
+        statistics: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        groups: int,
+        eps: float,
+        block: int,
+        **activation: Any,
+    ) -> Tensor:
+        """The group norm of images of which the statistics are there already."""
+        affine = fastvae_kernels.norm_affine(
+            statistics,
+            weight,
+            bias,
+            pixels=x.shape[2:].numel(),
+            block=block,
+            groups=groups,
+            eps=eps,
+            impl=self._impl,
+        )
+        return fastvae_kernels.norm_apply(x, affine, **activation, impl=self._impl)
 
     def _drawn(self, step: Step, operands: list[Any], draw: Draw | None) -> Tensor:
         """The result of an op that draws the prior's noise itself."""
@@ -97,8 +125,21 @@ class Executor:
         return result
 
 
-def _reshape(x: Tensor, *, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    return (x.reshape(len(x), *shape),)
+def _reshape(x: Tensor, *, shape: tuple[int, ...], channels_last: bool = False) -> tuple[Tensor, ...]:
+    """Rows of another shape; ``channels_last`` for numbers in the order that images then have in memory."""
+    if not channels_last:
+        return (x.reshape(len(x), *shape),)
+    if x.ndim == 4:
+        return (x.permute(0, 2, 3, 1).reshape(len(x), *shape),)
+    channels, height, width = shape
+    return (x.reshape(len(x), height, width, channels).permute(0, 3, 1, 2),)
+
+
+def _channels_last(x: Tensor) -> tuple[Tensor, ...]:
+    """Images with their channels innermost in memory; strides say so of one channel too, where nothing is moved."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = x.shape
+    return (x.as_strided(x.shape, (channels * height * width, 1, channels * width, channels)),)
 
 
 def _join(x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
@@ -136,14 +177,15 @@ def _upsample(x: Tensor, *, factor: int) -> tuple[Tensor, ...]:
     return (torch.nn.functional.interpolate(x, scale_factor=factor, mode="nearest"),)
 
 
-# Steps that are not ops of fastvae_kernels themselves but a way to call one.
-OPS_BEHIND = {"kl": "reparameterize"}
+# Steps that are not ops of fastvae_kernels themselves but a way to call some.
+OPS_BEHIND = {"kl": ("reparameterize",), "normalize": ("norm_affine", "norm_apply")}
 
 # Ops whose first operand is the number of rows, and which take the noise's seed and start from the run.
 DRAWING = ("sample_normal", "linear_prior")
 
 OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "add": _add,
+    "channels_last": _channels_last,
     "reshape": _reshape,
     "join": _join,
     "split": _split,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -31,6 +32,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 class Batched(Protocol):
     """What runs verbs in internal batches, and can make them smaller."""
+
+    @property
+    def looks(self) -> AbstractContextManager[object]:
+        """Around batches: raises NumericsError at the end if one went beyond the range of the precision."""
 
     def batch_rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
@@ -60,17 +65,19 @@ def in_batches(
 
     Raises:
         OutOfMemoryError: batches of one row do not fit either.
+        NumericsError: results went beyond the range of the precision.
     """
-    while low < high:
-        last = low + engine.next_rows(high - low, size())
-        before = {verb: engine.batch_rows(verb) for verb in verbs}
-        if _fits(compute, low, last):
-            low = last
-            continue
-        engine.release()
-        _halve(engine, before)
-        while size() >= last - low > 1:
-            _halve(engine, {verb: engine.batch_rows(verb) for verb in verbs})
+    with engine.looks:
+        while low < high:
+            last = low + engine.next_rows(high - low, size())
+            before = {verb: engine.batch_rows(verb) for verb in verbs}
+            if _fits(compute, low, last):
+                low = last
+                continue
+            engine.release()
+            _halve(engine, before)
+            while size() >= last - low > 1:
+                _halve(engine, {verb: engine.batch_rows(verb) for verb in verbs})
 
 
 def _halve(engine: Batched, before: Mapping[str, int]) -> None:

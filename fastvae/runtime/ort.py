@@ -36,14 +36,14 @@ ONE = 0x3F800000
 Values: TypeAlias = Literal["any", "finite", "unit interval"]
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why ONNX Runtime cannot run a model on ``device`` in ``dtype``, or None if it can."""
+def why_not(device: torch.device, precision: str) -> str | None:
+    """Why ONNX Runtime cannot run a model on ``device`` in ``precision``, or None if it can."""
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} not installed; pip install 'fastvae-engine[cpu]'"
     if device.type != "cpu":
         return f"it runs on the CPU here, not on {device}"
-    if dtype != torch.float32:
+    if precision != "ieee":
         return "it computes in float32, precision='ieee'"
     return None
 

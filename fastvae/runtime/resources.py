@@ -10,6 +10,7 @@ import torch
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
 from fastvae.runtime.lifetime import Lifetime, watch_forks
+from fastvae.runtime.numerics import Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor
 from fastvae.runtime.results import Results
 from fastvae.runtime.staging import stages
@@ -34,6 +35,7 @@ class Resources:
         self.weights = WeightStore()
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)
+        self.numerics = Numerics()
         self.results = results
         self.limits: dict[str, int] = {}  # rows of an internal batch, by verb, where memory was short
         self._left_behind: dict[str, AnyExecutor] = {}

@@ -12,7 +12,14 @@ from fastvae.model import Model
 from fastvae.plan import Target
 from fastvae.runtime.ort import why_not
 
-PRECISIONS = {"ieee": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The dtype of each precision; tf32 is float32 but for the operands of dense products.
+PRECISIONS = {
+    "ieee": torch.float32,
+    "tf32": torch.float32,
+    "float64": torch.float64,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
 
 logger = logging.getLogger("fastvae")
@@ -22,7 +29,8 @@ logger = logging.getLogger("fastvae")
 class Settings:
     """How to run a model; see :func:`fastvae.load` for the meaning of each.
 
-    ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to compare.
+    ``scaled_latents`` is on or off here. ``graphs`` is not there: False runs plans on a GPU without CUDA graphs, to
+    compare.
     """
 
     device: str = "auto"
@@ -33,6 +41,7 @@ class Settings:
     threads: int | None = None
     arena: bool = True
     graphs: bool = True
+    scaled_latents: bool = False
 
 
 def resolve_device(name: str) -> torch.device:
@@ -60,7 +69,7 @@ def resolve_precision(name: str, model: Model) -> str:
     return name
 
 
-def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve_implementation(name: str, device: torch.device, precision: str) -> str:
     """The implementation of plans; ``auto`` stays so on a GPU, and on a CPU is ONNX Runtime, or the reference.
 
     Raises:
@@ -69,7 +78,7 @@ def resolve_implementation(name: str, device: torch.device, dtype: torch.dtype) 
     if name not in IMPLEMENTATIONS:
         accepted = ", ".join(map(repr, IMPLEMENTATIONS))
         raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
-    reason = why_not(device, dtype)
+    reason = why_not(device, precision)
     if name == "onnxruntime" and reason:
         raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
     if name != "auto":

@@ -10,8 +10,12 @@ __all__ = ["batch_size", "result_rows", "take_rows"]
 _PER_ROW: dict[str, tuple[str, ...]] = {
     "reparameterize": ("mean", "logvar"),
     "linear": ("x", "x_scale", "residual"),
+    **dict.fromkeys(("conv2d", "conv2d_statistics", "conv_transpose2d"), ("x", "residual")),
+    "conv_score": ("data", "mask"),
     "linear_score": ("data", "mask"),
     "elbo": ("data", "mask", "mean", "logvar"),
+    "norm_affine": ("statistics",),
+    "norm_apply": ("x", "affine"),
     "attention": ("q", "k", "v"),
     "affine": ("x",),
     "logvar": ("raw",),
@@ -22,6 +26,7 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
 """Arguments [n, ...] of an op, for ops that have others than x."""
 
 _PER_SAMPLE: dict[str, tuple[str, ...]] = {
+    "conv_score": ("x",),
     "linear_score": ("x", "x_scale"),
     "elbo": ("output", "output_logvar"),
     "bernoulli_nll": ("logits",),

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from .case_maker import Case, Maker
+from .cases_convolutions import CONV, CONV_IMAGE, CONV_SCORE, CONV_STATISTICS, CONV_TRANSPOSE
 from .cases_dense import bottleneck, eight_bits, head, linear, linear_prior, linear_tf32, quantize
-from .cases_images import attention, group_norm
+from .cases_images import attention, channel_statistics, group_norm, norm_affine, norm_apply
 from .cases_scores import bernoulli, elbo, gaussian, linear_score, squared
 from .checks import ACTIVATIONS
 
@@ -18,19 +19,6 @@ __all__ = ["CASES", "ROW_SHAPES", "Case"]
 
 ROW_SHAPES: tuple[tuple[int, int], ...] = ((1, 1), (1, 4), (2, 3), (3, 130), (5, 16), (17, 20), (33, 5), (70, 8))
 """(rows, dim) for the row-wise ops: one of each, dims on either side of 4 and of a tile, rows past a tile."""
-
-
-def _conv(
-    shape: tuple[int, ...], outputs: int, kernel: tuple[int, int], *, transpose: bool = False, **options: Any
-) -> Case:
-    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-        make = Maker(dtype, device)
-        channels, groups = shape[1], options.get("groups", 1)
-        first, second = (channels, outputs // groups) if transpose else (outputs, channels // groups)
-        weight = make.normal(first, second, *kernel, scale=(channels * kernel[0] * kernel[1]) ** -0.5)
-        return {"x": make.normal(*shape), "weight": weight, "bias": make.normal(outputs), **options}
-
-    return case
 
 
 def _channels_last(inner: Case, *names: str) -> Case:
@@ -119,32 +107,38 @@ _BOTTLENECKS = {
     "large_mean": bottleneck(head(33, 7, 33, mean=1000.0, seed=3, stream=2**32 - 1), 4, "leaky_relu"),
     "clamped": bottleneck(head(7, 3, 7, logvar=4.0, minimum=3.5, maximum=4.5, seed=4), 130, "tanh"),
 }
-_CONV = {
-    "1x1": _conv((1, 1, 1, 1), 1, (1, 1)),
-    "3x3": _conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="relu"),
-    "stride": _conv((2, 4, 9, 8), 6, (4, 3), stride=(2, 3), padding=(1, 0), activation="silu"),
-    "one_sided": _conv((2, 3, 8, 7), 5, (3, 3), stride=(2, 2), padding=(0, 0, 1, 1)),
-    "groups": _conv((3, 6, 5, 5), 4, (3, 3), groups=2, dilation=(2, 1), padding=(2, 0)),
-}
-_CONV_TRANSPOSE = {
-    "1x1": _conv((1, 1, 1, 1), 1, (1, 1), transpose=True),
-    "4x4": _conv((2, 3, 5, 6), 4, (4, 4), transpose=True, stride=(2, 2), padding=(1, 1), activation="relu"),
-    "output_padding": _conv(
-        (2, 4, 3, 5), 6, (3, 3), transpose=True, stride=(2, 3), padding=(1, 0), output_padding=(1, 2), groups=2
-    ),
-    "dilation": _conv((1, 2, 4, 4), 3, (3, 2), transpose=True, dilation=(2, 3), activation="sigmoid"),
-}
 _GROUP_NORM = {
-    "1x1": group_norm((5, 4, 1, 1), 2),
+    "1x1": group_norm((3, 4, 1, 1), 2),
     "silu": group_norm((2, 6, 5, 7), 3, activation="silu"),
     "one_group": group_norm((3, 5, 4, 3), 1, eps=0.5, activation="leaky_relu", alpha=0.3),
     "channels": group_norm((2, 3, 9, 8), 3, mean=30.0, eps=0.0, bias=False),
     "plain": group_norm((1, 8, 3, 3), 4, weight=False, bias=False, activation="tanh"),
     "shift": group_norm((2, 4, 6, 6), 2, weight=False, activation="gelu"),
 }
+_STATISTICS = {
+    "1x1": channel_statistics((5, 4, 1, 1), block=3),
+    "odd": channel_statistics((2, 5, 7, 9), block=26, rest=True),
+    "one_block": channel_statistics((2, 3, 4, 5), block=20),
+    "tiles": channel_statistics((2, 6, 20, 59), block=1100, rest=True),
+    "pixels": channel_statistics((2, 3, 1, 3), block=1),
+    "mean": channel_statistics((2, 70, 2, 7), mean=30.0, block=12),
+}
+_NORM_AFFINE = {
+    "one": norm_affine(3, 3, (1,), block=1, groups=3, eps=0.5),
+    "blocks": norm_affine(3, 6, (8, 8, 8, 3), block=8, groups=2, rest=True),
+    "bands": norm_affine(2, 6, (7, 2, 7, 7, 1), groups=1, eps=0.1),
+    "plain": norm_affine(2, 4, (5, 5), weight=False, rest=True, block=5, groups=2),
+    "many": norm_affine(2, 35, (4,) * 70, block=4, groups=1),
+}
+_NORM_APPLY = {
+    "1x1": norm_apply((5, 4, 1, 1)),
+    "silu": norm_apply((2, 6, 5, 7), activation="silu"),
+    "leaky_relu": norm_apply((2, 70, 9, 8), activation="leaky_relu", alpha=0.3),
+}
 _ATTENTION = {
     "1x1": attention((1, 1, 1, 1)),
     "square": attention((2, 8, 5, 5)),
+    "blocks": attention((2, 8, 3, 3), (9, 15)),
     "odd": attention((3, 5, 3, 7), (2, 3), 7),
     "heads": attention((2, 6, 4, 3), outputs=9, heads=3),
     "sharp": attention((2, 33, 6, 4), scale=8.0),
@@ -177,8 +171,14 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "gaussian_head": _HEADS,
     "bottleneck": _BOTTLENECKS,
-    "conv2d": {**_CONV, "channels_last": _channels_last(_CONV["3x3"])},
-    "conv_transpose2d": {**_CONV_TRANSPOSE, "channels_last": _channels_last(_CONV_TRANSPOSE["4x4"])},
+    "conv2d": {**CONV, "channels_last": _channels_last(CONV["residual"], "x", "weight", "residual")},
+    "channel_statistics": {**_STATISTICS, "by_pixel": _channels_last(_STATISTICS["tiles"])},
+    "norm_affine": _NORM_AFFINE,
+    "norm_apply": {**_NORM_APPLY, "channels_last": _channels_last(_NORM_APPLY["silu"])},
+    "conv2d_statistics": CONV_STATISTICS,
+    "conv_image": CONV_IMAGE,
+    "conv_score": CONV_SCORE,
+    "conv_transpose2d": {**CONV_TRANSPOSE, "channels_last": _channels_last(CONV_TRANSPOSE["dilation"])},
     "group_norm": {**_GROUP_NORM, "channels_last": _channels_last(_GROUP_NORM["silu"])},
     "attention": {**_ATTENTION, "channels_last": _channels_last(_ATTENTION["heads"], "q", "k", "v")},
     "affine": {

@@ -6,7 +6,7 @@ import torch
 
 from .case_maker import Case, Maker
 
-__all__ = ["attention", "group_norm"]
+__all__ = ["attention", "channel_statistics", "group_norm", "norm_affine", "norm_apply"]
 
 
 def group_norm(
@@ -21,6 +21,43 @@ def group_norm(
             "groups": groups,
             **options,
         }
+
+    return case
+
+
+def channel_statistics(shape: tuple[int, ...], *, mean: float = 0.0, **options: Any) -> Case:
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        return {"x": Maker(dtype, device).normal(*shape, scale=2.0) + mean, **options}
+
+    return case
+
+
+def norm_affine(
+    n: int, channels: int, counts: tuple[int, ...], *, weight: bool = True, rest: bool = False, **options: Any
+) -> Case:
+    """Statistics of blocks of `counts` pixels, which become an argument unless `options` have `block`."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        make, wide = Maker(dtype, device), Maker(torch.float64 if dtype == torch.float64 else torch.float32, device)
+        m2 = wide.unit(n, len(counts), channels) * torch.tensor(counts, device=device)[:, None]
+        parts = [wide.normal(n, len(counts), channels), m2, wide.normal(n, len(counts), channels, scale=1e-7)]
+        given = {} if "block" in options else {"counts": torch.tensor(counts, device=device)}
+        return {
+            "statistics": torch.stack(parts[: 2 + rest], 3),
+            "weight": make.normal(channels) if weight else None,
+            "bias": make.normal(channels) if weight else None,
+            "pixels": sum(counts),
+            **given,
+            **options,
+        }
+
+    return case
+
+
+def norm_apply(shape: tuple[int, ...], **options: Any) -> Case:
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        wide = Maker(torch.float64 if dtype == torch.float64 else torch.float32, device)
+        return {"x": Maker(dtype, device).normal(*shape), "affine": wide.normal(shape[0], 3, shape[1]), **options}
 
     return case
 

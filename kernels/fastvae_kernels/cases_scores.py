@@ -6,7 +6,7 @@ import torch
 
 from .case_maker import Case, Maker, tf32
 
-__all__ = ["bernoulli", "elbo", "gaussian", "linear_score", "squared"]
+__all__ = ["bernoulli", "elbo", "gaussian", "linear_score", "scored", "squared"]
 
 
 def bernoulli(rows: int, shape: tuple[int, ...], masked: bool) -> Case:
@@ -40,7 +40,7 @@ def squared(rows: int, shape: tuple[int, ...]) -> Case:
     return case
 
 
-def _scored(
+def scored(
     make: Maker, rows: int, shape: tuple[int, ...], likelihood: str, masked: bool, logvar: str
 ) -> dict[str, Any]:
     """data of `shape`, its mask, and a log-variance for `rows` rows: of a "row", "shared" by them, or a "scalar"."""
@@ -69,12 +69,12 @@ def linear_score(
 
     def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         make = Maker(dtype, device)
-        scored = Maker(torch.float32 if wide_data else dtype, device)
+        of_data = Maker(torch.float32 if wide_data else dtype, device)
         return {
             "x": make.normal(rows, inputs),
             "weight": make.weight(shape[1], inputs),
             "bias": make.normal(shape[1]) if shape[1] % 2 else None,
-            **_scored(scored, rows, shape, likelihood, masked, logvar),
+            **scored(of_data, rows, shape, likelihood, masked, logvar),
             "activation": activation,
             "precision": tf32(dtype) if in_tf32 else "ieee",
         }
@@ -96,9 +96,9 @@ def elbo(
 
     def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         make = Maker(dtype, device)
-        scored = _scored(make, rows, shape, likelihood, masked, logvar)
-        scored["output_logvar"] = scored.pop("logvar")
+        of_data = scored(make, rows, shape, likelihood, masked, logvar)
+        of_data["output_logvar"] = of_data.pop("logvar")
         mean = make.normal(shape[0], latent) + centre
-        return {"output": make.normal(rows, *shape[1:]), **scored, "mean": mean, "logvar": make.normal(*mean.shape)}
+        return {"output": make.normal(rows, *shape[1:]), **of_data, "mean": mean, "logvar": make.normal(*mean.shape)}
 
     return case

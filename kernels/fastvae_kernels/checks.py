@@ -17,6 +17,7 @@ __all__ = [
     "check_mask",
     "check_noise",
     "check_precision",
+    "check_residual",
     "check_rows",
     "check_sample_shape",
     "check_scales",
@@ -118,6 +119,18 @@ def check_scales(x: Tensor, x_scale: Tensor | None, weight_scale: Tensor | None,
         check_shape(name, scale, (size,))
         if scale.device != x.device:
             raise ValueError(f"{name} must be on x's device, {x.device}; found {scale.device}")
+
+
+def check_residual(residual: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, x: Tensor) -> None:
+    """`residual` is None, or has the output's shape and dtype and is on x's device."""
+    if residual is None:
+        return
+    check_floating("residual", residual)
+    check_shape("residual", residual, shape)
+    if residual.dtype != dtype:
+        raise TypeError(f"residual must have the output's dtype, {dtype}; found {residual.dtype}")
+    if residual.device != x.device:
+        raise ValueError(f"residual must be on x's device, {x.device}; found {residual.device}")
 
 
 def check_rows(name: str, rows: int, data_name: str, n: int) -> None:

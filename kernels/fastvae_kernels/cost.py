@@ -38,7 +38,9 @@ def flops(op: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape]) -> 
     if op == "bottleneck":
         (n, size), (latent, _) = shapes[:2]
         return 4 * n * size * latent + 2 * n * latent * outputs[0][1]
-    if op == "conv2d":
+    if op == "conv_score":
+        return 2 * shapes[0][0] * math.prod((inputs[3] or ())[1:]) * math.prod(shapes[1][1:])
+    if op in ("conv2d", "conv2d_statistics", "conv_image"):
         return 2 * math.prod(outputs[0]) * math.prod(shapes[1][1:])
     if op == "conv_transpose2d":
         return 2 * math.prod(shapes[0]) * math.prod(shapes[1][1:])

@@ -99,17 +99,56 @@ def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return x / scale[:, None], scale
 
 
+def _ended(y: Tensor, settings: dict[str, Any]) -> Tensor:
+    """What follows a convolution's bias."""
+    residual = settings["residual"]
+    y = activate(y, settings["activation"], settings["alpha"])
+    return y if residual is None else y + residual
+
+
+def _end_of(kwargs: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"residual": None, "activation": "identity", "alpha": None}
+    return {name: kwargs.pop(name, default) for name, default in defaults.items()}
+
+
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
-    activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
+    end = _end_of(kwargs)
     if len(kwargs.get("padding", ())) == 4:
         top, left, bottom, right = kwargs.pop("padding")
         x = F.pad(x, (left, right, top, bottom))
-    return activate(F.conv2d(x, weight, bias, **kwargs), activation, alpha)
+    return _ended(F.conv2d(x, weight, bias, **kwargs), end)
+
+
+def _conv2d_statistics(*args: Any, block: int, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    y = _conv2d(*args, **kwargs)
+    blocks = [pixels.to(torch.promote_types(y.dtype, torch.float32)) for pixels in torch.split(y.flatten(2), block, 2)]
+    moments = [(each.mean(2), each.var(2, correction=0) * each.shape[2]) for each in blocks]
+    return y, torch.stack([torch.stack(pair, 2) for pair in moments], 1)
+
+
+def _conv_image(*args: Any, scale: float = 0.5, shift: float = 0.5, **kwargs: Any) -> Tensor:
+    """Left unrounded, so that the budget is one rounding to a whole number and no more."""
+    levels = 255 * (_conv2d(*args, **kwargs) * scale + shift).clamp(0, 1)
+    return levels.permute(0, 2, 3, 1)
+
+
+def _conv_score(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    data: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    logvar: Tensor | None = None,
+    mask: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    return _score(_conv2d(x, weight, bias, **kwargs), data, likelihood, logvar, mask)
 
 
 def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
-    activation, alpha = kwargs.pop("activation", "identity"), kwargs.pop("alpha", None)
-    return activate(F.conv_transpose2d(x, weight, bias, **kwargs), activation, alpha)
+    end = _end_of(kwargs)
+    return _ended(F.conv_transpose2d(x, weight, bias, **kwargs), end)
 
 
 def _group_norm(
@@ -124,6 +163,49 @@ def _group_norm(
 ) -> Tensor:
     """Contiguous: for channels_last on a CPU PyTorch's is E[x²] - E[x]²."""
     return activate(F.group_norm(x.contiguous(), groups, weight, bias, eps), activation, alpha)
+
+
+def _channel_statistics(x: Tensor, *, block: int, rest: bool = False) -> Tensor:
+    """By torch.var_mean; what rounding the mean left is the mean of what is left when it is subtracted."""
+    found = []
+    for part in torch.split(x.flatten(2), block, 2):
+        var, mean = torch.var_mean(part, 2, correction=0)
+        numbers = [mean, var * part.shape[2], (part - mean[..., None]).mean(2)]
+        found.append(torch.stack(numbers[: 2 + rest], 2))
+    return torch.stack(found, 1)
+
+
+def _norm_affine(
+    statistics: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    pixels: int,
+    block: int = 0,
+    counts: Tensor | None = None,
+    groups: int,
+    eps: float = 1e-5,
+) -> Tensor:
+    """The variance as the mean of the blocks' own and of their means' squared distances."""
+    n, blocks, channels = statistics.shape[:3]
+    sizes = [block] * (blocks - 1) + [pixels - block * (blocks - 1)] if counts is None else counts.tolist()
+    size = statistics.new_tensor(sizes)[:, None]
+
+    def over_group(part: Tensor) -> Tensor:
+        mean = ((part * size).sum(1) / pixels).view(n, groups, -1).mean(2)
+        return mean.repeat_interleave(channels // groups, 1)
+
+    means = statistics[..., 0] if statistics.shape[3] == 2 else statistics[..., 0] + statistics[..., 2]
+    mean = over_group(means)
+    variance = over_group(statistics[..., 1] / size + (means - mean[:, None]) ** 2)
+    scale = (1 if weight is None else weight) / (variance + eps).sqrt()
+    shift = torch.zeros_like(scale) if bias is None else bias.expand_as(scale)
+    return torch.stack([mean, scale, shift], 1)
+
+
+def _norm_apply(x: Tensor, affine: Tensor, activation: str = "identity", alpha: float | None = None) -> Tensor:
+    mean, scale, shift = affine[..., None, None].unbind(1)
+    return activate((x - mean) * scale + shift, activation, alpha).to(x.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1) -> Tensor:
@@ -287,7 +369,13 @@ EAGER: dict[str, Any] = {
     "gaussian_head": _gaussian_head,
     "bottleneck": _bottleneck,
     "conv2d": _conv2d,
+    "conv2d_statistics": _conv2d_statistics,
+    "conv_image": _conv_image,
+    "conv_score": _conv_score,
     "conv_transpose2d": _conv_transpose2d,
+    "channel_statistics": _channel_statistics,
+    "norm_affine": _norm_affine,
+    "norm_apply": _norm_apply,
     "group_norm": _group_norm,
     "attention": _attention,
     "affine": _affine,

@@ -9,9 +9,13 @@ __all__ = ["empty_output", "flat_rows", "output_format", "own_output"]
 
 
 def output_format(x: Tensor) -> torch.memory_format:
-    """`channels_last` for a 4-d tensor laid out so (and not also contiguous), else `contiguous_format`."""
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
+    """`channels_last` for a 4-d tensor laid out so, else `contiguous_format`.
+
+    Images of one channel are both at once; those whose channels have stride 1 count as the first.
+    """
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        by_strides = x.shape[1] == 1 and x.stride(1) == 1 and x.shape[2:].numel() > 1
+        return torch.channels_last if by_strides or not x.is_contiguous() else torch.contiguous_format
     return torch.contiguous_format
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "GemmConfig",
     "Measured",
     "best_tile",
+    "conv_config",
     "gemm_config",
     "loads_single_entries",
     "measured",
@@ -30,6 +31,7 @@ __all__ = [
     "precision_key",
     "predicted_seconds",
     "shipped_tiles",
+    "takes_broken_pixels",
 ]
 
 REFERENCE_ROWS = 65_536
@@ -160,14 +162,17 @@ def predicted_seconds(
     return max(busy, moving) + _EXPOSED * min(busy, moving)
 
 
+def _threads(tile: GemmConfig, part: Part) -> int:
+    return tile.num_warps * (32 if part.target.startswith("sm_") else 64)
+
+
 _SINGLE_LOADS = 48
 """The most operand entries per step that a thread may load one by one, through registers: with 64, builds spill."""
 
 
 def loads_single_entries(tile: GemmConfig, part: Part) -> bool:
     """Whether a tile can do with 16-bit rows of odd length, which no wide load and no asynchronous copy can read."""
-    threads = tile.num_warps * (32 if part.target.startswith("sm_") else 64)
-    return (tile.block_rows + tile.block_columns) * tile.block_inputs <= _SINGLE_LOADS * threads
+    return (tile.block_rows + tile.block_columns) * tile.block_inputs <= _SINGLE_LOADS * _threads(tile, part)
 
 
 @cache
@@ -202,3 +207,37 @@ def gemm_config(op: str, outputs: int, inputs: int, precision: str, device: torc
         if (row.precision, row.outputs, row.inputs) == (precision, outputs, inputs):
             return row.config
     return best_tile(op, outputs, inputs, precision, part_of(device))
+
+
+_SPARING_OUTPUTS = 32
+"""The most outputs of a tile that a thread may hold besides an address for every entry: with 64, builds spill."""
+
+
+def takes_broken_pixels(tile: GemmConfig, part: Part) -> bool:
+    """Whether a tile can do with 16-bit pixels of channels that are no multiple of 8, hence no whole 16 bytes."""
+    outputs = tile.block_rows * tile.block_columns
+    return loads_single_entries(tile, part) and outputs <= _SPARING_OUTPUTS * _threads(tile, part)
+
+
+@cache
+def conv_config(outputs: int, channels: int, taps: int, precision: str, device: torch.device) -> GemmConfig:
+    """The configuration of a convolution's groups: of `taps` pixels' `channels` each output is summed over.
+
+    As `gemm_config` of "conv2d" with all of them as inputs. But where some tiles' steps divide the channels, so that
+    a step is all of one tap, only those are asked; and 16-bit pixels that are not whole units of 16 bytes take tiles
+    that load single entries.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    inputs, part = taps * channels, part_of(device)
+    for row in measured("conv2d", name):
+        if (row.precision, row.outputs, row.inputs) == (precision, outputs, inputs):
+            return row.config
+    tiles = shipped_tiles("conv2d", part.target)[precision]
+    even = [tile for tile in tiles if channels % tile.block_inputs == 0]
+    broken = precision == "bf16" and channels % 8 > 0
+    single = [tile for tile in tiles if broken and takes_broken_pixels(tile, part)]
+
+    def seconds(tile: GemmConfig) -> float:
+        return predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part)
+
+    return min(even or single or tiles, key=seconds)

@@ -13,7 +13,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["QuantizeConfig", "ReparameterizeConfig", "RowScoreConfig", "SampleConfig", "config_for", "shipped_configs"]
+__all__ = [
+    "NormConfig",
+    "PointwiseConfig",
+    "QuantizeConfig",
+    "ReparameterizeConfig",
+    "RowScoreConfig",
+    "SampleConfig",
+    "config_for",
+    "shipped_configs",
+]
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,47 @@ class RowScoreConfig:
     load_bits: int
 
 
-Config = SampleConfig | ReparameterizeConfig | QuantizeConfig | RowScoreConfig
+@dataclass(frozen=True)
+class PointwiseConfig:
+    """How `affine` and `logvar` launch.
+
+    block_elements: entries a program holds. load_bits: the width of the widest load of float32 rows whose length is a
+    multiple of 8.
+    """
+
+    block_elements: int
+    num_warps: int
+    load_bits: int
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """How `channel_statistics`, `norm_affine` and `norm_apply` launch.
+
+    block_elements: entries of an image a program holds at a time, of at most max_block_channels channels. max_blocks,
+    min_block: `group_norm` cuts an image into blocks of at least min_block pixels, twice as many until there are at
+    most max_blocks; estimates of what fills a device and of what one program merges in a moment. merge_elements:
+    entries of statistics that a program holds at a time. load_bits: the width of the widest load of float32 channels
+    whose number is a multiple of 8.
+    """
+
+    block_elements: int
+    max_block_channels: int
+    max_blocks: int
+    min_block: int
+    merge_elements: int
+    num_warps: int
+    load_bits: int
+
+
+Config = SampleConfig | ReparameterizeConfig | QuantizeConfig | RowScoreConfig | NormConfig | PointwiseConfig
 _TYPES: dict[str, type[Config]] = {
     "sample_normal": SampleConfig,
     "reparameterize": ReparameterizeConfig,
     "quantize_rows": QuantizeConfig,
     "row_scores": RowScoreConfig,
+    "group_norm": NormConfig,
+    "pointwise": PointwiseConfig,
 }
 
 

@@ -83,3 +83,19 @@ def test_batch_invariant_bits_on_kernels() -> None:
 def test_fused_plans_of_ops_without_kernels_are_refused_at_once() -> None:
     with pytest.raises(UnsupportedError, match="impl of conv"):
         vae(conv_spec(), impl="triton", device=DEVICE)
+
+
+def test_tf32_reaches_every_dense_product() -> None:
+    spec = mlp_spec()
+    model = vae(spec, impl="triton", device=DEVICE, precision="tf32")
+    for verb in ("encode", "generate", "kl", "elbo", "reconstruct"):
+        for step in model._engine._executor(verb).plan.steps:
+            assert step.op in ("split", "reshape", "kl", "affine") or step.attributes["precision"] == "tf32", (
+                verb,
+                step.op,
+            )
+    x = data_for(spec, 7).astype(np.float32)
+    imitated = vae(spec, impl="reference", device=DEVICE, precision="tf32").score(x, "elbo")
+    # Triton's interpreter does not round operands: within three layers of 2^-11 each.
+    np.testing.assert_allclose(model.score(x, "elbo"), imitated, rtol=3 * 2.0**-11)
+    assert (imitated != vae(spec, impl="reference", device=DEVICE).score(x, "elbo")).any()

@@ -15,6 +15,7 @@ from fastvae.layers import Activation, Affine, Conv2d, Flatten, Linear, Reshape,
 from fastvae.plan import SIZE_FREE_VERBS
 from fastvae.runtime.batching import TILE
 from fastvae.runtime.engine import MOST_SIZES
+from fastvae.scaling import LatentScaling
 from fastvae.spec import Condition, FixedGaussian, GaussianHead, ModelSpec, PerDimensionGaussian, PointHead
 from tests.fastvae.support import conv_spec, vae
 
@@ -123,10 +124,11 @@ def test_closing_closes_every_size() -> None:
 
 @pytest.mark.parametrize("verb", SIZE_FREE_VERBS)
 def test_exports_take_any_size(verb: str, tmp_path: Any) -> None:
-    model = vae(SPEC, impl="reference")
+    model = vae(replace(SPEC, latent_scaling=LatentScaling(0.5, 0.25)), impl="reference")
     model.export(tmp_path / "m.onnx", verb)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    given = images(24, 40) if verb in ("encode", "embed", "reconstruct") else np.ones((2, 4, 12, 20), np.float32)
+    of_images = verb.startswith(("encode", "embed", "reconstruct"))
+    given = images(24, 40) if of_images else np.ones((2, 4, 12, 20), np.float32)
     found = session.run(None, {session.get_inputs()[0].name: given})[0]
     assert found.shape[2:] == ((24, 40) if given.shape[1] == 4 or verb == "reconstruct" else (12, 20))
 

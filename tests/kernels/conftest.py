@@ -1,4 +1,8 @@
-"""Selects what can run, and makes Triton's interpreter multiply as hardware does: its place shows in no bit."""
+"""Selects what can run, and makes Triton's interpreter multiply as hardware does, where a place shows in no bit.
+
+And fast: of a kernel's calls of jitted functions, each looks through Triton's whole language for what to replace, which
+takes longer than all they compute.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,8 +39,31 @@ def multiply_like_hardware() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    from triton.runtime.interpreter import InterpreterBuilder
+    from triton.runtime import interpreter
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InterpreterBuilder, "create_dot", _dot)
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", _dot)
+        # Looking after every sum of integers whether it overflowed costs a third of the time.
+        quick = interpreter.InterpreterOptions(sanitize_overflow=False)
+        patch.setattr(interpreter.interpreter_builder, "options", quick)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def replace_the_language_once() -> Iterator[None]:
+    """While a kernel runs, what its functions are written in is already replaced by the interpreter's."""
+    if torch.cuda.is_available():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    replace, language = interpreter._patch_lang, (interpreter.tl, interpreter.tl.core)
+
+    def once(fn: Any) -> Any:
+        if any(interpreter.tl.core.is_builtin(module.load) for module in language):
+            return replace(fn)
+        return interpreter._LangPatchScope()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", once)
         yield

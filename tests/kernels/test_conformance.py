@@ -41,7 +41,9 @@ def test_within_budget(op: str, impl: str, case: str, dtype: torch.dtype) -> Non
     assert_op_within(op, impl, case_of(op, case, dtype), interpreted=interpreted(impl))
 
 
-@pytest.mark.parametrize(("op", "case"), [(op, case) for op in CASES if op != "quantize_rows" for case in CASES[op]])
+@pytest.mark.parametrize(
+    ("op", "case"), [(op, case) for op in CASES if op not in ("quantize_rows", "conv_image") for case in CASES[op]]
+)
 def test_reference_is_right_in_float64(op: str, case: str) -> None:
     """Two float64 evaluations of at most 600 terms of size at most 60: 600 · 60 · 2**-53 = 4e-12."""
     arguments = case_of(op, case, torch.float64)

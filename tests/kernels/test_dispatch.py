@@ -18,6 +18,7 @@ OPS = [name for name in fastvae_kernels.__all__ if name.islower() and name not i
 X = torch.zeros(4, 6)
 IMAGE = torch.zeros(2, 4, 5, 5)
 KERNEL = torch.zeros(6, 4, 3, 3)
+COUNTS = torch.tensor([10, 10, 5])
 
 
 def run(code: str, **environment: str) -> str:
@@ -76,8 +77,9 @@ def test_every_op_has_a_reference() -> None:
 def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("reparameterize", "auto", "cuda") == "triton"
     assert resolve_impl("reparameterize", "auto", "cuda", torch.float64) == "reference"
-    assert resolve_impl("conv2d", "auto", "cuda") == "reference"
-    assert resolve_impl("attention", "auto", "cuda") == "reference"
+    assert resolve_impl("conv2d", "auto", "cuda") == "triton"
+    assert resolve_impl("affine", "auto", "cuda") == "triton"
+    assert resolve_impl("attention", "auto", "cuda") == "triton"
     assert resolve_impl("linear", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
 
@@ -95,8 +97,10 @@ def test_unknown_implementation_is_refused(op: str) -> None:
 
 
 def test_ops_pass_the_refusal_on() -> None:
-    with pytest.raises(UnavailableError, match="impl of conv2d must be one of"):
-        fastvae_kernels.conv2d(IMAGE, KERNEL, impl="triton")
+    with pytest.raises(UnavailableError, match="impl of affine must be one of"):
+        fastvae_kernels.affine(X, impl="cpu")
+    with pytest.raises(UnavailableError, match=r"float64"):
+        fastvae_kernels.conv2d(IMAGE.double(), KERNEL.double(), impl="triton")
     with pytest.raises(UnavailableError, match=r"float64"):
         fastvae_kernels.reparameterize(X.double(), X.double(), seed=0, impl="triton")
     with pytest.raises(UnavailableError, match=r"float64"):
@@ -120,6 +124,20 @@ def conv(**changes: Any) -> Any:
     return fastvae_kernels.conv2d(**{"x": IMAGE, "weight": KERNEL, **changes})
 
 
+def moments(**changes: Any) -> Any:
+    return fastvae_kernels.conv2d_statistics(**{"x": IMAGE, "weight": KERNEL, "block": 4, **changes})
+
+
+def to_bytes(**changes: Any) -> Any:
+    return fastvae_kernels.conv_image(**{"x": IMAGE, "weight": KERNEL, **changes})
+
+
+def scored(**changes: Any) -> Any:
+    return fastvae_kernels.conv_score(
+        **{"x": IMAGE, "weight": KERNEL, "bias": None, "data": torch.zeros(2, 6, 3, 3), **changes}
+    )
+
+
 def transposed(**changes: Any) -> Any:
     weight = torch.zeros(4, 6, 3, 3)
     return fastvae_kernels.conv_transpose2d(**{"x": IMAGE, "weight": weight, **changes})
@@ -127,6 +145,19 @@ def transposed(**changes: Any) -> Any:
 
 def norm(**changes: Any) -> Any:
     return fastvae_kernels.group_norm(**{"x": IMAGE, "groups": 2, **changes})
+
+
+def statistics(**changes: Any) -> Any:
+    return fastvae_kernels.channel_statistics(**{"x": IMAGE, "block": 10, **changes})
+
+
+def merged(**changes: Any) -> Any:
+    given = {"statistics": torch.ones(2, 3, 4, 2), "pixels": 25, "block": 10, "groups": 2}
+    return fastvae_kernels.norm_affine(**{**given, **changes})
+
+
+def applied(**changes: Any) -> Any:
+    return fastvae_kernels.norm_apply(**{"x": IMAGE, "affine": torch.zeros(2, 3, 4), **changes})
 
 
 def attend(**changes: Any) -> Any:
@@ -269,6 +300,22 @@ def split(**changes: Any) -> Any:
         (conv, {"padding": (1, 2, 3)}, ValueError, "padding must be an int, two of them or four"),
         (conv, {"weight": torch.zeros(6, 2, 3, 3)}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
         (conv, {"dilation": 3}, ValueError, "x must be large enough for its weight"),
+        (conv, {"residual": IMAGE}, ValueError, r"residual must have shape \(2, 6, 3, 3\); found \(2, 4, 5, 5\)"),
+        (conv, {"residual": torch.zeros(2, 6, 3, 3).half()}, TypeError, "residual must have the output's dtype"),
+        (moments, {"block": 0}, ValueError, "block must be at least 1; found 0"),
+        (moments, {"block": 2.0}, TypeError, "block must be an int; found float"),
+        (moments, {"weight": KERNEL[:, :2]}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
+        (to_bytes, {"scale": float("nan")}, ValueError, "scale must be a finite number; found nan"),
+        (to_bytes, {"shift": float("inf")}, ValueError, "shift must be a finite number; found inf"),
+        (to_bytes, {"bias": X[0, :4]}, ValueError, r"bias must have shape \(6,\)"),
+        (scored, {"data": IMAGE}, ValueError, r"data must have shape \(2, 6, 3, 3\); found \(2, 4, 5, 5\)"),
+        (scored, {"data": torch.zeros(3, 6, 3, 3)}, ValueError, "x must have a multiple of data's 3 rows; found 2"),
+        (scored, {"data": X}, ValueError, "data must have 4 axes"),
+        (scored, {"mask": IMAGE}, TypeError, r"mask must be a torch\.bool tensor"),
+        (scored, {"activation": "relu"}, ValueError, "activation must be 'identity' for likelihood 'bernoulli'"),
+        (scored, {"likelihood": "poisson"}, ValueError, "likelihood must be one of bernoulli"),
+        (scored, {"likelihood": "gaussian", "logvar": X}, ValueError, r"logvar must have shape \(\); found \(4, 6\)"),
+        (transposed, {"residual": IMAGE}, ValueError, r"residual must have shape \(2, 6, 7, 7\)"),
         (transposed, {"output_padding": 1}, ValueError, "output_padding must be smaller than stride"),
         (transposed, {"weight": KERNEL}, ValueError, r"weight must have shape \(4, 4, 3, 3\)"),
         (transposed, {"padding": 9}, ValueError, "x must be large enough for its weight"),
@@ -284,6 +331,31 @@ def split(**changes: Any) -> Any:
         (norm, {"bias": torch.zeros(4).long()}, TypeError, "bias must be float32"),
         (norm, {"bias": torch.zeros(4, device="meta")}, ValueError, "bias must be on x's device"),
         (norm, {"activation": "swish"}, ValueError, "activation must be one of"),
+        (statistics, {"x": X}, ValueError, "x must have 4 axes"),
+        (statistics, {"block": 0}, ValueError, "block must be at least 1; found 0"),
+        (statistics, {"block": 2.0}, TypeError, "block must be an int; found float"),
+        (merged, {"statistics": X.half()}, TypeError, r"float32 or float64 tensor; found torch\.float16"),
+        (merged, {"statistics": None}, TypeError, "float32 or float64 tensor; found NoneType"),
+        (merged, {"statistics": X}, ValueError, "statistics must have 4 axes"),
+        (merged, {"statistics": IMAGE}, ValueError, r"statistics must have shape \(2, 4, 5, 2\) or \(2, 4, 5, 3\)"),
+        (merged, {"statistics": torch.ones(2, 0, 4, 2)}, ValueError, "statistics must have at least one block"),
+        (merged, {"pixels": 0}, ValueError, "pixels must be at least 1; found 0"),
+        (merged, {"pixels": 31}, ValueError, "statistics must have 4 blocks for 31 pixels in blocks of 10; found 3"),
+        (merged, {"block": 0}, ValueError, "block must be at least 1; found 0"),
+        (merged, {"block": None}, ValueError, "exactly one of block and counts must be given; found neither"),
+        (merged, {"counts": COUNTS}, ValueError, "exactly one of block and counts must be given; found both"),
+        (merged, {"block": None, "counts": COUNTS.float()}, TypeError, r"int64 tensor; found torch\.float32"),
+        (merged, {"block": None, "counts": COUNTS[:2]}, ValueError, r"counts must have shape \(3,\); found \(2,\)"),
+        (merged, {"block": None, "counts": COUNTS.to("meta")}, ValueError, "counts must be on statistics' device"),
+        (merged, {"groups": 3}, ValueError, "groups must divide statistics' channels, 4; found 3"),
+        (merged, {"eps": -1.0}, ValueError, "eps must be a finite number of at least 0"),
+        (merged, {"weight": X[0]}, ValueError, r"weight must have shape \(4,\); found \(6,\)"),
+        (merged, {"bias": COUNTS}, TypeError, "bias must be float32"),
+        (applied, {"x": X}, ValueError, "x must have 4 axes"),
+        (applied, {"affine": torch.zeros(2, 2, 4)}, ValueError, r"affine must have shape \(2, 3, 4\)"),
+        (applied, {"affine": torch.zeros(2, 3, 4).half()}, TypeError, r"affine must be torch\.float32 for x of"),
+        (applied, {"x": IMAGE.double()}, TypeError, r"affine must be torch\.float64 for x of torch\.float64"),
+        (applied, {"activation": "swish"}, ValueError, "activation must be one of"),
         (attend, {"q": X}, ValueError, "q must have 4 axes"),
         (attend, {"q": IMAGE.int()}, TypeError, r"q must be float32.*found torch\.int32"),
         (attend, {"k": X}, ValueError, "k must have 4 axes"),

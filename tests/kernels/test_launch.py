@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastvae_kernels import reparameterize, sample_normal
+from fastvae_kernels.attention_tiling import attention_tiles
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.tiling import measured_devices, shipped_tiles
 from fastvae_kernels.triton import reparameterize as reparameterize_module
@@ -150,8 +151,11 @@ def test_every_config_file_belongs_to_a_kernel() -> None:
     folder = Path(sample_module.__file__).parents[1] / "configs"
     for file in folder.glob("*.json"):
         table = json.loads(file.read_text())
-        if file.stem in ("linear", "linear_prior", "linear_score", "gaussian_head", "bottleneck"):
+        if file.stem in ("linear", "linear_prior", "linear_score", "gaussian_head", "bottleneck", "conv2d"):
             assert {*table} - {"default", *PARTS} == {*measured_devices(file.stem)}
             assert shipped_tiles(file.stem, "sm_90")
+        elif file.stem == "attention":
+            assert {*table} <= {"default", *PARTS}
+            assert all(attention_tiles(target).keys() == {"bf16", "ieee"} for target in PARTS)
         else:
             assert set(shipped_configs(file.stem)) == set(table)

@@ -14,15 +14,17 @@ from fastvae_kernels.tiling import (
     GemmConfig,
     Measured,
     best_tile,
+    conv_config,
     element_bytes,
     gemm_config,
     measured,
     precision_key,
     predicted_seconds,
     shipped_tiles,
+    takes_broken_pixels,
 )
 
-GEMMS = ("linear", "linear_prior", "linear_score", "gaussian_head")
+GEMMS = ("linear", "linear_prior", "linear_score", "gaussian_head", "conv2d")
 H200 = PARTS["sm_90"]
 WIDE = GemmConfig(128, 256, 64, 8, 3)
 NARROW = GemmConfig(128, 32, 64, 4, 3)
@@ -49,6 +51,32 @@ def test_a_tile_is_chosen_by_the_widths_alone(precision: str) -> None:
         chosen = gemm_config("linear", outputs, inputs, precision, device)
         assert chosen in shipped_tiles("linear", "sm_90")[precision]
         assert chosen == best_tile("linear", outputs, inputs, precision, H200)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "ieee"])
+def test_a_convolution_steps_within_a_tap_where_its_channels_let_it(precision: str) -> None:
+    device = torch.device("cpu")
+    for outputs, channels in ((128, 64), (3, 128), (512, 96), (64, 32)):
+        assert channels % conv_config(outputs, channels, 9, precision, device).block_inputs == 0
+    for outputs, channels in ((128, 3), (64, 4), (7, 40)):
+        assert conv_config(outputs, channels, 16, precision, device) in shipped_tiles("conv2d", "sm_90")[precision]
+    for channels in (3, 6, 20):
+        assert takes_broken_pixels(conv_config(512, channels, 16, "bf16", device), H200)
+
+
+def test_a_block_of_statistics_lies_in_one_tile() -> None:
+    """128 pixels, the most that `conv2d_statistics` takes."""
+    for target in PARTS:
+        assert all(tile.block_rows % 128 == 0 for tiles in shipped_tiles("conv2d", target).values() for tile in tiles)
+
+
+def test_a_convolution_measured_on_the_device_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Measured("bf16", 128, 9 * 64, NARROW)
+    monkeypatch.setattr(tiling, "measured", lambda op, name: (row,) if op == "conv2d" else ())
+    conv_config.cache_clear()
+    assert conv_config(128, 64, 9, "bf16", torch.device("cpu")) == NARROW
+    assert conv_config(128, 64, 9, "ieee", torch.device("cpu")) != NARROW
+    conv_config.cache_clear()
 
 
 def test_the_model_counts_padding_and_traffic() -> None:

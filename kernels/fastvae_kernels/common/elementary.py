@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["exp", "log1p_unit"]
+__all__ = ["exp", "log", "log1p_unit"]
 
 
 @triton.jit
@@ -26,6 +26,25 @@ def exp(x):
     scale = ((half + 127) << 23).to(tl.float32, bitcast=True)
     rest = ((power - half + 127) << 23).to(tl.float32, bitcast=True)
     return y * scale * rest
+
+
+@triton.jit
+def log(x):
+    """log of a positive normal number to within 1 unit in the last place; inf for inf, NaN for NaN.
+
+    x is 2**n (1 + f) with 1 + f from sqrt(1/2) to sqrt(2), and n ln 2 is added in two parts (Cephes, logf.c).
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    power = (bits - 0x3F3504F3) >> 23
+    f = (bits - (power << 23)).to(tl.float32, bitcast=True) - 1.0
+    n = power.to(tl.float32)
+    p = tl.fma(tl.fma(7.0376836292e-2, f, -1.1514610310e-1), f, 1.1676998740e-1)
+    p = tl.fma(tl.fma(tl.fma(p, f, -1.2420140846e-1), f, 1.4249322787e-1), f, -1.6668057665e-1)
+    p = tl.fma(tl.fma(tl.fma(p, f, 2.0000714765e-1), f, -2.4999993993e-1), f, 3.3333331174e-1)
+    square = f * f
+    y = tl.fma(n, -2.12194440e-4, f * square * p)
+    y = tl.fma(n, 0.693359375, f + tl.fma(-0.5, square, y))
+    return tl.where(x < float("inf"), y, x)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .posterior import kl_term
 
-__all__ = ["row_divergence", "tree_sum"]
+__all__ = ["fold_sum", "halved_rows_sum", "row_divergence", "tree_sum", "tree_sum_blocks"]
 
 
 @triton.constexpr_function
@@ -27,6 +27,42 @@ def tree_sum(x):
     LEVELS: tl.constexpr = _log2(COLUMNS)
     for level in tl.static_range(LEVELS):
         x = tl.sum(tl.reshape(x, (ROWS, COLUMNS >> (level + 1), 2)), axis=2)
+    return tl.reshape(x, (ROWS,))
+
+
+@triton.jit
+def tree_sum_blocks(x, BLOCK: tl.constexpr):
+    """Sums of every BLOCK rows of x [rows, columns] -> [rows / BLOCK, columns]; as `tree_sum`, all powers of two."""
+    ROWS: tl.constexpr = x.shape[0]
+    COLUMNS: tl.constexpr = x.shape[1]
+    LEVELS: tl.constexpr = _log2(BLOCK)
+    for level in tl.static_range(LEVELS):
+        x = tl.sum(tl.reshape(x, (ROWS >> (level + 1), 2, COLUMNS)), axis=1)
+    return x
+
+
+@triton.jit
+def fold_sum(x):
+    """Sums of the columns of x [rows, columns], rows a power of two -> [columns], one half of the rows onto the other.
+
+    One order, as of `tree_sum`, and the first of its sums are of numbers that one thread holds.
+    """
+    ROWS: tl.constexpr = x.shape[0]
+    COLUMNS: tl.constexpr = x.shape[1]
+    LEVELS: tl.constexpr = _log2(ROWS)
+    for level in tl.static_range(LEVELS):
+        x = tl.sum(tl.reshape(x, (2, ROWS >> (level + 1), COLUMNS)), axis=0)
+    return tl.reshape(x, (COLUMNS,))
+
+
+@triton.jit
+def halved_rows_sum(x):
+    """Sums of the rows of x [rows, columns], columns a power of two -> [rows], as `fold_sum` adds up columns."""
+    ROWS: tl.constexpr = x.shape[0]
+    COLUMNS: tl.constexpr = x.shape[1]
+    LEVELS: tl.constexpr = _log2(COLUMNS)
+    for level in tl.static_range(LEVELS):
+        x = tl.sum(tl.reshape(x, (ROWS, 2, COLUMNS >> (level + 1))), axis=1)
     return tl.reshape(x, (ROWS,))
 
 

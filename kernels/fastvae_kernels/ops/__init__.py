@@ -1,5 +1,7 @@
 """The ops: for each its schema, shape rule, dispatch and checked public function. Imports torch only."""
 
+from .convolution_ends import conv2d_statistics
+from .convolution_scores import conv_image, conv_score
 from .convolutions import conv2d, conv_transpose2d
 from .dense import linear, linear_prior, quantize_rows
 from .images import attention, group_norm
@@ -7,6 +9,7 @@ from .latent import bottleneck, gaussian_head, split_head
 from .layers import affine, logvar
 from .likelihoods import bernoulli_nll, gaussian_nll, squared_error
 from .noise import reparameterize, sample_normal, sample_uniform
+from .norms import channel_statistics, norm_affine, norm_apply
 from .scores import elbo, linear_score
 
 __all__ = [
@@ -14,7 +17,11 @@ __all__ = [
     "attention",
     "bernoulli_nll",
     "bottleneck",
+    "channel_statistics",
     "conv2d",
+    "conv2d_statistics",
+    "conv_image",
+    "conv_score",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",
@@ -24,6 +31,8 @@ __all__ = [
     "linear_prior",
     "linear_score",
     "logvar",
+    "norm_affine",
+    "norm_apply",
     "quantize_rows",
     "reparameterize",
     "sample_normal",

@@ -1,14 +1,23 @@
-"""The convolution ops: `conv2d` and `conv_transpose2d`, each with a fused bias and activation."""
+"""The convolution ops: `conv2d` and `conv_transpose2d`, each with a fused bias, activation and residual."""
 
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_activation, check_divides, check_floating, check_shape, check_weights, pair, sides
+from ..checks import (
+    check_activation,
+    check_divides,
+    check_floating,
+    check_residual,
+    check_shape,
+    check_weights,
+    pair,
+    sides,
+)
 from ..dispatch import resolve_impl
 from ..layout import empty_output
 from .registration import register
 
-__all__ = ["conv2d", "conv_transpose2d"]
+__all__ = ["check_conv", "conv2d", "conv_size", "conv_transpose2d"]
 
 Pair = int | tuple[int, int]
 
@@ -19,9 +28,8 @@ def _check_output_size(h: int, w: int, x: Tensor, weight: Tensor) -> None:
         raise ValueError(f"x must be large enough for its weight; found {shapes}, an output of {h} x {w}")
 
 
-def _conv_size(
-    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-) -> tuple[int, int]:
+def conv_size(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> tuple[int, int]:
+    """Height and width of a convolution's output; padding: top, left, bottom, right."""
     h, w = (
         (x.shape[2 + i] + padding[i] + padding[2 + i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
         for i in (0, 1)
@@ -34,6 +42,7 @@ def _conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -42,8 +51,12 @@ def _conv2d(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    resolve_impl("conv2d", impl, x.device, x.dtype)
-    return reference.conv2d(x, weight, bias, stride, padding, dilation, groups, activation, alpha)
+    window = stride, padding, dilation, groups, activation, alpha
+    if resolve_impl("conv2d", impl, x.device, x.dtype) == "triton":
+        from ..triton.conv2d import conv2d as implementation
+
+        return implementation(x, weight, bias, residual, *window, conv_size(x, weight, stride, padding, dilation))
+    return reference.conv2d(x, weight, bias, residual, *window)
 
 
 @_conv2d.register_fake
@@ -51,6 +64,7 @@ def _(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -59,7 +73,7 @@ def _(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    size = _conv_size(x, weight, stride, padding, dilation)
+    size = conv_size(x, weight, stride, padding, dilation)
     return empty_output(x, (x.shape[0], weight.shape[0], *size))
 
 
@@ -68,6 +82,7 @@ def conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    residual: Tensor | None = None,
     stride: Pair = (1, 1),
     padding: Pair | tuple[int, int, int, int] = (0, 0),
     dilation: Pair = (1, 1),
@@ -76,14 +91,33 @@ def conv2d(
     alpha: float | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """act(conv(x, weight) + bias), accumulated in float32 (float64 for float64), never in TF32.
+    """act(conv(x, weight) + bias) + residual, accumulated in float32 (float64 for float64), never in TF32.
 
-    x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; all of one floating dtype. padding: zeros on
-    each side, as one number, as (top and bottom, left and right), or as (top, left, bottom, right). Returns
-    [n, o, h', w'] with h' = (h + top + bottom - dilation (kh - 1) - 1) // stride + 1, channels_last if x is.
+    x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; residual: [n, o, h', w'] or None; all of one
+    floating dtype. padding: zeros on each side, as one number, as (top and bottom, left and right), or as (top, left,
+    bottom, right). Returns [n, o, h', w'] with h' = (h + top + bottom - dilation (kh - 1) - 1) // stride + 1,
+    channels_last if x is. Triton works on images and weights in that memory format, and copies others at each call.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
+    window = check_conv(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha)
+    out: Tensor = _conv2d(x, weight, bias, residual, *window, groups, activation, alpha, impl)
+    return out
+
+
+def check_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Pair,
+    padding: Pair | tuple[int, int, int, int],
+    dilation: Pair,
+    groups: int,
+    activation: str,
+    alpha: float | None,
+) -> tuple[list[int], list[int], list[int]]:
+    """Check what every convolution takes, and give stride, padding on four sides and dilation in full."""
     check_activation(activation, alpha)
     check_floating("x", x, 4)
     check_floating("weight", weight, 4)
@@ -92,9 +126,10 @@ def conv2d(
     check_divides("groups", groups, "weight's outputs", weight.shape[0])
     check_shape("weight", weight, (weight.shape[0], x.shape[1] // groups, *weight.shape[2:]))
     check_weights(x, weight, bias, weight.shape[0])
-    _check_output_size(*_conv_size(x, weight, *window), x, weight)
-    out: Tensor = _conv2d(x, weight, bias, *window, groups, activation, alpha, impl)
-    return out
+    size = conv_size(x, weight, *window)
+    _check_output_size(*size, x, weight)
+    check_residual(residual, (x.shape[0], weight.shape[0], *size), x.dtype, x)
+    return window
 
 
 def _transposed_size(
@@ -121,6 +156,7 @@ def _conv_transpose2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     output_padding: list[int],
@@ -130,9 +166,13 @@ def _conv_transpose2d(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    resolve_impl("conv_transpose2d", impl, x.device, x.dtype)
+    if resolve_impl("conv_transpose2d", impl, x.device, x.dtype) == "triton":
+        from ..triton.conv2d import conv_transpose2d as implementation
+
+        size = _transposed_size(x, weight, stride, padding, output_padding, dilation)
+        return implementation(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha, size)
     return reference.conv_transpose2d(
-        x, weight, bias, stride, padding, output_padding, dilation, groups, activation, alpha
+        x, weight, bias, residual, stride, padding, output_padding, dilation, groups, activation, alpha
     )
 
 
@@ -141,6 +181,7 @@ def _(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     output_padding: list[int],
@@ -159,6 +200,7 @@ def conv_transpose2d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    residual: Tensor | None = None,
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     output_padding: Pair = (0, 0),
@@ -168,11 +210,12 @@ def conv_transpose2d(
     alpha: float | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """act(convᵀ(x, weight) + bias), accumulated in float32 (float64 for float64), never in TF32.
+    """act(convᵀ(x, weight) + bias) + residual, accumulated in float32 (float64 for float64), never in TF32.
 
-    x: [n, c, h, w]; weight: [c, o / groups, kh, kw]; bias: [o] or None; all of one floating dtype. Returns
-    [n, o, h', w'] with h' = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1,
-    channels_last if x is. output_padding must be smaller than stride or dilation.
+    x: [n, c, h, w]; weight: [c, o / groups, kh, kw]; bias: [o] or None; residual: [n, o, h', w'] or None; all of one
+    floating dtype. Returns [n, o, h', w'] with h' = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding
+    + 1, channels_last if x is. output_padding must be smaller than stride or dilation. Triton works on images in that
+    memory format and, without groups, on a weight whose transpose(0, 1) is; it copies others at each call.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
@@ -187,6 +230,8 @@ def conv_transpose2d(
     check_divides("groups", groups, "x's channels", x.shape[1])
     check_shape("weight", weight, (x.shape[1], *weight.shape[1:]))
     check_weights(x, weight, bias, weight.shape[1] * groups)
-    _check_output_size(*_transposed_size(x, weight, *window), x, weight)
-    out: Tensor = _conv_transpose2d(x, weight, bias, *window, groups, activation, alpha, impl)
+    size = _transposed_size(x, weight, *window)
+    _check_output_size(*size, x, weight)
+    check_residual(residual, (x.shape[0], weight.shape[1] * groups, *size), x.dtype, x)
+    out: Tensor = _conv_transpose2d(x, weight, bias, residual, *window, groups, activation, alpha, impl)
     return out

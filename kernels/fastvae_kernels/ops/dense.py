@@ -11,6 +11,7 @@ from ..checks import (
     check_int,
     check_noise,
     check_precision,
+    check_residual,
     check_scales,
     check_shape,
     check_weights,
@@ -66,17 +67,6 @@ def _output_dtype(x: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
     return out_dtype
 
 
-def _check_residual(residual: Tensor | None, shape: tuple[int, int], dtype: torch.dtype, x: Tensor) -> None:
-    if residual is None:
-        return
-    check_floating("residual", residual)
-    check_shape("residual", residual, shape)
-    if residual.dtype != dtype:
-        raise TypeError(f"residual must have the output's dtype, {dtype}; found {residual.dtype}")
-    if residual.device != x.device:
-        raise ValueError(f"residual must be on x's device, {x.device}; found {residual.device}")
-
-
 def linear(
     x: Tensor,
     weight: Tensor,
@@ -112,7 +102,7 @@ def linear(
     check_precision(precision, "x", x)
     check_scales(x, x_scale, weight_scale, weight.shape[0])
     dtype = _output_dtype(x, out_dtype)
-    _check_residual(residual, (x.shape[0], weight.shape[0]), dtype, x)
+    check_residual(residual, (x.shape[0], weight.shape[0]), dtype, x)
     out: Tensor = _linear(x, weight, bias, residual, activation, alpha, precision, x_scale, weight_scale, dtype, impl)
     return out
 

@@ -24,7 +24,10 @@ def _group_norm(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    resolve_impl("group_norm", impl, x.device, x.dtype)
+    if resolve_impl("group_norm", impl, x.device, x.dtype) == "triton":
+        from ..triton.norm_apply import group_norm as implementation
+
+        return implementation(x, weight, bias, groups, eps, activation, alpha)
     return reference.group_norm(x, weight, bias, groups, eps, activation, alpha)
 
 
@@ -77,7 +80,10 @@ def group_norm(
 
 @register("attention")
 def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int, impl: str) -> Tensor:
-    resolve_impl("attention", impl, q.device, q.dtype)
+    if resolve_impl("attention", impl, q.device, q.dtype) == "triton":
+        from ..triton.attention import attention as implementation
+
+        return implementation(q, k, v, heads)
     return reference.attention(q, k, v, heads)
 
 

@@ -19,7 +19,10 @@ _PARAMETRIZATIONS = ("logvar", "softplus_std", "variance")
 def _affine(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str, alpha: float | None, impl: str
 ) -> Tensor:
-    resolve_impl("affine", impl, x.device, x.dtype)
+    if resolve_impl("affine", impl, x.device, x.dtype) == "triton":
+        from ..triton.affine import affine as implementation
+
+        return implementation(x, scale, shift, activation, alpha)
     return reference.affine(x, scale, shift, activation, alpha)
 
 
@@ -61,7 +64,10 @@ def affine(
 def _logvar(
     raw: Tensor, parametrization: str, eps: float, minimum: float | None, maximum: float | None, impl: str
 ) -> Tensor:
-    resolve_impl("logvar", impl, raw.device, raw.dtype)
+    if resolve_impl("logvar", impl, raw.device, raw.dtype) == "triton":
+        from ..triton.logvar import logvar as implementation
+
+        return implementation(raw, parametrization, eps, minimum, maximum)
     return reference.logvar(raw, parametrization, eps, minimum, maximum)
 
 

@@ -19,12 +19,12 @@ from ..checks import (
 from ..dispatch import resolve_impl
 from .registration import register
 
-__all__ = ["elbo", "linear_score"]
+__all__ = ["accumulated", "check_likelihood", "elbo", "linear_score"]
 
 _LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
 
 
-def _check_likelihood(
+def check_likelihood(
     likelihood: str, name: str, logvar: Tensor | None, output_name: str, output: Tensor, *shapes: tuple[int, ...]
 ) -> None:
     """`likelihood` is one of the three, and `logvar` has one of the shapes for "gaussian" and is None for others."""
@@ -40,7 +40,8 @@ def _check_likelihood(
     check_shape(name, logvar, *shapes)
 
 
-def _accumulated(x: Tensor) -> torch.dtype:
+def accumulated(x: Tensor) -> torch.dtype:
+    """What a score of x comes in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -84,7 +85,7 @@ def _(
     weight_scale: Tensor | None,
     impl: str,
 ) -> Tensor:
-    return x.new_empty(x.shape[0], dtype=_accumulated(x))
+    return x.new_empty(x.shape[0], dtype=accumulated(x))
 
 
 def linear_score(
@@ -126,7 +127,7 @@ def linear_score(
     check_shape("data", data, (data.shape[0], outputs))
     check_rows("x", x.shape[0], "data", data.shape[0])
     check_mask(mask, "data", data)
-    _check_likelihood(likelihood, "logvar", logvar, "x", x, (), (outputs,))
+    check_likelihood(likelihood, "logvar", logvar, "x", x, (), (outputs,))
     if likelihood == "bernoulli" and activation != "identity":
         raise ValueError(f"activation must be 'identity' for likelihood 'bernoulli', of logits; found {activation!r}")
     settings = (likelihood, logvar, mask, activation, alpha, precision, x_scale, weight_scale)
@@ -163,7 +164,7 @@ def _(
     mask: Tensor | None,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    negative_elbo, reconstruction, kl = (x.new_empty(x.shape[0], dtype=_accumulated(x)) for x in (output, output, mean))
+    negative_elbo, reconstruction, kl = (x.new_empty(x.shape[0], dtype=accumulated(x)) for x in (output, output, mean))
     return negative_elbo, reconstruction, kl
 
 
@@ -198,6 +199,6 @@ def elbo(
     check_like("logvar", logvar, "mean", mean)
     check_shape("logvar", logvar, mean.shape)
     shapes = (output.shape, output.shape[1:], ())
-    _check_likelihood(likelihood, "output_logvar", output_logvar, "output", output, *shapes)
+    check_likelihood(likelihood, "output_logvar", output_logvar, "output", output, *shapes)
     negative_elbo, reconstruction, kl = _elbo(output, data, mean, logvar, likelihood, output_logvar, mask, impl)
     return negative_elbo, reconstruction, kl

@@ -4,7 +4,11 @@ from .affine import affine
 from .attention import attention
 from .bernoulli_nll import bernoulli_nll
 from .bottleneck import bottleneck
+from .channel_statistics import channel_statistics
 from .conv2d import conv2d
+from .conv2d_statistics import conv2d_statistics
+from .conv_image import conv_image
+from .conv_score import conv_score
 from .conv_transpose2d import conv_transpose2d
 from .elbo import elbo
 from .gaussian_head import gaussian_head
@@ -14,6 +18,8 @@ from .linear import linear
 from .linear_prior import linear_prior
 from .linear_score import linear_score
 from .logvar import logvar
+from .norm_affine import norm_affine
+from .norm_apply import norm_apply
 from .philox import philox4x32
 from .quantize_rows import quantize_rows
 from .reparameterize import reparameterize
@@ -25,7 +31,11 @@ __all__ = [
     "attention",
     "bernoulli_nll",
     "bottleneck",
+    "channel_statistics",
     "conv2d",
+    "conv2d_statistics",
+    "conv_image",
+    "conv_score",
     "conv_transpose2d",
     "elbo",
     "gaussian_head",
@@ -35,6 +45,8 @@ __all__ = [
     "linear_prior",
     "linear_score",
     "logvar",
+    "norm_affine",
+    "norm_apply",
     "philox4x32",
     "quantize_rows",
     "reparameterize",

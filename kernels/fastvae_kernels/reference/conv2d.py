@@ -1,4 +1,4 @@
-"""Defines `conv2d`: a 2-d cross-correlation with bias and activation."""
+"""Defines `conv2d`: a 2-d cross-correlation with bias, activation and residual."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,10 +7,10 @@ from ..layout import own_output
 from .activation import activate_
 from .precision import accumulation_dtype, ieee_float32
 
-__all__ = ["conv2d"]
+__all__ = ["conv2d", "convolved"]
 
 
-def conv2d(
+def convolved(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -21,10 +21,7 @@ def conv2d(
     activation: str,
     alpha: float | None,
 ) -> Tensor:
-    """act(conv(x, weight) + bias); x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w'].
-
-    `padding` is top, left, bottom, right.
-    """
+    """act(conv(x, weight) + bias) as it was accumulated; `padding` is top, left, bottom, right."""
     acc = accumulation_dtype(x.dtype)
     bias = None if bias is None else bias.to(acc)
     top, left, bottom, right = padding
@@ -33,4 +30,23 @@ def conv2d(
         padded, padding = F.pad(padded, (left, right, top, bottom)), [0, 0]
     with ieee_float32(x):
         y = F.conv2d(padded, weight.to(acc), bias, stride, padding, dilation, groups)
-    return own_output(activate_(y, activation, alpha), x)
+    return activate_(y, activation, alpha)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+) -> Tensor:
+    """act(conv(x, weight) + bias) + residual; x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w']."""
+    y = convolved(x, weight, bias, stride, padding, dilation, groups, activation, alpha)
+    if residual is not None:
+        y += residual
+    return own_output(y, x)

@@ -1,4 +1,4 @@
-"""Defines `conv_transpose2d`: a 2-d transposed convolution with bias and activation."""
+"""Defines `conv_transpose2d`: a 2-d transposed convolution with bias, activation and residual."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +14,7 @@ def conv_transpose2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     output_padding: list[int],
@@ -22,9 +23,12 @@ def conv_transpose2d(
     activation: str,
     alpha: float | None,
 ) -> Tensor:
-    """act(convᵀ(x, weight) + bias); x [n, c, h, w], weight [c, o/groups, kh, kw] -> [n, o, h', w']."""
+    """act(convᵀ(x, weight) + bias) + residual; x [n, c, h, w], weight [c, o/groups, kh, kw] -> [n, o, h', w']."""
     acc = accumulation_dtype(x.dtype)
     bias = None if bias is None else bias.to(acc)
     with ieee_float32(x):
         y = F.conv_transpose2d(x.to(acc), weight.to(acc), bias, stride, padding, output_padding, groups, dilation)
-    return own_output(activate_(y, activation, alpha), x)
+    y = activate_(y, activation, alpha)
+    if residual is not None:
+        y += residual
+    return own_output(y, x)

@@ -24,7 +24,7 @@ from .gemm import (
     unit_inner_stride,
 )
 
-__all__ = ["finish", "launch", "linear", "linear_kernel", "linear_prior"]
+__all__ = ["fill", "finish", "launch", "linear", "linear_kernel", "linear_prior"]
 
 
 @triton.jit
@@ -236,10 +236,27 @@ def linear(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """As the reference defines it, summed over the inputs in one fixed order."""
-    n, outputs = x.shape[0], weight.shape[0]
-    out = torch.empty(n, outputs, dtype=out_dtype, device=x.device)
+    out = torch.empty(x.shape[0], weight.shape[0], dtype=out_dtype, device=x.device)
+    fill(x, weight, bias, residual, x_scale, weight_scale, out, activation, alpha, precision)
+    return out
+
+
+def fill(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    x_scale: Tensor | None,
+    weight_scale: Tensor | None,
+    out: Tensor,
+    activation: str,
+    alpha: float | None,
+    precision: str,
+) -> None:
+    """Fill out [n, outputs], contiguous, as the tiles for these widths do; other operands of any strides."""
+    n, outputs = out.shape
     if out.numel() == 0:
-        return out
+        return
     config = gemm_config("linear", outputs, x.shape[1], precision_key(x.dtype, precision), x.device)
     launch(
         unit_inner_stride(x),
@@ -255,7 +272,6 @@ def linear(
         config=config,
         tma=config.tma and n >= _TMA_ROWS,
     )
-    return out
 
 
 def linear_prior(

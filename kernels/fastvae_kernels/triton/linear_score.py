@@ -20,11 +20,11 @@ from ..parts import part_of
 from ..tiling import GemmConfig, gemm_config, precision_key
 from .gemm import NARROW, ceil_div, contiguous, default_alpha, on_tma, operands, product, row_unit, unit_inner_stride
 
-__all__ = ["add_pieces", "launch", "linear_score", "linear_score_kernel"]
+__all__ = ["add_pieces", "launch", "linear_score", "linear_score_kernel", "tile_scores"]
 
 
 @triton.jit
-def _scores(
+def tile_scores(
     acc, row, first_column, rows, outputs, at_data, extras, alpha,
     LIKELIHOOD: tl.constexpr, ACTIVATION: tl.constexpr, FAST: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -37,11 +37,11 @@ def _scores(
         HALF: tl.constexpr = (TILE[0], BLOCK_COLUMNS // 2)
         halves = tl.permute(tl.reshape(acc, (TILE[0], 2, BLOCK_COLUMNS // 2)), (0, 2, 1))
         left, right = tl.split(halves)
-        total = _scores(
+        total = tile_scores(
             left, row, first_column, rows, outputs, at_data, extras, alpha,
             LIKELIHOOD, ACTIVATION, FAST, HALF, PARTS // 2,
         )  # fmt: skip
-        total += _scores(
+        total += tile_scores(
             right, row, first_column + BLOCK_COLUMNS // 2, rows, outputs, at_data, extras, alpha,
             LIKELIHOOD, ACTIVATION, FAST, HALF, PARTS // 2,
         )  # fmt: skip
@@ -105,7 +105,7 @@ def linear_score_kernel(
 
     data and mask [data_rows, outputs], row r of x meeting row r % data_rows; outputs and their row strides are in
     units of DATA_UNIT. bias and weight_scale [outputs], x_scale [rows], logvar [outputs] or, with stride 0, one
-    number; each is None where absent. See `product` for SOURCE, the other units and OPERANDS, `_scores` for PARTS.
+    number; each is None where absent. See `product` for SOURCE, the other units and OPERANDS, `tile_scores` for PARTS.
     """
     BLOCK_ROWS: tl.constexpr = TILE[0]
     BLOCK_COLUMNS: tl.constexpr = TILE[1]
@@ -121,7 +121,7 @@ def linear_score_kernel(
     if SPLIT:
         first_column = tl.program_id(1) * BLOCK_COLUMNS
         acc = product(x, weight, (first_row, first_column), shape, units, (0, 0, 0), SOURCE, OPERANDS, TILE)
-        total = _scores(
+        total = tile_scores(
             acc, row, first_column, rows, outputs, at_data, extras, alpha, LIKELIHOOD, ACTIVATION, FAST, TILE, PARTS
         )  # fmt: skip
         out += tl.program_id(1).to(tl.int64) * rows
@@ -129,7 +129,7 @@ def linear_score_kernel(
         total = tl.zeros((BLOCK_ROWS,), tl.float32)
         for first_column in tl.range(0, outputs, BLOCK_COLUMNS, flatten=SOURCE == "tma"):
             acc = product(x, weight, (first_row, first_column), shape, units, (0, 0, 0), SOURCE, OPERANDS, TILE)
-            total += _scores(
+            total += tile_scores(
                 acc, row, first_column, rows, outputs, at_data, extras, alpha, LIKELIHOOD, ACTIVATION, FAST, TILE, PARTS
             )  # fmt: skip
     tl.store(out + row, total, mask=row < rows)

@@ -1,5 +1,6 @@
 """``inspect``, ``explain``, ``convert`` and ``models``."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 import fastvae
+from fastvae import LatentScaling
 from fastvae.formats import native
 from fastvae.spec_json import spec_to_json
 from tests.fastvae.support import SPECS, random_model
@@ -120,3 +122,13 @@ def test_models(call: Call) -> None:
 @pytest.mark.parametrize("name", [card.name for card in fastvae.models()])
 def test_every_embedded_model_can_be_inspected(call: Call, name: str) -> None:
     assert name in call("inspect", name).output
+
+
+def test_inspect_shows_by_what_latents_are_scaled(call: Call, tmp_path: Path) -> None:
+    facts = json.loads(call("inspect", "digits", "--json").output)
+    assert (facts["latent_scaling"], facts["pixel_range"]) == (None, None)
+    spec = dataclasses.replace(SPECS["conv"], latent_scaling=LatentScaling(0.5, 0.25), pixel_range=(-1.0, 1.0))
+    native.write(random_model(spec), tmp_path / "m.safetensors")
+    facts = json.loads(call("inspect", tmp_path / "m.safetensors", "--json").output)
+    assert facts["latent_scaling"] == "scaling_factor 0.5, shift_factor 0.25"
+    assert facts["pixel_range"] == [-1.0, 1.0]

@@ -210,3 +210,13 @@ def test_conditions_follow_their_rows(tmp_path: Path, call: Call, models: Path) 
     call("score", models / "labels.safetensors", tmp_path / "t.npy", *options)
     expected = fastvae.load(models / "labels.safetensors", batch_invariant=True).score(rows, condition=labels)
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), expected)
+
+
+def test_encode_scaled_latents(tmp_path: Path, call: Call, digits: Path) -> None:
+    scaling = fastvae.LatentScaling(2.0, 1.0)
+    fastvae.load("digits", scaled_latents=scaling).save(tmp_path / "m.safetensors")
+    call("encode", tmp_path / "m.safetensors", digits, "--scaled-latents", "-o", tmp_path / "o.npy")
+    expected = fastvae.load("digits", scaled_latents=scaling).embed(np.load(digits))
+    np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, rtol=1e-5, atol=1e-5)
+    result = call("encode", "digits", digits, "--scaled-latents", "-o", tmp_path / "p.npy", status=2)
+    assert "does not say how to scale" in result.stderr

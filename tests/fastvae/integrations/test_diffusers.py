@@ -139,6 +139,8 @@ def test_mistakes_are_named() -> None:
     module = kl()
     with pytest.raises(InputError, match="settings:"):
         accelerate(module, colour="red")
+    with pytest.raises(InputError, match="scaled_latents: latents stay as they were"):
+        accelerate(module, scaled_latents=True)
     with accelerate(module), pytest.raises(InputError, match="replaced already"):
         accelerate(module)
     assert not {"encode", "decode"} & set(vars(module))

@@ -32,12 +32,12 @@ def test_a_gpu_goes_by_any_of_its_names(name: str) -> None:
 
 def test_every_part_can_be_explained() -> None:
     for target in PARTS:
-        for precision in ("ieee", "bf16", "fp16"):
+        for precision in ("ieee", "tf32", "bf16", "fp16"):
             assert explained(device=target, precision=precision).microseconds > 0
 
 
 def test_a_gpu_without_a_rate_says_so() -> None:
-    with pytest.raises(UnsupportedError, match="A100 has rates for ieee, bf16, fp16, not for 'float64'"):
+    with pytest.raises(UnsupportedError, match="A100 has rates for ieee, tf32, bf16, fp16, not for 'float64'"):
         vae(mlp_spec(), precision="float64").explain(device="a100")
 
 

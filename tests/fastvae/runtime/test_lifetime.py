@@ -95,11 +95,11 @@ def test_closing_waits_for_the_verbs_of_other_threads() -> None:
     model, entered, leave = plain_vae(mlp_spec()), threading.Event(), threading.Event()
     encode, results, order = model._engine.embed, list[Any](), list[str]()
 
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, **settings: Any) -> Any:
         entered.set()
         leave.wait(10)
         order.append("computed")
-        return encode(*arguments)
+        return encode(*arguments, **settings)
 
     model._engine.embed = slow  # type: ignore[method-assign]
     working = threading.Thread(target=lambda: results.append(model.interpolate(X, X, 2)))  # verbs within a verb

@@ -202,6 +202,7 @@ def test_auto_is_onnxruntime_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
     [
         ({"impl": "onnxruntime", "precision": "float64"}, "computes in float32"),
         ({"impl": "onnxruntime", "precision": "bf16"}, "computes in float32"),
+        ({"impl": "onnxruntime", "precision": "tf32"}, "computes in float32"),
         ({"impl": "reference", "threads": 2}, "threads: only impl='onnxruntime'"),
     ],
 )
@@ -212,7 +213,7 @@ def test_what_cannot_run_is_refused(settings: dict[str, Any], words: str) -> Non
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort.importlib.util, "find_spec", lambda name: None)
-    assert "onnx and onnxruntime not installed" in str(ort.why_not(torch.device("cpu"), torch.float32))
+    assert "onnx and onnxruntime not installed" in str(ort.why_not(torch.device("cpu"), "ieee"))
     with pytest.raises(UnsupportedError, match="pip install"):
         fastvae.load("digits", device="cpu", impl="onnxruntime")
     assert fastvae.load("digits", device="cpu").generate(1).shape == (1, 1, 8, 8)

@@ -1,0 +1,26 @@
+"""Defines `conv2d_statistics`: a convolution, and the statistics of what it stored."""
+
+from torch import Tensor
+
+from .channel_statistics import channel_statistics
+from .conv2d import conv2d
+
+__all__ = ["conv2d_statistics"]
+
+
+def conv2d_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    alpha: float | None,
+    block: int,
+) -> tuple[Tensor, Tensor]:
+    """`conv2d`, and mean and sum of squared deviations of each `block` pixels of its rounded result."""
+    y = conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha)
+    return y, channel_statistics(y, block, False)
