@@ -8,7 +8,9 @@ __all__ = [
     "ClosedError",
     "FastVAEError",
     "ForkError",
+    "IncompleteJobError",
     "InputError",
+    "JobError",
     "NumericsError",
     "OutOfMemoryError",
     "OutputError",
@@ -66,3 +68,11 @@ class ForkError(FastVAEError, RuntimeError):
 
 class TranslationError(FastVAEError, AssertionError):
     """A module was translated into a model that computes something else: our mistake, not the caller's."""
+
+
+class JobError(FastVAEError):
+    """A bulk job cannot go on in this folder: it holds another job or none, or another process works on it."""
+
+
+class IncompleteJobError(JobError):
+    """Some shards of a bulk job kept failing; the others are done, and the same call tries the rest again."""

@@ -59,9 +59,10 @@ LEVELS = {
     "loading": 12,
     "__init__": 13,
     "files": 2,
-    "cli": 14,
+    "bulk": 14,
     "integrations": 14,
-    "__main__": 15,
+    "cli": 15,
+    "__main__": 16,
 }
 
 

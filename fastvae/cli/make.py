@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from typer import Option
 
-from fastvae.cli.options import ConditionText, DataOptions, OutOptions, RunOptions, Seed, command, pixel_range
+from fastvae.cli.bulk import BulkOptions, generate_folder, names_folder
+from fastvae.cli.options import (
+    ConditionText,
+    DataOptions,
+    OutOptions,
+    OutTarget,
+    RunOptions,
+    Seed,
+    command,
+    pixel_range,
+)
 from fastvae.cli.work import Rows, note, progress, read_condition, refuse, to_unit
 from fastvae.errors import InputError
 from fastvae.files import Field, Source, check_grid, open_sink, square_columns
@@ -33,7 +44,8 @@ def numbered(name: str, count: int) -> tuple[str, ...]:
 @command("fastvae generate digits -n 64 --seed 0 --out samples.png")
 def generate(
     model: RunOptions,
-    out: OutOptions,
+    target: OutTarget,
+    bulk: BulkOptions,
     n: Annotated[int, Option("-n", "--number", help="How many samples.")] = 64,
     seed: Seed = 0,
     start: Annotated[int, Option(help="Index of the first sample.")] = 0,
@@ -42,8 +54,16 @@ def generate(
 ) -> None:
     """Sample from the model. Sample i depends on --seed and --start + i alone.
 
-    Writes .npy, .csv and .parquet in memory that does not grow with -n; .npz; or a .png grid of images.
+    Writes .npy, .csv and .parquet in memory that does not grow with -n; .npz; or a .png grid of images. Into a folder
+    (a name without a suffix, or with a slash at its end) it writes shards: the same command goes on after any stop.
     """
+    if names_folder(target.out):
+        if start or target.force:
+            raise InputError(f"--{'start' if start else 'force'}: not for a folder of shards")
+        generate_folder(model, Path(target.out), bulk, n, seed, output, condition)
+        return
+    bulk.check_unused()
+    out = OutOptions(Path(target.out), target.force)
     suffix = out.check(*ARRAYS, *TABLES, ".png")
     vae = model.load(batch_invariant=True)
     columns = square_columns(max(n, 0))

@@ -255,6 +255,16 @@ def pixel_range(spec: ModelSpec) -> tuple[float, float]:
     return spec.pixel_range or (0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class OutTarget:
+    """Where the result goes: a file, or a folder of shards, which a Path would not tell by the slash at its end."""
+
+    out: Annotated[
+        str, Option("--out", "-o", help="File to write, or a folder for a job of shards.", rich_help_panel=WRITING)
+    ]
+    force: Annotated[bool, Option("--force", help="Replace the file if it exists.", rich_help_panel=WRITING)] = False
+
+
 OutPath = Annotated[Path, Option("--out", "-o", help="File to write.", rich_help_panel=WRITING)]
 Force = Annotated[bool, Option("--force", help="Replace the file if it exists.", rich_help_panel=WRITING)]
 Seed = Annotated[int, Option(help="Seed of the noise: 0 to 2**64 - 1.")]

@@ -3,6 +3,7 @@
 Only NumPy is needed at import; pandas, pyarrow and Pillow are imported by the formats that need them.
 """
 
+from fastvae.files._common import needs
 from fastvae.files._images import check_grid
 from fastvae.files.ahead import read_ahead
 from fastvae.files.parts import Parts
@@ -21,6 +22,7 @@ __all__ = [
     "Source",
     "check_grid",
     "check_target",
+    "needs",
     "open_sink",
     "open_source",
     "read_ahead",

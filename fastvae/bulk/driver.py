@@ -1,0 +1,183 @@
+"""The driver of a job: gives shards to workers, replaces workers that die, and alone writes the manifest."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Final
+
+from fastvae.bulk.folder import Folder, Record, Success
+from fastvae.bulk.job import Job
+from fastvae.bulk.pool import Hand
+from fastvae.bulk.progress import Event, Progress, Watch
+from fastvae.bulk.work import Failed, Message, Ready
+from fastvae.errors import IncompleteJobError, JobError, OutputError
+
+# How often a shard is tried, and how often in a row a worker may die before it has its model.
+ATTEMPTS: Final = 3
+# Shards a worker has at once: one being written, one being computed.
+HELD: Final = 2
+
+
+@dataclass
+class Slot:
+    """A place for a worker, whether it has its model, and the shards it holds, in their order."""
+
+    hand: Hand
+    ready: bool = False
+    held: deque[int] = field(default_factory=deque)
+
+
+class Driver:
+    """Runs what is missing of a job; ``start`` makes the worker of a number."""
+
+    def __init__(self, job: Job, folder: Folder, start: Callable[[int], Hand], workers: int, watch: Watch) -> None:
+        self._job, self._folder, self._start, self._watch = job, folder, start, watch
+        self._workers = workers
+        self._attempts: Counter[int] = Counter()
+        self._failed: dict[int, str] = {}
+        self._deaths = 0
+        self._slots: list[Slot] = []
+        self._records: dict[int, Record] = {}
+        self._todo: deque[int] = deque()
+        self._begun = 0.0
+        self._samples = self._earlier = 0
+
+    def run(self) -> Success:
+        """Make all shards that are not there yet, and write ``_SUCCESS``. Only while the folder is locked.
+
+        Raises:
+            IncompleteJobError: some kept failing; the others are done.
+            JobError: workers cannot be started.
+            OSError: the disk is full or cannot be written.
+        """
+        job, folder = self._job, self._folder
+        folder.repair_manifest()
+        found = folder.records(job)
+        self._records = {shard: record for shard, record in found.items() if not folder.present(record)}
+        self._todo = deque(shard for shard in range(job.shards) if shard not in self._records)
+        self._samples = self._earlier = sum(record.rows for record in self._records.values())
+        self._begun = time.monotonic()
+        success = folder.success()
+        if success is not None and (self._todo or success.job != job.id):
+            folder.begin_again()
+            success = None
+        self._tell("start", f"{len(self._records):,} of {job.shards:,} shards are there" if self._records else "")
+        if self._todo:
+            try:
+                self._work()
+            finally:
+                self._stop()
+        if self._failed:
+            raise IncompleteJobError(self._summary())
+        success = success or folder.finish(job, self._records)
+        self._tell("done")
+        return success
+
+    def _work(self) -> None:
+        for index in range(min(self._workers, len(self._todo))):
+            self._slots.append(Slot(self._start(index)))
+        while self._todo or any(slot.held for slot in self._slots):
+            for room in range(1, HELD + 1):
+                for slot in self._slots:
+                    self._feed(slot, room)
+            wait([waitable for slot in self._slots for waitable in slot.hand.waitable])
+            for index, slot in enumerate(self._slots):
+                self._listen(slot)
+                if not slot.hand.alive:
+                    self._replace(index, slot)
+
+    def _feed(self, slot: Slot, room: int) -> None:
+        """Give a worker a shard if it holds fewer than ``room``; one that failed before has a worker to itself."""
+        if not self._todo or len(slot.held) >= room:
+            return
+        shard = self._todo[0]
+        if slot.held and (self._attempts[shard] or self._attempts[slot.held[0]]):
+            return
+        try:
+            slot.hand.connection.send(shard)
+        except OSError:  # it died; its sentinel says so as well
+            return
+        self._todo.popleft()
+        slot.held.append(shard)
+
+    def _listen(self, slot: Slot) -> None:
+        """Handle a worker's messages."""
+        while True:
+            try:
+                if not slot.hand.connection.poll():
+                    return
+                message = slot.hand.connection.recv()
+            except (EOFError, OSError):  # it died, perhaps in the midst of a message
+                return
+            self._handle(slot, message)
+
+    def _handle(self, slot: Slot, message: Message) -> None:
+        match message:
+            case Ready():
+                slot.ready, self._deaths = True, 0
+            case Failed():
+                slot.held.remove(message.shard)
+                if message.disk:
+                    raise OutputError(message.error)
+                self._again(message.shard, message.error)
+            case Record():
+                slot.held.remove(message.shard)
+                self._keep(message)
+
+    def _keep(self, record: Record) -> None:
+        self._folder.append(record)
+        self._records[record.shard] = record
+        self._samples += record.rows
+        self._tell("shard")
+
+    def _again(self, shard: int, error: str) -> None:
+        """Try a shard once more, after all others, or give it up."""
+        self._attempts[shard] += 1
+        if self._attempts[shard] < ATTEMPTS:
+            self._todo.append(shard)
+            self._tell("retry", f"shard {shard}: {error}")
+        else:
+            self._failed[shard] = error
+            self._tell("failed", f"shard {shard} failed {ATTEMPTS} times: {error}")
+
+    def _replace(self, index: int, slot: Slot) -> None:
+        """Put a new worker where one died; what it held is tried again."""
+        self._listen(slot)
+        self._deaths += not slot.ready
+        slot.hand.stop()
+        if self._deaths == ATTEMPTS:
+            raise JobError(
+                "workers: their processes die before they have loaded the model; a script must call this below "
+                "if __name__ == '__main__':, and memory must suffice for all of them"
+            )
+        for shard in slot.held:
+            if slot.ready:
+                self._again(shard, "its worker died")
+            else:  # it was never looked at
+                self._todo.append(shard)
+        slot.held.clear()
+        slot.hand, slot.ready = self._start(index), False
+        self._tell("worker", f"worker {index} died and is replaced")
+
+    def _stop(self) -> None:
+        for slot in self._slots:
+            slot.hand.stop()
+        self._folder.sweep()
+
+    def _tell(self, event: Event, message: str = "") -> None:
+        seconds = time.monotonic() - self._begun
+        rate = (self._samples - self._earlier) / seconds if seconds > 0 else 0.0
+        eta = (self._job.n - self._samples) / rate if rate else None
+        counts = (self._samples, self._job.n, len(self._records), self._job.shards, len(self._failed))
+        self._watch(Progress(event, *counts, seconds, rate, eta, message))
+
+    def _summary(self) -> str:
+        shard, error = next(iter(self._failed.items()))
+        return (
+            f"{self._folder.path}: {len(self._failed):,} of {self._job.shards:,} shards failed {ATTEMPTS} times "
+            f"(shard {shard}: {error}); the others are done, and the same call tries these again"
+        )

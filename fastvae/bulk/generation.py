@@ -1,0 +1,183 @@
+"""``generate``: a bulk job of samples, from its arguments to its last file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import fastvae
+from fastvae import noise
+from fastvae.api import VAE
+from fastvae.bulk.driver import Driver
+from fastvae.bulk.folder import Folder
+from fastvae.bulk.job import ANY_NUMBER, DTYPE_BYTES, Job, numerics_of, sizes, spec_hash, weights_hash
+from fastvae.bulk.pool import Hand, ProcessHand, Recipe, ThreadHand
+from fastvae.bulk.progress import Progress, Watch
+from fastvae.bulk.shards import FORMATS
+from fastvae.bulk.source import Rows, Samples, check_dtype, condition_hash, condition_rows
+from fastvae.errors import InputError, OutputError
+from fastvae.loading import load
+
+MOST_WORKERS = 1024
+
+
+@dataclass(frozen=True)
+class Report:
+    """A job that is done.
+
+    Args:
+        folder: where its files are.
+        job: its id.
+        n, shards: its samples and files.
+        content: checksum of all rows in the order of their indices, as in ``_SUCCESS``; the same for any size and
+            format of shards and any number of workers.
+    """
+
+    folder: Path
+    job: str
+    n: int
+    shards: int
+    content: str
+
+
+def generate(
+    model: VAE | str | os.PathLike[str],
+    n: int,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    shard_size: int | None = None,
+    format: Literal["parquet", "npy"] = "parquet",
+    dtype: Literal["float32", "float16", "uint8"] = "float32",
+    output: Literal["mean", "sample"] = "mean",
+    condition: Any = None,
+    workers: int = 1,
+    watch: Watch | None = None,
+) -> Report:
+    """Samples 0 to ``n`` of ``seed`` as files in a folder: each exactly once, whatever is killed on the way.
+
+    The same call goes on with what is missing. Rows are computed in batch-invariant mode: they have the bits of
+    ``fastvae.load(..., batch_invariant=True).generate(n, seed)``. See docs/bulk.md for the folder and its promises.
+
+    Args:
+        model: a model, or what :func:`fastvae.load` takes.
+        n: number of samples.
+        out: a folder, made if need be; it must be empty or hold this very job.
+        seed: unsigned 64-bit integer.
+        shard_size: samples of a file; None is 64 MiB of them, or fewer of a large model.
+        format: ``parquet`` (columns ``index`` and ``sample``) or ``npy``.
+        dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
+        output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
+        condition: for conditional models: a label or vector for all samples, or ``n`` of them.
+        workers: 1 computes on threads of this process, more start as many processes, which share its threads (in plain
+            PyTorch each has as many, because rows depend on it). A script must then call this below
+            ``if __name__ == "__main__":``.
+        watch: called with a :class:`Progress` at the start, after every shard, and at the end.
+
+    Returns:
+        A Report, also if the job was done before.
+
+    Raises:
+        InputError: an argument out of range.
+        JobError: the folder holds another job (the message says how it differs) or other files, or another process is
+            working on it.
+        IncompleteJobError: some shards failed three times; all others are done.
+        OutputError: the folder cannot be written, or the disk is full. What is there stays.
+        UnsupportedError: pyarrow is not installed. Besides, what :func:`fastvae.load` raises.
+    """
+    if not isinstance(format, str) or format not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPE_BYTES))}, got {dtype!r:.80}")
+    if not isinstance(output, str) or output not in ("mean", "sample"):
+        raise InputError(f"output: expected 'mean' or 'sample', got {output!r:.80}")
+    path = folder_path("out", out)
+    n, seed = noise.check_count("n", n), noise.check_seed(seed)
+    workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
+    if shard_size is not None:
+        shard_size = noise.check_count("shard_size", shard_size, least=1)
+    FORMATS[format].check()
+    vae = invariant(model)
+    engine = vae._engine
+    check_dtype(dtype, engine)
+    vectors = condition_rows(condition, engine, n)
+    rows, block = sizes(engine.model, n, dtype, shard_size)
+    job = Job(
+        verb="generate",
+        weights=weights_hash(engine.model),
+        spec=spec_hash(engine.spec),
+        condition=condition_hash(vectors),
+        seed=seed,
+        n=n,
+        output=output,
+        shard_size=rows,
+        block_rows=block,
+        format=format,
+        dtype=dtype,
+        row_shape=engine.spec.input_shape,
+        engine=fastvae.__version__,
+        **numerics_of(engine),
+    )
+    return run(job, vae, vectors, Folder(path), workers, watch or _unwatched)
+
+
+def run(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int, watch: Watch) -> Report:
+    """Run a job in its folder; errors as :func:`generate`."""
+    start = _starter(job, vae, condition, folder, workers)
+    with folder.locked():
+        try:
+            folder.prepare(job)
+            success = Driver(job, folder, start, workers, watch).run()
+        except BrokenPipeError:  # whoever watches has gone
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"{folder.path}: cannot be written ({error}); what is there stays, and the same call goes on with it"
+            ) from error
+    return Report(folder.path, job.id, job.n, job.shards, success.content)
+
+
+def folder_path(name: str, value: Any) -> Path:
+    """The argument ``name`` as a path; InputError if it cannot be one."""
+    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value) or not os.fspath(value):
+        raise InputError(f"{name}: expected a folder, got {value!r:.200}")
+    return Path(value)
+
+
+def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
+    """The model in batch-invariant mode. Errors as :func:`fastvae.load`."""
+    if not isinstance(model, VAE):
+        return load(model, batch_invariant=True)
+    settings = model._engine.settings
+    if settings.batch_invariant:
+        return model
+    return VAE(model._engine.model, replace(settings, batch_invariant=True))
+
+
+def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int) -> Any:
+    """What makes the worker of a number."""
+    if workers == 1:
+
+        def on_threads(index: int) -> Hand:
+            return ThreadHand(job, folder, Samples(vae, condition))
+
+        return on_threads
+    engine = vae._engine
+    settings = replace(engine.settings, device=str(engine.device))
+    recipe = Recipe(engine.model, settings, condition, job, folder.path)
+    fixed = job.threads != ANY_NUMBER
+    threads = int(job.threads) if fixed else max(1, torch.get_num_threads() // workers)
+
+    def in_process(index: int) -> Hand:
+        return ProcessHand(pickle.dumps(recipe.for_worker(index)), threads)
+
+    return in_process
+
+
+def _unwatched(progress: Progress) -> None:
+    """Nobody looks."""

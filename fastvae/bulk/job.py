@@ -1,0 +1,202 @@
+"""What a bulk job is: everything that the bytes of its files depend on, and how it is cut into shards."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+import torch
+
+from fastvae.api import VAE
+from fastvae.errors import InputError, JobError
+from fastvae.model import Model
+from fastvae.plan import build_plan, plan_cost
+from fastvae.runtime import Engine
+from fastvae.spec import ModelSpec
+from fastvae.spec_json import spec_to_json
+
+DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "uint8": 1}
+SUFFIXES: Final = ("parquet", "npy")
+# A shard of the default size takes a few seconds on a small machine, and is large enough for any file system.
+SHARD_BYTES, SHARD_FLOPS = 64 * 2**20, 2 * 10**11
+# A block is computed, queued and written at once, and is a row group: the step in which a job can be stopped.
+BLOCK_BYTES, BLOCK_FLOPS = 8 * 2**20, 2 * 10**10
+TILE = 128
+ANY_NUMBER: Final = "any number"
+MOST_SHARDS = 10**9
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job. Two jobs with the same :attr:`id` make the same rows in the same files.
+
+    Args:
+        verb: what is computed.
+        weights: SHA-256 of the model's weights.
+        spec: SHA-256 of its spec.
+        condition: SHA-256 of the condition, or empty.
+        n: samples in all.
+        shard_size: samples of a shard; the last may have fewer.
+        block_rows: samples of a row group; the last of a shard may have fewer.
+        row_shape: shape of a sample.
+        precision, numerics, implementation, device, threads, libraries: how it is computed; a row has the same bits
+            where they are the same. ``threads`` are those of a process where they matter, in plain PyTorch.
+        engine: version of fastvae.
+    """
+
+    verb: str
+    weights: str
+    spec: str
+    condition: str
+    seed: int
+    n: int
+    output: str
+    shard_size: int
+    block_rows: int
+    format: str
+    dtype: str
+    row_shape: tuple[int, ...]
+    precision: str
+    numerics: str
+    implementation: str
+    device: str
+    threads: str
+    libraries: str
+    engine: str
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of all of it, in hexadecimal."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-self.n // self.shard_size)
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """The samples of a shard: from, to."""
+        return shard * self.shard_size, min((shard + 1) * self.shard_size, self.n)
+
+    def file(self, shard: int) -> str:
+        """The name of a shard's file, which follows from its number alone."""
+        return f"shard-{shard:09d}.{self.format}"
+
+    def to_json(self) -> str:
+        """The job as JSON, with its id."""
+        return json.dumps({"id": self.id, "job": asdict(self)}, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: str) -> Job:
+        """The job that :meth:`to_json` wrote.
+
+        Raises:
+            JobError: ``source`` holds none, or one that was changed.
+        """
+        try:
+            document = json.loads(text)
+            values = document["job"]
+            job = Job(**{**values, "row_shape": tuple(values["row_shape"])})
+            whole = all(isinstance(getattr(job, field.name), KINDS[str(field.type)]) for field in fields(Job))
+            if whole and document["id"] == job.id and job._sensible():
+                return job
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        raise JobError(f"{source}: holds no job of this version of fastvae, or one that was changed")
+
+    def _sensible(self) -> bool:
+        """Whether there can be such a job; only then it is safe to walk over its shards."""
+        sizes = self.n >= 0 and self.shard_size > 0 and self.block_rows > 0 and self.shards <= MOST_SHARDS
+        shape = all(type(size) is int and size > 0 for size in self.row_shape)
+        return sizes and shape and self.dtype in DTYPE_BYTES and self.format in SUFFIXES
+
+    def differences(self, other: Job) -> str:
+        """How ``other``, which was asked for, differs from this one."""
+        return _differences(asdict(self), asdict(other))
+
+
+KINDS = {"str": str, "int": int, "tuple[int, ...]": tuple}
+
+
+def _differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The fields of ``asked`` that have another value in ``held``."""
+    names = [name for name in asked if held[name] != asked[name]]
+    return "; ".join(f"{name} {_short(held[name])}, not {_short(asked[name])}" for name in names)
+
+
+def _short(value: Any) -> str:
+    """A value for a message; hashes by their beginning."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text or "none"
+
+
+def weights_hash(model: Model) -> str:
+    """SHA-256 of the weights' names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.weights.items()):
+        digest.update(f"{name}:{weight.dtype}:{tuple(weight.shape)};".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def spec_hash(spec: ModelSpec) -> str:
+    """SHA-256 of the spec as JSON."""
+    return hashlib.sha256(spec_to_json(spec).encode()).hexdigest()
+
+
+def numerics_of(engine: Engine) -> dict[str, str]:
+    """The fields of a Job that say how an engine computes."""
+    packages, threads = ["numpy", "torch"], ANY_NUMBER
+    if engine.device.type == "cuda":
+        device = torch.cuda.get_device_name(engine.device)
+        packages.append("triton")
+    else:
+        device = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    if engine.impl == "onnxruntime":
+        packages.append("onnxruntime")
+    elif engine.device.type == "cpu":  # MKL's sums depend on it, also in tiles of fixed size
+        threads = str(torch.get_num_threads())
+    return {
+        "precision": engine.precision,
+        "numerics": "batch-invariant",
+        "implementation": engine.impl,
+        "device": device,
+        "threads": threads,
+        "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(packages)),
+    }
+
+
+def check_numerics(job: Job, vae: VAE) -> None:
+    """Refuse a model that would compute a job's rows in another way.
+
+    Raises:
+        JobError: another implementation, device or version of a library.
+    """
+    if wrong := _differences(asdict(job), numerics_of(vae._engine)):
+        raise JobError(f"the job's rows were computed in another way than this model would: {wrong}")
+
+
+def sizes(model: Model, n: int, dtype: str, shard_size: int | None) -> tuple[int, int]:
+    """Rows of a shard, ``shard_size`` if given, and of a block.
+
+    Raises:
+        InputError: that would be too many shards.
+    """
+    row_bytes = DTYPE_BYTES[dtype] * math.prod(model.spec.input_shape)
+    row_flops = plan_cost(build_plan(model, "decode", device="meta")).flops
+    rows = shard_size or _rows(SHARD_BYTES, SHARD_FLOPS, row_bytes, row_flops)
+    if -(-n // rows) > MOST_SHARDS:
+        raise InputError(f"shard_size: {n:,} samples would be more than {MOST_SHARDS:,} shards of {rows:,}")
+    return rows, min(rows, _rows(BLOCK_BYTES, BLOCK_FLOPS, row_bytes, row_flops))
+
+
+def _rows(most_bytes: int, most_flops: int, row_bytes: int, row_flops: int) -> int:
+    """How many rows stay below both limits: at least one, and whole tiles where several go in."""
+    rows = max(1, min(most_bytes // max(1, row_bytes), most_flops // max(1, row_flops)))
+    return rows // TILE * TILE if rows > TILE else rows

@@ -1,0 +1,106 @@
+"""Where a job's rows come from: blocks of samples, in the dtype they are stored in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastvae.api import VAE
+from fastvae.arrays import check_condition
+from fastvae.bulk.job import Job
+from fastvae.errors import InputError, UnsupportedError
+from fastvae.runtime import Engine
+
+Rows = NDArray[Any]
+
+
+class RowSource(Protocol):
+    """What computes the rows of a job."""
+
+    def blocks(self, job: Job, low: int, high: int) -> Iterator[tuple[int, Rows]]:
+        """Rows low to high in blocks of ``job.block_rows``: the index of the first, and the rows."""
+
+
+class Samples:
+    """Samples of a batch-invariant model; ``condition`` is what :func:`condition_rows` gave."""
+
+    def __init__(self, vae: VAE, condition: Rows | None) -> None:
+        self._vae, self._condition = vae, condition
+
+    def blocks(self, job: Job, low: int, high: int) -> Iterator[tuple[int, Rows]]:
+        """See :class:`RowSource`."""
+        for start in range(low, high, job.block_rows):
+            yield start, self.rows(job, start, min(start + job.block_rows, high))
+
+    def rows(self, job: Job, low: int, high: int) -> Rows:
+        """Samples low to high as they are stored."""
+        output = cast(Literal["mean", "sample"], job.output)
+        condition = self._condition
+        if condition is not None and len(condition) > 1:
+            condition = condition[low:high]
+        elif condition is not None:
+            condition = condition[0]
+        rows = self._vae.generate(high - low, job.seed, low, output, condition)
+        assert isinstance(rows, np.ndarray)
+        return stored(rows, job.dtype)
+
+
+def stored(rows: Rows, dtype: str) -> Rows:
+    """``rows`` in the dtype of the files; uint8 is the nearest integer of 255 times the value, ties to even.
+
+    Raises:
+        UnsupportedError: a value that the dtype cannot hold: outside [0, 1] or NaN for uint8, too large for float16.
+    """
+    if dtype == "uint8":
+        if rows.size and not (rows.min() >= 0 and rows.max() <= 1):
+            raise UnsupportedError("dtype: uint8 holds values in [0, 1] only; use float32")
+        scaled = rows * np.float32(255)
+        return np.rint(scaled, out=scaled).astype(np.uint8)
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            half = rows.astype(np.float16)
+        if bool((np.isinf(half) & np.isfinite(rows)).any()):
+            raise UnsupportedError("dtype: a value is beyond float16; use float32")
+        return half
+    return rows.astype(np.float32, copy=False)
+
+
+def condition_rows(condition: Any, engine: Engine, n: int) -> Rows | None:
+    """The condition of a job as vectors, (n, dim) or (1, dim) for all samples.
+
+    Raises:
+        InputError: it does not fit the model, or ``n``.
+    """
+    if condition is None and not engine.is_conditional("decode"):
+        return None
+    spec = engine.spec.condition
+    dim = None if spec is None else spec.dim
+    dtype = torch.float64 if engine.dtype == torch.float64 else torch.float32
+    vectors = check_condition(condition, n, dim, device=torch.device("cpu"), dtype=dtype).vectors
+    return None if vectors is None else vectors.numpy()
+
+
+def condition_hash(condition: Rows | None) -> str:
+    """SHA-256 of a condition; empty if there is none."""
+    if condition is None:
+        return ""
+    head = f"{condition.dtype}:{condition.shape};".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(condition).tobytes()).hexdigest()
+
+
+def check_dtype(dtype: str, engine: Engine) -> None:
+    """Refuse a dtype that the model's outputs have no form in.
+
+    Raises:
+        InputError: uint8 for a model whose outputs are not in [0, 1].
+    """
+    if dtype == "uint8" and not engine.head.unit_interval:
+        raise InputError(
+            f"dtype: uint8 needs outputs in [0, 1], and this model's likelihood is {engine.spec.likelihood.kind}; "
+            "use float32 or float16"
+        )

@@ -1,0 +1,177 @@
+"""``verify``: whether a folder holds what its job promises."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastvae import noise
+from fastvae.api import VAE
+from fastvae.bulk.content import added
+from fastvae.bulk.folder import SUCCESS, Folder, Record
+from fastvae.bulk.generation import folder_path, invariant
+from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
+from fastvae.bulk.shards import FORMATS
+from fastvae.bulk.source import Rows, Samples, condition_hash, condition_rows
+from fastvae.errors import JobError
+
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Args:
+        job: the job.
+        shards: how many are there and as they were written.
+        rows: how many rows were made again, each equal in every bit.
+        problems: everything that is not as it should be, a line each.
+    """
+
+    job: Job
+    shards: int
+    rows: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    model: VAE | str | os.PathLike[str] | None = None,
+    *,
+    rows: int = 64,
+    seed: int = 0,
+    condition: Any = None,
+    watch: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Read a job's files again: their SHA-256, their rows, and the job's checksum.
+
+    With a model, also make ``rows`` rows again, drawn at random by ``seed``, and compare their bits; write nothing.
+
+    Args:
+        folder: that of a job of :func:`generate`, done or not.
+        model: the one it was made with.
+        condition: the one it was made with.
+        watch: called with the shards done and all shards.
+
+    Returns:
+        A Verification. A shard that it names can be deleted; the call that made the job then makes it again.
+
+    Raises:
+        JobError: the folder holds no job, or the model is another or would compute it in another way.
+        InputError: an argument out of range. Besides, what :func:`fastvae.load` raises.
+    """
+    rows, seed = noise.check_count("rows", rows, most=2**20), noise.check_seed(seed)
+    place = Folder(folder_path("folder", folder))
+    job = place.job()
+    FORMATS[job.format].check()
+    source = None if model is None else _source(job, model, condition)
+    records = place.records(job)
+    problems: dict[int, str] = {}
+    for shard in range(job.shards):
+        record = records.get(shard)
+        problem = "is not in the manifest" if record is None else _wrong(job, place, record)
+        if problem:
+            problems[shard] = f"shard {shard} ({job.file(shard)}) {problem}"
+        if watch is not None:
+            watch(shard + 1, job.shards)
+    whole = [shard for shard in range(job.shards) if shard not in problems]
+    found = list(problems.values()) + _wrong_success(job, place, records)
+    again = 0
+    if source is not None and whole:
+        wrong, again = _made_again(job, place, source, whole, rows, seed)
+        found += wrong
+    return Verification(job, len(whole), again, tuple(found))
+
+
+def _source(job: Job, model: VAE | str | os.PathLike[str], condition: Any) -> Samples:
+    """What makes the job's rows.
+
+    Raises:
+        JobError: another model or condition than the job's.
+    """
+    vae = invariant(model)
+    engine = vae._engine
+    vectors = condition_rows(condition, engine, job.n)
+    asked = {
+        "weights": weights_hash(engine.model),
+        "spec": spec_hash(engine.spec),
+        "condition": condition_hash(vectors),
+    }
+    if wrong := [name for name, value in asked.items() if getattr(job, name) != value]:
+        raise JobError(f"the job was made with another model or condition: {', '.join(wrong)} differ")
+    check_numerics(job, vae)
+    return Samples(vae, vectors)
+
+
+def _wrong(job: Job, place: Folder, record: Record) -> str:
+    """What is wrong with a shard's file; nothing if it is empty."""
+    if problem := place.present(record):
+        return problem
+    path = place.path / record.file
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        if digest.hexdigest() != record.sha256:
+            return "has another SHA-256 than the manifest says"
+        count = FORMATS[job.format].count(path)
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {error}"
+    return "" if count == record.rows else f"has {count:,} rows instead of {record.rows:,}"
+
+
+def _wrong_success(job: Job, place: Folder, records: dict[int, Record]) -> list[str]:
+    success = place.success()
+    if success is None:
+        return [f"{SUCCESS} is missing: the job is not done"]
+    content = 0
+    for record in records.values():
+        content = added(content, int(record.content, 16))
+    if (success.job, success.n, success.shards, success.content) != (job.id, job.n, job.shards, f"{content:016x}"):
+        return [f"{SUCCESS} does not belong to these shards"]
+    return []
+
+
+def _made_again(
+    job: Job, place: Folder, source: Samples, whole: list[int], rows: int, seed: int
+) -> tuple[list[str], int]:
+    """Problems of rows drawn at random from the ``whole`` shards, and how many were looked at."""
+    sizes = np.array([np.subtract(*job.bounds(shard)[::-1]) for shard in whole], np.int64)
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    drawn = np.sort(np.random.default_rng(seed).choice(before[-1], min(rows, before[-1]), replace=False))
+    problems: list[str] = []
+    at = np.searchsorted(before, drawn, side="right") - 1
+    for position in np.unique(at):
+        shard = whole[position]
+        places = [int(place) for place in drawn[at == position] - before[position]]
+        problems += _compared(job, place, source, shard, places)
+    return problems, len(drawn) - len(problems)
+
+
+def _compared(job: Job, place: Folder, source: Samples, shard: int, places: list[int]) -> list[str]:
+    """Problems of some rows of a shard."""
+    path, start = place.path / job.file(shard), job.bounds(shard)[0]
+    try:
+        indices, found = FORMATS[job.format].read(job, path, places)
+    except (OSError, ValueError, IndexError) as error:
+        return [f"shard {shard} ({path.name}) cannot be read: {error}"]
+    problems = []
+    for position, index, row in zip(places, indices, found, strict=True):
+        expected: Rows = source.rows(job, start + position, start + position + 1)[0]
+        if index != start + position:
+            problems.append(f"shard {shard} ({path.name}), row {position}: has index {index}, not {start + position}")
+        elif row.dtype != expected.dtype or row.tobytes() != expected.tobytes():
+            problems.append(f"sample {index}: made again, it has other bits")
+    return problems

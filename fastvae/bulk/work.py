@@ -1,0 +1,166 @@
+"""What a worker does: shards, one after the other, computed ahead while the last one is being written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
+
+from fastvae.bulk.content import added, content_of
+from fastvae.bulk.folder import Folder, Record
+from fastvae.bulk.job import Job
+from fastvae.bulk.shards import FORMATS, Rows
+from fastvae.bulk.source import RowSource
+
+# Errors of the disk that every other shard would meet too.
+OF_THE_DISK = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR", "EFBIG")
+    if hasattr(errno, name)
+}
+# Blocks that are computed and not yet written.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A shard that could not be made; ``disk`` if no other could be written either."""
+
+    shard: int
+    error: str
+    disk: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has its model."""
+
+
+Message: TypeAlias = Record | Failed | Ready
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """Nobody waits for the shard any more."""
+
+
+def run_shard(job: Job, shard: int, blocks: Iterator[tuple[int, Rows]], folder: Folder) -> Record:
+    """Write the ``blocks`` of a shard under its final name; its line for the manifest.
+
+    Raises:
+        OSError: the file cannot be written. Nothing is left of it, whatever is raised.
+    """
+    low, high = job.bounds(shard)
+    content, done = 0, low
+    with folder.new_file(job.file(shard)) as file:
+        with FORMATS[job.format].writer(job, shard, file) as writer:
+            for start, rows in blocks:
+                if start != done:
+                    raise AssertionError(f"shard {shard}: rows {done} to {start} are missing")
+                writer.write(start, rows)
+                content = added(content, content_of(rows, start))
+                done += len(rows)
+            if done != high:
+                raise AssertionError(f"shard {shard}: rows {done} to {high} are missing")
+            writer.finish()
+        sha256 = file.publish()
+    return Record(shard, low, high - low, job.file(shard), file.size, sha256, f"{content:016x}")
+
+
+class Worker:
+    """Makes the shards whose numbers come in through a connection, and answers with messages, in order.
+
+    One thread computes, one writes, and the one that called :meth:`run` waits for numbers. The other end's closing
+    stops all: whatever is unfinished leaves nothing.
+    """
+
+    def __init__(self, connection: Connection, job: Job, folder: Folder, source: RowSource) -> None:
+        self._connection, self._job, self._folder, self._source = connection, job, folder, source
+        self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._blocks: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._stopped = threading.Event()
+        self._abandoned = -1
+
+    def run(self, *, wait: bool = True) -> None:
+        """Work until the other end closes; then ``wait`` for the threads."""
+        threads = [threading.Thread(target=target, daemon=True) for target in (self._compute, self._write)]
+        for thread in threads:
+            thread.start()
+        self._send(Ready())
+        try:
+            while True:
+                self._shards.put(self._connection.recv())
+        except (EOFError, OSError):
+            self._stopped.set()
+            self._shards.put(None)
+        for thread in threads if wait else ():
+            thread.join()
+
+    def _send(self, message: Message) -> None:
+        with contextlib.suppress(OSError):  # nobody listens: the reading thread finds out
+            self._connection.send(message)
+
+    def _compute(self) -> None:
+        """Queue the blocks of every shard, each between its number and None; or what went wrong before None."""
+        try:
+            while (shard := self._shards.get()) is not None:
+                self._abandoned = -1
+                self._put(shard)
+                try:
+                    for block in self._source.blocks(self._job, *self._job.bounds(shard)):
+                        self._put(block)
+                        if self._abandoned == shard:
+                            break
+                except Stopped:
+                    raise
+                except Exception as error:
+                    self._put(error)
+                self._put(None)
+        except Stopped:
+            pass
+
+    def _put(self, item: Any) -> None:
+        """Queue an item as soon as there is room."""
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._blocks.put(item, timeout=0.1)
+                return
+        raise Stopped
+
+    def _take(self) -> Any:
+        """The next item of the queue."""
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Empty):
+                return self._blocks.get(timeout=0.1)
+        raise Stopped
+
+    def _write(self) -> None:
+        """Make a file of every shard in the queue."""
+        try:
+            while True:
+                shard = self._take()
+                blocks = self._queued()
+                try:
+                    self._send(run_shard(self._job, shard, blocks, self._folder))
+                except Stopped:
+                    raise
+                except Exception as error:
+                    self._abandoned = shard
+                    for _ in blocks:
+                        pass
+                    text = f"{type(error).__name__}: {error}"
+                    self._send(Failed(shard, text, isinstance(error, OSError) and error.errno in OF_THE_DISK))
+        except Stopped:
+            pass
+
+    def _queued(self) -> Iterator[tuple[int, Rows]]:
+        """The blocks of a shard from the queue, up to its end."""
+        while (item := self._take()) is not None:
+            if isinstance(item, Exception):
+                self._take()
+                raise item
+            yield item

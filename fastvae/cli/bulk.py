@@ -1,0 +1,201 @@
+"""Bulk jobs: ``generate`` into a folder, and ``verify``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from typer import Argument, Option
+
+import fastvae
+from fastvae import bulk
+from fastvae.bulk.folder import Folder
+from fastvae.bulk.job import Job
+from fastvae.cli.options import MODEL, ConditionText, ModelOptions, RunOptions, Seed, command
+from fastvae.cli.work import note, progress, read_condition
+from fastvae.errors import IncompleteJobError, InputError
+
+FOLDERS = "Writing a folder of shards"
+NOT_ALL = 1
+# Between lines where there is no terminal.
+PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """How a folder of shards is written."""
+
+    shards: Annotated[
+        str | None, Option(help="Files of a folder: parquet (default) or npy.", rich_help_panel=FOLDERS)
+    ] = None
+    shard_size: Annotated[
+        int | None, Option(help="Samples of a file; default: 64 MiB, fewer of a large model.", rich_help_panel=FOLDERS)
+    ] = None
+    dtype: Annotated[
+        str | None, Option(help="float32 (default), float16, or uint8 for [0, 1].", rich_help_panel=FOLDERS)
+    ] = None
+    workers: Annotated[int | None, Option(help="Processes; default: this one.", rich_help_panel=FOLDERS)] = None
+    as_json: Annotated[
+        bool, Option("--json", help="Print what happens as JSON, a line each.", rich_help_panel=FOLDERS)
+    ] = False
+
+    def check_unused(self) -> None:
+        """Refuse them for a single file.
+
+        Raises:
+            InputError: one is given.
+        """
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) != field.default:
+                name = "json" if field.name == "as_json" else field.name.replace("_", "-")
+                raise InputError(f"--{name}: only for a folder of shards; --out names a single file")
+
+
+def names_folder(out: str) -> bool:
+    """Whether ``--out`` is a folder for shards: it ends in a slash, is one, or has no suffix."""
+    return out.endswith("/") or Path(out).is_dir() or not Path(out).suffix
+
+
+def generate_folder(
+    model: RunOptions, out: Path, options: BulkOptions, n: int, seed: int, output: str, condition: str | None
+) -> None:
+    """``fastvae generate`` into a folder; errors as :func:`fastvae.bulk.generate`."""
+    if model.batch_invariant is False:
+        raise InputError("--no-batch-invariant: the shards of a folder are always batch-invariant")
+    vae = model.load(batch_invariant=True)
+    labels = read_condition(condition, vae.spec, n)
+    with _watching(out, as_json=options.as_json) as watch:
+        try:
+            report = bulk.generate(
+                vae,
+                n,
+                out,
+                seed=seed,
+                shard_size=options.shard_size,
+                format=cast(Any, options.shards or "parquet"),
+                dtype=cast(Any, options.dtype or "float32"),
+                output=cast(Any, output),
+                condition=labels,
+                workers=1 if options.workers is None else options.workers,
+                watch=watch,
+            )
+        except IncompleteJobError as error:
+            note(f"fastvae: error: {error}")
+            raise typer.Exit(NOT_ALL) from error
+        except (KeyboardInterrupt, SystemExit):
+            note(f"{out}: stopped; the same command goes on with what is there")
+            raise
+    if not options.as_json:
+        note(f"{out}: {report.n:,} samples in {report.shards:,} shards, content {report.content}")
+
+
+@command("fastvae verify samples/ --model mnist")
+def verify(
+    folder: Annotated[Path, Argument(help="Folder of a job of fastvae generate.")],
+    model: Annotated[
+        str | None, Option(help="The model it was made with: rows are made again.", rich_help_panel=MODEL)
+    ] = None,
+    format: Annotated[str, Option(help="Format of the checkpoint.", rich_help_panel=MODEL)] = "auto",
+    spec: Annotated[Path | None, Option(help="JSON file that describes its weights.", rich_help_panel=MODEL)] = None,
+    cast: Annotated[bool, Option("--cast", help="As for generate.", rich_help_panel=MODEL)] = False,
+    allow_nonfinite: Annotated[
+        bool, Option("--allow-nonfinite", help="As for generate.", rich_help_panel=MODEL)
+    ] = False,
+    device: Annotated[str, Option(help="As for generate.", rich_help_panel=MODEL)] = "auto",
+    condition: ConditionText = None,
+    rows: Annotated[int, Option(help="How many rows to make again.")] = 64,
+    seed: Seed = 0,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Whether the folder of a job holds what it promises: every file's SHA-256 and rows.
+
+    With --model also some rows, drawn at random by --seed, are made again and compared bit by bit.
+    """
+    job = Folder(folder).job()
+    options = ModelOptions(model or "", format, spec, cast, allow_nonfinite)
+    vae = None if model is None else _load(options, job, device)
+    labels = None if vae is None else read_condition(condition, vae.spec, job.n)
+    with progress("verify", job.shards) as advance:
+        found = bulk.verify(folder, vae, rows=rows, seed=seed, condition=labels, watch=lambda *_: advance(1))
+    if as_json:
+        facts = {"ok": found.ok, "shards": found.shards, "rows": found.rows, "problems": found.problems}
+        print(json.dumps({"job": job.id, **facts}))
+    else:
+        for problem in found.problems:
+            print(problem)
+        again = f", {found.rows:,} rows made again" if vae is not None else ""
+        note(f"{folder}: {found.shards:,} of {job.shards:,} shards are as they were written{again}")
+    if not found.ok:
+        raise typer.Exit(NOT_ALL)
+
+
+def _load(options: ModelOptions, job: Job, device: str) -> fastvae.VAE:
+    """The model, to be run as the job ran it."""
+    return RunOptions(
+        **dataclasses.asdict(options),
+        device=device,
+        precision=job.precision,
+        impl=job.implementation,
+    ).load(batch_invariant=True)
+
+
+@contextmanager
+def _watching(out: Path, *, as_json: bool) -> Iterator[Callable[[bulk.Progress], None]]:
+    """What shows a job's progress: JSON on stdout, a bar on a terminal, or else a line now and then."""
+    console = Console(stderr=True)
+    if as_json:
+        yield lambda state: print(json.dumps(dataclasses.asdict(state)), flush=True)
+    elif console.is_terminal:
+        with Bar(TextColumn("generate"), BarColumn(), TextColumn("{task.description}"), console=console) as bar:
+            task = bar.add_task("", total=None)
+
+            def draw(state: bulk.Progress) -> None:
+                bar.update(task, total=state.n, completed=state.samples, description=_figures(state))
+                if state.message:
+                    bar.console.print(state.message, markup=False, highlight=False)
+
+            yield draw
+    else:
+        yield _Lines(out)
+
+
+class _Lines:
+    """Prints a line at the start, when something happens, and every PATIENCE seconds."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._next = out, 0.0
+
+    def __call__(self, state: bulk.Progress) -> None:
+        now = time.monotonic()
+        if state.message:
+            note(f"{self._out}: {state.message}")
+        if state.event == "shard" and now >= self._next:
+            self._next = now + PATIENCE
+            note(f"{self._out}: {_figures(state)}")
+
+
+def _figures(state: bulk.Progress) -> str:
+    """Samples, shards, rate and what is left, in a few words."""
+    parts = [f"{state.samples:,}/{state.n:,} samples", f"{state.shards:,}/{state.of_shards:,} shards"]
+    if state.rate:
+        parts.append(f"{state.rate:,.0f} samples/s")
+    if state.eta:
+        minutes, seconds = divmod(round(state.eta), 60)
+        hours, minutes = divmod(minutes, 60)
+        parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
+    if state.failed:
+        parts.append(f"{state.failed:,} failed")
+    return ", ".join(parts)
+
+
+COMMANDS = (verify,)

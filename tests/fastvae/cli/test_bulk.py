@@ -1,0 +1,169 @@
+"""``generate`` into a folder, and ``verify``."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import Result
+
+import fastvae
+from fastvae import bulk
+from fastvae.bulk.folder import MANIFEST, Folder
+from fastvae.cli import bulk as cli
+
+Call = Callable[..., Result]
+ROOT = Path(__file__).parents[3]
+SAMPLES, SHARD = 40_000, 400
+
+
+def test_a_folder_of_shards(tmp_path: Path, call: Call, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = models / "rgb.safetensors", tmp_path / "job"
+    arguments = ["generate", model, "-n", 70, "--seed", 3, "--out", out, "--shards", "npy", "--shard-size", 30]
+    lines = call(*arguments).stderr.splitlines()
+    assert lines[0].startswith(f"{out}: 30/70 samples, 1/3 shards, ")
+    assert lines[-1].startswith(f"{out}: 70 samples in 3 shards, content ")
+    expected = fastvae.load(model, batch_invariant=True).generate(70, seed=3)
+    rows = np.concatenate([np.load(path) for path in sorted(out.glob("*.npy"))])
+    np.testing.assert_array_equal(rows, expected)
+    assert "3 of 3 shards are there" in call(*arguments).stderr
+    result = call("verify", out, "--model", model)
+    assert result.output == f"{out}: 3 of 3 shards are as they were written, 64 rows made again\n"
+    result = call(*arguments, "--json")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(event["event"], event["samples"], event["of_shards"]) for event in events] == [
+        ("start", 70, 3),
+        ("done", 70, 3),
+    ]
+    assert not result.stderr
+
+
+def test_options_of_a_folder(tmp_path: Path, call: Call, models: Path) -> None:
+    model = models / "rgb.safetensors"
+    call("generate", model, "-n", 9, "-o", f"{tmp_path}/with.npy/", "--dtype", "uint8", "--output", "sample")
+    assert Folder(tmp_path / "with.npy").job().dtype == "uint8"
+    (tmp_path / "there.npy").mkdir()
+    call("generate", models / "labels.safetensors", "-n", 9, "-o", tmp_path / "there.npy", "--condition", 1)
+    result = call("verify", tmp_path / "there.npy", "--model", models / "labels.safetensors", "--condition", 1)
+    assert "9 rows" not in result.stdout
+    call("verify", tmp_path / "there.npy", "--model", models / "labels.safetensors", "--condition", 2, status=2)
+
+
+def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) -> None:
+    out = tmp_path / "job"
+    call("generate", models / "table.safetensors", "-n", 9, "-o", out, "--shard-size", 4)
+    (out / "shard-000000001.parquet").unlink()
+    result = call("verify", out, status=1)
+    assert result.stdout == "shard 1 (shard-000000001.parquet) is missing\n"
+    found = json.loads(call("verify", out, "--json", status=1).stdout)
+    assert (found["ok"], found["shards"], len(found["problems"])) == (False, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("generate table -o o.npy --workers 2", "--workers: only for a folder of shards"),
+        ("generate table -o o.npy --shard-size 2", "--shard-size: only for a folder"),
+        ("generate table -o o.npy --shards npy", "--shards: only for a folder"),
+        ("generate table -o o.npy --dtype uint8", "--dtype: only for a folder"),
+        ("generate table -o o.npy --json", "--json: only for a folder"),
+        ("generate table -o job --start 1", "--start: not for a folder"),
+        ("generate table -o job --force", "--force: not for a folder"),
+        ("generate table -o job --no-batch-invariant", "--no-batch-invariant: the shards of a folder"),
+        ("generate table -o job --shards csv", "format: expected one of"),
+        ("generate table -o job --dtype int8", "dtype: expected one of"),
+        ("generate table -o job --workers 0", "workers: expected"),
+        ("verify job", "is not the folder of a job"),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path, call: Call, models: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [str(models / "table.safetensors") if word == "table" else word for word in arguments.split()]
+    assert message in call(*words, status=2).stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_shards_that_keep_failing(tmp_path: Path, call: Call, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(rows: object, dtype: str) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr("fastvae.bulk.source.stored", broken)
+    result = call("generate", models / "table.safetensors", "-n", 9, "-o", tmp_path / "job", status=1)
+    assert "shard 0 failed 3 times: ValueError: broken" in result.stderr
+    assert "1 of 1 shards failed 3 times" in result.stderr
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = io.StringIO()
+    monkeypatch.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with cli._watching(Path("job"), as_json=False) as watch:
+        watch(bulk.Progress("start", 0, 4000, 0, 4, 0, 0.0, 0.0, None))
+        watch(bulk.Progress("retry", 3000, 4000, 3, 4, 1, 2.0, 1500.0, 3700.0, "shard [1]: no"))
+    assert "3,000/4,000 samples, 3/4 shards, 1,500 samples/s, 1:01:40 left, 1 failed" in drawn.getvalue()
+    assert "shard [1]: no" in drawn.getvalue()
+
+
+def _start(out: Path, *arguments: object) -> subprocess.Popen[str]:
+    options = ["-n", SAMPLES, "--shard-size", SHARD, "--out", out, *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastvae", "generate", "digits", *map(str, options)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def _after(process: subprocess.Popen[str], out: Path, lines: int) -> None:
+    """Wait until the manifest has more than so many lines."""
+    deadline = time.monotonic() + 120
+    while not (out / MANIFEST).exists() or (out / MANIFEST).read_bytes().count(b"\n") <= lines:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_stopped_killed_and_finished(tmp_path: Path) -> None:
+    """Ctrl-C, then a SIGKILL of a driver with two workers, then the same job in this process."""
+    out = tmp_path / "job"
+    process = _start(out)
+    _after(process, out, 0)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 60
+    assert stdout == ""
+    assert stderr.endswith(f"{out}: stopped; the same command goes on with what is there\nfastvae: interrupted\n")
+    assert not list(out.glob(".*.tmp"))
+    done = len(Folder(out).records(Folder(out).job()))
+    assert 0 < done < SAMPLES // SHARD
+
+    process = _start(out, "--workers", 2)
+    _after(process, out, done)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.communicate(timeout=120)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(children) >= 2
+    assert len(Folder(out).records(Folder(out).job())) < SAMPLES // SHARD
+
+    vae = fastvae.load("digits")
+    report = bulk.generate(vae, SAMPLES, out, shard_size=SHARD)
+    again = bulk.generate(vae, SAMPLES, tmp_path / "whole", shard_size=7 * SHARD, format="npy")
+    assert report.content == again.content
+    assert bulk.verify(out, vae).ok
