@@ -177,7 +177,7 @@ def test_wrong_posterior_samples() -> None:
         ({"device": "cuda:99"}, InputError, "device: 'cuda:99' is not there"),
         ({"precision": "fp8"}, UnsupportedError, "precision: 'fp8' is not supported; accepted: 'auto', 'ieee'"),
         ({"impl": "openvino"}, UnsupportedError, "impl: 'openvino' is not supported; accepted: 'auto'"),
-        ({"impl": "triton", "precision": "float64"}, UnsupportedError, "impl: impl 'triton' of .* it takes torch.float32"),
+        ({"impl": "triton", "precision": "float64"}, UnsupportedError, "impl 'triton' of .* it takes torch.float32"),
         ({"format": "keras"}, InputError, "format: expected 'auto' or one of disentangling-vae"),
         ({"spec": 3}, InputError, "spec: expected a ModelSpec or the path of one as JSON, got 3"),
         ({"spec": b"spec.json"}, InputError, "spec: expected a ModelSpec or the path of one"),
