@@ -17,6 +17,11 @@ from tools.aot_gemms import target_configs
 
 __all__ = ["KERNELS", "all_builds"]
 
+# Targets of which, of each kernel and precision, one build is compiled every day: the first, which is the largest.
+ALIKE = {
+    "sm_100": "like of one that is compiled for sm_100, and itself for sm_90",
+    "sm_120": "like of one that is compiled for sm_120, and itself for sm_80",
+}
 NARROW = "16-bit variant, and its like is compiled"
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
 
@@ -167,9 +172,20 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
 
 def all_builds(target: str) -> list[Build]:
     """Every build for a target, those that cannot be or need not be made every time included."""
-    return [
+    found = [
         replace(build, target=target, kernel=kernel)
         for kernel, builders in KERNELS.items()
         for builder in builders
         for build in builder(target)
     ]
+    if target not in ALIKE:
+        return found
+    seen: set[tuple[str, str]] = set()
+    result = []
+    for build in found:
+        kind = (build.kernel, build.matrix)
+        if not (build.impossible or build.extra):
+            build = replace(build, extra=ALIKE[target]) if kind in seen else build
+            seen.add(kind)
+        result.append(build)
+    return result
