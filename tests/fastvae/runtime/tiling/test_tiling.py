@@ -175,6 +175,19 @@ def test_float64_and_batch_invariance_run_in_tiles() -> None:
     np.testing.assert_allclose(found, whole.decode(z), rtol=0, atol=1e-12)
 
 
+def test_scaled_latents_in_tiles(caplog: pytest.LogCaptureFixture) -> None:
+    """Two ways to run a verb that were made apart: tiles know the plans of scaled verbs too."""
+    tiled = vae("kl", max_memory="1.2MB", scaled_latents=True)
+    whole = vae("kl")
+    scaling = whole.spec.latent_scaling
+    assert scaling is not None
+    z, factor = latents(), scaling.scaling_factor
+    with caplog.at_level(logging.INFO, logger="fastvae"):
+        np.testing.assert_allclose(tiled.decode(z * np.float32(factor)), whole.decode(z), rtol=0, atol=2e-5)
+    assert "decode_scaled of 21x26" in caplog.text
+    np.testing.assert_allclose(tiled.embed(images()), factor * whole.embed(images()), rtol=0, atol=2e-5)
+
+
 def test_threads_take_their_turns() -> None:
     z = latents()
     few = least(lambda: vae("tiny", max_memory=1).decode(z))
