@@ -17,11 +17,9 @@ from tools.aot_gemms import target_configs
 
 __all__ = ["KERNELS", "all_builds"]
 
-# Targets of which, of each kernel and precision, one build is compiled every day: the first, which is the largest.
-ALIKE = {
-    "sm_100": "like of one that is compiled for sm_100, and itself for sm_90",
-    "sm_120": "like of one that is compiled for sm_120, and itself for sm_80",
-}
+# The target that every build is compiled for every day; of each kernel the others have one, the first and largest.
+WHOLE = "sm_90"
+ALIKE = f"compiled for {WHOLE}, and its like for this target"
 NARROW = "16-bit variant, and its like is compiled"
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
 
@@ -178,14 +176,13 @@ def all_builds(target: str) -> list[Build]:
         for builder in builders
         for build in builder(target)
     ]
-    if target not in ALIKE:
+    if target == WHOLE:
         return found
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     result = []
     for build in found:
-        kind = (build.kernel, build.matrix)
         if not (build.impossible or build.extra):
-            build = replace(build, extra=ALIKE[target]) if kind in seen else build
-            seen.add(kind)
+            build = replace(build, extra=ALIKE) if build.kernel in seen else build
+            seen.add(build.kernel)
         result.append(build)
     return result
