@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ import fastvae
 from bench.environment import OUT, environment
 from bench.models import random_weights
 from fastvae import bulk
+from fastvae.bulk.generation import Dtype, Format
 from fastvae.bulk.progress import Progress
 from fastvae.layers import Activation, Linear
 from fastvae.model import Model
@@ -33,7 +35,7 @@ from fastvae.runtime import Settings
 from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 
 ROWS, ROUNDS = 10**6, 3
-FORMATS = (("parquet", "float32"), ("npy", "float32"), ("parquet", "uint8"))
+FORMATS: tuple[tuple[Format, Dtype], ...] = (("parquet", "float32"), ("npy", "float32"), ("parquet", "uint8"))
 WORKERS = (1, 2)
 ROOT = Path(__file__).parents[1]
 
@@ -62,7 +64,7 @@ def decoder(vae: fastvae.VAE, rows: int) -> tuple[float, float]:
     return time.perf_counter() - begun, first
 
 
-def job(vae: fastvae.VAE, rows: int, folder: Path, format: str, dtype: str) -> tuple[float, float]:
+def job(vae: fastvae.VAE, rows: int, folder: Path, format: Format, dtype: Dtype) -> tuple[float, float]:
     """Seconds of a job in this process, and those until its first shard."""
     shards: list[float] = []
 
@@ -72,7 +74,7 @@ def job(vae: fastvae.VAE, rows: int, folder: Path, format: str, dtype: str) -> t
 
     with tempfile.TemporaryDirectory(dir=folder) as out:
         begun = time.perf_counter()
-        bulk.generate(vae, rows, out, format=format, dtype=dtype, watch=watch)  # type: ignore[arg-type]
+        bulk.generate(vae, rows, out, format=format, dtype=dtype, watch=watch)
         return time.perf_counter() - begun, shards[0]
 
 
@@ -110,9 +112,9 @@ def calls(model: Path, rows: int, folder: Path) -> dict[str, Callable[[], tuple[
         "decoder, not batch-invariant": lambda: decoder(plain, rows),
     }
     for format, dtype in FORMATS:
-        timed[f"{format} {dtype}"] = lambda f=format, d=dtype: job(invariant, rows, folder, f, d)  # type: ignore[misc]
+        timed[f"{format} {dtype}"] = partial(job, invariant, rows, folder, format, dtype)
     for workers in WORKERS:
-        timed[f"command, {workers} workers"] = lambda w=workers: command(model, rows, folder, w)  # type: ignore[misc]
+        timed[f"command, {workers} workers"] = partial(command, model, rows, folder, workers)
     return timed
 
 

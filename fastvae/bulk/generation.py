@@ -6,7 +6,7 @@ import os
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -24,6 +24,9 @@ from fastvae.errors import InputError, OutputError
 from fastvae.loading import load
 
 MOST_WORKERS = 1024
+
+Format: TypeAlias = Literal["parquet", "npy"]
+Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ def generate(
     *,
     seed: int = 0,
     shard_size: int | None = None,
-    format: Literal["parquet", "npy"] = "parquet",
-    dtype: Literal["float32", "float16", "uint8"] = "float32",
+    format: Format = "parquet",
+    dtype: Dtype = "float32",
     output: Literal["mean", "sample"] = "mean",
     condition: Any = None,
     workers: int = 1,

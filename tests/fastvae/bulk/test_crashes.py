@@ -7,6 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_killed_at_every_system_call(tmp_path: Path, format: str, torn: bool) ->
     for at in range(calls):
         path = tmp_path / str(at)
         disk = FaultyDisk(at, die, torn=torn)
-        assert in_child(lambda path=path, disk=disk: drive(job, path, disk=disk)) == -9  # type: ignore[misc]
+        assert in_child(partial(drive, job, path, disk=disk)) == -9
         assert_nothing_partial(job, path, expected)
         drive(job, path)
         assert contents(path) == expected, at

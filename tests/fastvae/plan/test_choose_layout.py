@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastvae_kernels
 from fastvae.layers import Activation, Conv2d, Flatten, Linear, Reshape
-from fastvae.plan import VERBS, Plan, build_plan, plan_cost
+from fastvae.plan import VERBS, Plan, Target, build_plan, plan_cost
 from fastvae.plan.build import translate
 from fastvae.plan.passes import PASSES, cast, choose_layout
 from fastvae.plan.passes.choose_layout import IMAGE_OPS
@@ -106,8 +106,9 @@ def test_a_flat_row_that_something_else_reads_as_well_stays() -> None:
 
 def test_only_kernels_are_given_it() -> None:
     model = random_model(conv_spec())
-    for target in ("reference", "onnx"):
-        plan = build_plan(model, "reconstruct", target=target)  # type: ignore[arg-type]
+    targets: tuple[Target, ...] = ("reference", "onnx")
+    for target in targets:
+        plan = build_plan(model, "reconstruct", target=target)
         assert all(step.op != "channels_last" for step in plan.steps)
         assert all(weight.is_contiguous() for weight in plan.weights.values())
     for invariant in (False, True):
