@@ -1,6 +1,7 @@
 """A checksum of rows in the order of their indices that does not depend on how they are cut into shards or stored.
 
-With the bytes of row ``i`` (little endian, zeros up to a multiple of 4) read as 32-bit words ``w``, it is
+With the bytes of row ``i`` (column after column, little endian, each with zeros up to a multiple of 4) read as 32-bit
+words ``w``, it is
 
     sum over i of mix(mix(i) + sum over j of c[j] w[j])   (mod 2**64),   c[j] = mix(2**63 + j) | 1,
 
@@ -15,27 +16,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastvae.bulk.table import Block
+
 Words = NDArray[np.uint64]
 MASK = 2**64 - 1
 
 
-def content_of(rows: NDArray[Any], start: int) -> int:
-    """The checksum of ``rows`` (rows, ...), of which the first has index ``start``."""
-    if not rows.size:
+def content_of(block: Block) -> int:
+    """The checksum of the rows of a block."""
+    if not len(block):
         return 0
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
-    if flat.shape[1] % 4:
-        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4)))
-    words = flat.view("<u4")
-    factors = _mix(np.arange(words.shape[1], dtype=np.uint64) + np.uint64(2**63)) | np.uint64(1)
-    indices = _mix(np.arange(start, start + len(rows), dtype=np.uint64))
-    sums = np.einsum("ij,j->i", words, factors)
-    return int(_mix(indices + sums).sum(dtype=np.uint64))
+    sums = _mix(np.arange(block.start, block.start + len(block), dtype=np.uint64))
+    done = 0
+    for rows in block.columns.values():
+        words = _words(rows)
+        places = np.arange(done, done + words.shape[1], dtype=np.uint64)
+        sums += np.einsum("ij,j->i", words, _mix(places + np.uint64(2**63)) | np.uint64(1))
+        done += words.shape[1]
+    return int(_mix(sums).sum(dtype=np.uint64))
 
 
 def added(contents: int, content: int) -> int:
     """The checksum of two disjoint sets of rows together."""
     return (contents + content) & MASK
+
+
+def _words(rows: NDArray[Any]) -> NDArray[np.uint32]:
+    """A column's rows as words."""
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    if flat.shape[1] % 4:
+        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4)))
+    return flat.view("<u4")
 
 
 def _mix(x: Words) -> Words:

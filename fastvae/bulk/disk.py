@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastvae.atomic import sync_folder
@@ -42,6 +43,15 @@ class Disk:
     def sync_folder(self, folder: Path) -> None:
         """Wait until the names in a folder are on the disk."""
         sync_folder(folder)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that is there: its name in the folder, bytes, and SHA-256 in hexadecimal."""
+
+    name: str
+    bytes: int
+    sha256: str
 
 
 class NewFile:
@@ -80,13 +90,13 @@ class NewFile:
             self.closed = True
             os.close(self._descriptor)
 
-    def publish(self) -> str:
-        """Give the file its final name, once it is on the disk; its SHA-256 in hexadecimal."""
+    def publish(self) -> Written:
+        """Give the file its final name, once it is on the disk."""
         self._disk.sync(self._descriptor)
         self.close()
         self._disk.replace(self._temporary, self._target)
         self._disk.sync_folder(self._target.parent)
-        return self._hash.hexdigest()
+        return Written(self._target.name, self.size, self._hash.hexdigest())
 
     def discard(self) -> None:
         """Remove what is under the temporary name."""

@@ -18,16 +18,17 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
 from fastvae.bulk.content import added
-from fastvae.bulk.disk import Disk, NewFile
+from fastvae.bulk.disk import Disk, NewFile, Written
 from fastvae.bulk.job import Job
+from fastvae.bulk.shards import FORMATS
 from fastvae.errors import JobError, OutputError
 
 JOB, MANIFEST, SUCCESS, LOCK = "job.json", "manifest.jsonl", "_SUCCESS", ".lock"
@@ -36,14 +37,12 @@ TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 @dataclass(frozen=True)
 class Record:
-    """What the manifest says of a shard: its number, samples, file, and the checksums in hexadecimal."""
+    """What the manifest says of a shard: its number, first row, rows, files, and their checksum in hexadecimal."""
 
     shard: int
     start: int
     rows: int
-    file: str
-    bytes: int
-    sha256: str
+    files: tuple[Written, ...]
     content: str
 
 
@@ -95,9 +94,12 @@ class Folder:
         """
         path = self.path / JOB
         try:
-            return Job.from_json(path.read_text(encoding="utf-8"), str(path))
+            job = Job.from_json(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise JobError(f"{self.path}: is not the folder of a job; it has no {JOB} that can be read") from error
+        if job.format not in FORMATS:
+            raise JobError(f"{path}: holds no job of this version of fastvae; its format is {job.format!r:.80}")
+        return job
 
     def prepare(self, job: Job) -> None:
         """Make the folder that of ``job``, and clean up what a crash left. Only in :meth:`locked`.
@@ -133,12 +135,15 @@ class Folder:
         return {record.shard: record for record in found if record is not None}
 
     def present(self, record: Record) -> str:
-        """What is wrong with a shard's file at first sight (its size); nothing if it is empty."""
-        try:
-            size = (self.path / record.file).stat().st_size
-        except FileNotFoundError:
-            return "is missing"
-        return "" if size == record.bytes else f"has {size:,} bytes instead of {record.bytes:,}"
+        """What is wrong with a shard's files at first sight (their sizes); nothing if it is empty."""
+        for file in record.files:
+            try:
+                size = (self.path / file.name).stat().st_size
+            except FileNotFoundError:
+                return f"{file.name} is missing"
+            if size != file.bytes:
+                return f"{file.name} has {size:,} bytes instead of {file.bytes:,}"
+        return ""
 
     def success(self) -> Success | None:
         """What ``_SUCCESS`` says; None if it is not there, or not whole."""
@@ -186,19 +191,22 @@ class Folder:
         return success
 
     @contextlib.contextmanager
-    def new_file(self, name: str) -> Iterator[NewFile]:
-        """A file to write and publish under ``name``; what is not published leaves nothing."""
-        temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
-        file = NewFile(self._disk, temporary, self.path / name)
+    def new_files(self, names: Sequence[str]) -> Iterator[list[NewFile]]:
+        """Files to write and publish under ``names``; what is not published leaves nothing."""
+        files: list[NewFile] = []
         try:
-            yield file
+            for name in names:
+                temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
+                files.append(NewFile(self._disk, temporary, self.path / name))
+            yield files
         except BaseException:
-            with contextlib.suppress(OSError):
-                file.discard()
+            for file in files:
+                with contextlib.suppress(OSError):
+                    file.discard()
             raise
 
     def _write(self, name: str, text: str) -> None:
-        with self.new_file(name) as file:
+        with self.new_files([name]) as (file,):
             file.write(text.encode())
             file.publish()
 
@@ -221,13 +229,17 @@ class Folder:
 def _record(line: bytes, job: Job) -> Record | None:
     """The record in a line of the manifest; None if there is none of ``job``."""
     try:
-        record = Record(**json.loads(line))
-        kinds = {"str": str, "int": int}
-        if not all(isinstance(getattr(record, field.name), kinds[str(field.type)]) for field in fields(Record)):
-            return None
+        values = json.loads(line)
+        record = Record(**{**values, "files": tuple(Written(**file) for file in values["files"])})
         low, high = job.bounds(record.shard)
         int(record.content, 16)
-    except (ValueError, TypeError):
+        names = FORMATS[job.format].names(job, record.shard)
+    except (ValueError, TypeError, KeyError):
         return None
     known = 0 <= record.shard < job.shards and (record.start, record.rows) == (low, high - low)
-    return record if known and record.file == job.file(record.shard) else None
+    whole = tuple(file.name for file in record.files) == names and all(map(_whole, record.files))
+    return record if known and whole else None
+
+
+def _whole(file: Written) -> bool:
+    return isinstance(file.bytes, int) and isinstance(file.sha256, str)

@@ -15,13 +15,15 @@ from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk.driver import Driver
 from fastvae.bulk.folder import Folder
-from fastvae.bulk.job import ANY_NUMBER, DTYPE_BYTES, Job, numerics_of, sizes, spec_hash, weights_hash
+from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.pool import Hand, ProcessHand, Recipe, ThreadHand
 from fastvae.bulk.progress import Progress, Watch
 from fastvae.bulk.shards import FORMATS
-from fastvae.bulk.source import Rows, Samples, check_dtype, condition_hash, condition_rows
+from fastvae.bulk.source import Samples, check_dtype, condition_hash, condition_rows
+from fastvae.bulk.table import Column, Rows
 from fastvae.errors import InputError, OutputError
 from fastvae.loading import load
+from fastvae.plan import build_plan, plan_cost
 
 MOST_WORKERS = 1024
 
@@ -95,8 +97,8 @@ def generate(
     """
     if not isinstance(format, str) or format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPE_BYTES))}, got {dtype!r:.80}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r:.80}")
     if not isinstance(output, str) or output not in ("mean", "sample"):
         raise InputError(f"output: expected 'mean' or 'sample', got {output!r:.80}")
     path = folder_path("out", out)
@@ -104,12 +106,14 @@ def generate(
     workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
     if shard_size is not None:
         shard_size = noise.check_count("shard_size", shard_size, least=1)
-    FORMATS[format].check()
     vae = invariant(model)
     engine = vae._engine
     check_dtype(dtype, engine)
     vectors = condition_rows(condition, engine, n)
-    rows, block = sizes(engine.model, n, dtype, shard_size)
+    columns = (Column("sample", dtype, engine.spec.input_shape),)
+    FORMATS[format].check(columns)
+    flops = plan_cost(build_plan(engine.model, "decode", device="meta")).flops
+    rows, block = sizes(n, sum(column.bytes for column in columns), flops, shard_size)
     job = Job(
         verb="generate",
         weights=weights_hash(engine.model),
@@ -121,8 +125,7 @@ def generate(
         shard_size=rows,
         block_rows=block,
         format=format,
-        dtype=dtype,
-        row_shape=engine.spec.input_shape,
+        columns=columns,
         engine=fastvae.__version__,
         **numerics_of(engine),
     )

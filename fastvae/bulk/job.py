@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,15 +13,14 @@ from typing import Any, Final
 import torch
 
 from fastvae.api import VAE
+from fastvae.bulk.table import Column
 from fastvae.errors import InputError, JobError
 from fastvae.model import Model
-from fastvae.plan import build_plan, plan_cost
 from fastvae.runtime import Engine
 from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_to_json
 
-DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "uint8": 1}
-SUFFIXES: Final = ("parquet", "npy")
+DTYPES: Final = ("float32", "float16", "uint8")
 # A shard of the default size takes a few seconds on a small machine, and is large enough for any file system.
 SHARD_BYTES, SHARD_FLOPS = 64 * 2**20, 2 * 10**11
 # A block is computed, queued and written at once, and is a row group: the step in which a job can be stopped.
@@ -44,7 +42,7 @@ class Job:
         n: samples in all.
         shard_size: samples of a shard; the last may have fewer.
         block_rows: samples of a row group; the last of a shard may have fewer.
-        row_shape: shape of a sample.
+        columns: what is stored of a row, besides its index.
         precision, numerics, implementation, device, threads, libraries: how it is computed; a row has the same bits
             where they are the same. ``threads`` are those of a process where they matter, in plain PyTorch.
         engine: version of fastvae.
@@ -60,8 +58,7 @@ class Job:
     shard_size: int
     block_rows: int
     format: str
-    dtype: str
-    row_shape: tuple[int, ...]
+    columns: tuple[Column, ...]
     precision: str
     numerics: str
     implementation: str
@@ -84,9 +81,9 @@ class Job:
         """The samples of a shard: from, to."""
         return shard * self.shard_size, min((shard + 1) * self.shard_size, self.n)
 
-    def file(self, shard: int) -> str:
-        """The name of a shard's file, which follows from its number alone."""
-        return f"shard-{shard:09d}.{self.format}"
+    def stem(self, shard: int) -> str:
+        """What the names of a shard's files begin with."""
+        return f"shard-{shard:09d}"
 
     def to_json(self) -> str:
         """The job as JSON, with its id."""
@@ -102,7 +99,8 @@ class Job:
         try:
             document = json.loads(text)
             values = document["job"]
-            job = Job(**{**values, "row_shape": tuple(values["row_shape"])})
+            columns = (Column(**{**column, "shape": tuple(column["shape"])}) for column in values["columns"])
+            job = Job(**{**values, "columns": tuple(columns)})
             whole = all(isinstance(getattr(job, field.name), KINDS[str(field.type)]) for field in fields(Job))
             if whole and document["id"] == job.id and job._sensible():
                 return job
@@ -113,26 +111,32 @@ class Job:
     def _sensible(self) -> bool:
         """Whether there can be such a job; only then it is safe to walk over its shards."""
         sizes = self.n >= 0 and self.shard_size > 0 and self.block_rows > 0 and self.shards <= MOST_SHARDS
-        shape = all(type(size) is int and size > 0 for size in self.row_shape)
-        return sizes and shape and self.dtype in DTYPE_BYTES and self.format in SUFFIXES
+        names = [column.name for column in self.columns]
+        return sizes and bool(names) and len(set(names)) == len(names) and all(map(_sensible, self.columns))
 
     def differences(self, other: Job) -> str:
         """How ``other``, which was asked for, differs from this one."""
-        return _differences(asdict(self), asdict(other))
+        return _differences(self, {field.name: getattr(other, field.name) for field in fields(other)})
 
 
-KINDS = {"str": str, "int": int, "tuple[int, ...]": tuple}
+KINDS = {"str": str, "int": int, "tuple[Column, ...]": tuple}
 
 
-def _differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def _sensible(column: Column) -> bool:
+    """Whether there can be such a column."""
+    shape = all(type(size) is int and size > 0 for size in column.shape)
+    return shape and isinstance(column.name, str) and column.name != "index" and column.dtype in DTYPES
+
+
+def _differences(held: Job, asked: Mapping[str, Any]) -> str:
     """The fields of ``asked`` that have another value in ``held``."""
-    names = [name for name in asked if held[name] != asked[name]]
-    return "; ".join(f"{name} {_short(held[name])}, not {_short(asked[name])}" for name in names)
+    names = [name for name in asked if getattr(held, name) != asked[name]]
+    return "; ".join(f"{name} {_short(getattr(held, name))}, not {_short(asked[name])}" for name in names)
 
 
 def _short(value: Any) -> str:
     """A value for a message; hashes by their beginning."""
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"{text[:12]}..." if len(text) == 64 else text or "none"
 
 
@@ -178,18 +182,16 @@ def check_numerics(job: Job, vae: VAE) -> None:
     Raises:
         JobError: another implementation, device or version of a library.
     """
-    if wrong := _differences(asdict(job), numerics_of(vae._engine)):
+    if wrong := _differences(job, numerics_of(vae._engine)):
         raise JobError(f"the job's rows were computed in another way than this model would: {wrong}")
 
 
-def sizes(model: Model, n: int, dtype: str, shard_size: int | None) -> tuple[int, int]:
-    """Rows of a shard, ``shard_size`` if given, and of a block.
+def sizes(n: int, row_bytes: int, row_flops: int, shard_size: int | None) -> tuple[int, int]:
+    """Rows of a shard, ``shard_size`` if given, and of a block; from what a row takes.
 
     Raises:
         InputError: that would be too many shards.
     """
-    row_bytes = DTYPE_BYTES[dtype] * math.prod(model.spec.input_shape)
-    row_flops = plan_cost(build_plan(model, "decode", device="meta")).flops
     rows = shard_size or _rows(SHARD_BYTES, SHARD_FLOPS, row_bytes, row_flops)
     if -(-n // rows) > MOST_SHARDS:
         raise InputError(f"shard_size: {n:,} samples would be more than {MOST_SHARDS:,} shards of {rows:,}")

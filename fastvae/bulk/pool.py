@@ -19,7 +19,8 @@ import torch
 from fastvae.api import VAE
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job, check_numerics
-from fastvae.bulk.source import Rows, RowSource, Samples
+from fastvae.bulk.source import RowSource, Samples
+from fastvae.bulk.table import Rows
 from fastvae.bulk.work import Worker
 from fastvae.model import Model
 from fastvae.runtime import Settings

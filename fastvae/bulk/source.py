@@ -8,22 +8,23 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastvae.api import VAE
 from fastvae.arrays import check_condition
 from fastvae.bulk.job import Job
+from fastvae.bulk.table import Block, Rows
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.runtime import Engine
-
-Rows = NDArray[Any]
 
 
 class RowSource(Protocol):
     """What computes the rows of a job."""
 
-    def blocks(self, job: Job, low: int, high: int) -> Iterator[tuple[int, Rows]]:
-        """Rows low to high in blocks of ``job.block_rows``: the index of the first, and the rows."""
+    def blocks(self, job: Job, low: int, high: int) -> Iterator[Block]:
+        """Rows low to high in blocks of ``job.block_rows``."""
+
+    def block(self, job: Job, low: int, high: int) -> Block:
+        """Rows low to high at once."""
 
 
 class Samples:
@@ -32,13 +33,13 @@ class Samples:
     def __init__(self, vae: VAE, condition: Rows | None) -> None:
         self._vae, self._condition = vae, condition
 
-    def blocks(self, job: Job, low: int, high: int) -> Iterator[tuple[int, Rows]]:
+    def blocks(self, job: Job, low: int, high: int) -> Iterator[Block]:
         """See :class:`RowSource`."""
         for start in range(low, high, job.block_rows):
-            yield start, self.rows(job, start, min(start + job.block_rows, high))
+            yield self.block(job, start, min(start + job.block_rows, high))
 
-    def rows(self, job: Job, low: int, high: int) -> Rows:
-        """Samples low to high as they are stored."""
+    def block(self, job: Job, low: int, high: int) -> Block:
+        """See :class:`RowSource`."""
         output = cast(Literal["mean", "sample"], job.output)
         condition = self._condition
         if condition is not None and len(condition) > 1:
@@ -47,7 +48,8 @@ class Samples:
             condition = condition[0]
         rows = self._vae.generate(high - low, job.seed, low, output, condition)
         assert isinstance(rows, np.ndarray)
-        return stored(rows, job.dtype)
+        (column,) = job.columns
+        return Block(low, {column.name: stored(rows, column.dtype)})
 
 
 def stored(rows: Rows, dtype: str) -> Rows:

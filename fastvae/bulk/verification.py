@@ -17,7 +17,7 @@ from fastvae.bulk.folder import SUCCESS, Folder, Record
 from fastvae.bulk.generation import folder_path, invariant
 from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
 from fastvae.bulk.shards import FORMATS
-from fastvae.bulk.source import Rows, Samples, condition_hash, condition_rows
+from fastvae.bulk.source import Samples, condition_hash, condition_rows
 from fastvae.errors import JobError
 
 CHUNK = 2**20
@@ -74,7 +74,7 @@ def verify(
     rows, seed = noise.check_count("rows", rows, most=2**20), noise.check_seed(seed)
     place = Folder(folder_path("folder", folder))
     job = place.job()
-    FORMATS[job.format].check()
+    FORMATS[job.format].check(job.columns)
     source = None if model is None else _source(job, model, condition)
     records = place.records(job)
     problems: dict[int, str] = {}
@@ -82,7 +82,7 @@ def verify(
         record = records.get(shard)
         problem = "is not in the manifest" if record is None else _wrong(job, place, record)
         if problem:
-            problems[shard] = f"shard {shard} ({job.file(shard)}) {problem}"
+            problems[shard] = f"shard {shard}: {problem}"
         if watch is not None:
             watch(shard + 1, job.shards)
     whole = [shard for shard in range(job.shards) if shard not in problems]
@@ -115,18 +115,18 @@ def _source(job: Job, model: VAE | str | os.PathLike[str], condition: Any) -> Sa
 
 
 def _wrong(job: Job, place: Folder, record: Record) -> str:
-    """What is wrong with a shard's file; nothing if it is empty."""
+    """What is wrong with a shard's files; nothing if it is empty."""
     if problem := place.present(record):
         return problem
-    path = place.path / record.file
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() != record.sha256:
-            return "has another SHA-256 than the manifest says"
-        count = FORMATS[job.format].count(path)
+        for written in record.files:
+            digest = hashlib.sha256()
+            with (place.path / written.name).open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+            if digest.hexdigest() != written.sha256:
+                return f"{written.name} has another SHA-256 than the manifest says"
+        count = FORMATS[job.format].count(job, record.shard, place.path)
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
     return "" if count == record.rows else f"has {count:,} rows instead of {record.rows:,}"
@@ -162,16 +162,17 @@ def _made_again(
 
 def _compared(job: Job, place: Folder, source: Samples, shard: int, places: list[int]) -> list[str]:
     """Problems of some rows of a shard."""
-    path, start = place.path / job.file(shard), job.bounds(shard)[0]
+    start = job.bounds(shard)[0]
     try:
-        indices, found = FORMATS[job.format].read(job, path, places)
+        indices, found = FORMATS[job.format].read(job, shard, place.path, places)
     except (OSError, ValueError, IndexError) as error:
-        return [f"shard {shard} ({path.name}) cannot be read: {error}"]
+        return [f"shard {shard}: cannot be read: {error}"]
     problems = []
-    for position, index, row in zip(places, indices, found, strict=True):
-        expected: Rows = source.rows(job, start + position, start + position + 1)[0]
-        if index != start + position:
-            problems.append(f"shard {shard} ({path.name}), row {position}: has index {index}, not {start + position}")
-        elif row.dtype != expected.dtype or row.tobytes() != expected.tobytes():
-            problems.append(f"sample {index}: made again, it has other bits")
+    for position, (place_, index) in enumerate(zip(places, indices, strict=True)):
+        expected = source.block(job, start + place_, start + place_ + 1).columns
+        wrong = [name for name in expected if found[name][position].tobytes() != expected[name][0].tobytes()]
+        if index != start + place_:
+            problems.append(f"shard {shard}, row {place_}: has index {index}, not {start + place_}")
+        elif wrong:
+            problems.append(f"row {index}: made again, it has other bits ({', '.join(wrong)})")
     return problems

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 from fastvae.bulk.content import added, content_of
 from fastvae.bulk.folder import Folder, Record
 from fastvae.bulk.job import Job
-from fastvae.bulk.shards import FORMATS, Rows
+from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource
+from fastvae.bulk.table import Block
 
 # Errors of the disk that every other shard would meet too.
 OF_THE_DISK = {
@@ -48,27 +49,28 @@ class Stopped(Exception):  # noqa: N818 - no error
     """Nobody waits for the shard any more."""
 
 
-def run_shard(job: Job, shard: int, blocks: Iterator[tuple[int, Rows]], folder: Folder) -> Record:
-    """Write the ``blocks`` of a shard under its final name; its line for the manifest.
+def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: Folder) -> Record:
+    """Write the ``blocks`` of a shard under its final names; its line for the manifest.
 
     Raises:
-        OSError: the file cannot be written. Nothing is left of it, whatever is raised.
+        OSError: a file cannot be written. Nothing temporary is left, whatever is raised.
     """
     low, high = job.bounds(shard)
     content, done = 0, low
-    with folder.new_file(job.file(shard)) as file:
-        with FORMATS[job.format].writer(job, shard, file) as writer:
-            for start, rows in blocks:
-                if start != done:
-                    raise AssertionError(f"shard {shard}: rows {done} to {start} are missing")
-                writer.write(start, rows)
-                content = added(content, content_of(rows, start))
-                done += len(rows)
+    format = FORMATS[job.format]
+    with folder.new_files(format.names(job, shard)) as files:
+        with format.writer(job, shard, files) as writer:
+            for block in blocks:
+                if block.start != done:
+                    raise AssertionError(f"shard {shard}: rows {done} to {block.start} are missing")
+                writer.write(block)
+                content = added(content, content_of(block))
+                done += len(block)
             if done != high:
                 raise AssertionError(f"shard {shard}: rows {done} to {high} are missing")
             writer.finish()
-        sha256 = file.publish()
-    return Record(shard, low, high - low, job.file(shard), file.size, sha256, f"{content:016x}")
+        written = tuple(file.publish() for file in files)
+    return Record(shard, low, high - low, written, f"{content:016x}")
 
 
 class Worker:
@@ -157,7 +159,7 @@ class Worker:
         except Stopped:
             pass
 
-    def _queued(self) -> Iterator[tuple[int, Rows]]:
+    def _queued(self) -> Iterator[Block]:
         """The blocks of a shard from the queue, up to its end."""
         while (item := self._take()) is not None:
             if isinstance(item, Exception):

@@ -20,7 +20,8 @@ from fastvae.bulk.folder import TEMPORARY, Folder, Success
 from fastvae.bulk.job import Job
 from fastvae.bulk.pool import Hand, ThreadHand
 from fastvae.bulk.progress import Progress
-from fastvae.bulk.shards import FORMATS, Rows
+from fastvae.bulk.shards import FORMATS
+from fastvae.bulk.table import Block, Column, Rows
 from fastvae.bulk.work import Worker
 
 WIDTH = 3
@@ -34,8 +35,7 @@ def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: A
         "seed": 0,
         "output": "mean",
         "format": "npy",
-        "dtype": "float32",
-        "row_shape": (WIDTH,),
+        "columns": (Column("sample", "float32", (WIDTH,)),),
         "precision": "ieee",
         "numerics": "batch-invariant",
         "implementation": "none",
@@ -48,7 +48,7 @@ def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: A
 def rows_of(job: Job, low: int, high: int) -> Rows:
     """Rows low to high of a made job."""
     indices = np.arange(low, high)[:, None] + np.arange(WIDTH) / 8
-    return indices.astype(job.dtype)
+    return indices.astype(job.columns[0].dtype)
 
 
 class MadeRows:
@@ -57,10 +57,13 @@ class MadeRows:
     def __init__(self, before: Callable[[int], None] = lambda index: None) -> None:
         self._before = before
 
-    def blocks(self, job: Job, low: int, high: int) -> Iterator[tuple[int, Rows]]:
+    def blocks(self, job: Job, low: int, high: int) -> Iterator[Block]:
         for start in range(low, high, job.block_rows):
             self._before(start)
-            yield start, rows_of(job, start, min(start + job.block_rows, high))
+            yield self.block(job, start, min(start + job.block_rows, high))
+
+    def block(self, job: Job, low: int, high: int) -> Block:
+        return Block(low, {"sample": rows_of(job, low, high)})
 
 
 class QuickDisk(Disk):
@@ -194,9 +197,8 @@ def assert_whole(job: Job, path: Path) -> None:
     """Every row of a finished job is there once, at its place, and nothing else is."""
     for shard in range(job.shards):
         low, high = job.bounds(shard)
-        file = path / job.file(shard)
-        assert FORMATS[job.format].count(file) == high - low
-        indices, rows = FORMATS[job.format].read(job, file, range(high - low))
+        assert FORMATS[job.format].count(job, shard, path) == high - low
+        indices, columns = FORMATS[job.format].read(job, shard, path, range(high - low))
         np.testing.assert_array_equal(indices, np.arange(low, high))
-        np.testing.assert_array_equal(rows, rows_of(job, low, high))
+        np.testing.assert_array_equal(columns["sample"], rows_of(job, low, high))
     assert not any(TEMPORARY.fullmatch(name.name) for name in path.iterdir())

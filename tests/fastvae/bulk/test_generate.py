@@ -15,8 +15,9 @@ from fastvae.bulk import job as job_module
 from fastvae.bulk.content import added, content_of
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.progress import Progress
-from fastvae.bulk.shards import FORMATS, Rows
+from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import stored
+from fastvae.bulk.table import Block, Rows
 from fastvae.errors import InputError, JobError, OutputError, UnsupportedError
 from fastvae.spec import Condition
 from tests.fastvae.support import mlp_spec, random_model, vae
@@ -30,8 +31,14 @@ def rows_in(out: Path) -> tuple[Rows, Rows]:
     parts = []
     for shard in range(job.shards):
         low, high = job.bounds(shard)
-        parts.append(FORMATS[job.format].read(job, out / job.file(shard), range(high - low)))
-    return np.concatenate([indices for indices, _ in parts]), np.concatenate([rows for _, rows in parts])
+        parts.append(FORMATS[job.format].read(job, shard, out, range(high - low)))
+    return np.concatenate([indices for indices, _ in parts]), np.concatenate(
+        [columns["sample"] for _, columns in parts]
+    )
+
+
+def block(rows: Rows, start: int = 0) -> Block:
+    return Block(start, {"sample": rows})
 
 
 def expected_of(model: fastvae.VAE, n: int, **settings: Any) -> Rows:
@@ -52,7 +59,7 @@ def test_the_rows_are_those_of_the_verb(model: fastvae.VAE, out: Path, format: A
     expected = expected_of(model, 300, seed=2**63 + 5, output=output)
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, expected)
-    assert report.content == f"{content_of(expected, 0):016x}"
+    assert report.content == f"{content_of(block(expected)):016x}"
     assert (report.n, report.shards, report.folder) == (300, 4, out)
 
 
@@ -64,7 +71,7 @@ def test_the_checksum_depends_on_the_rows_alone(gaussian: fastvae.VAE, tmp_path:
             arguments = {"n": N, "format": format} | cut
             reports[number, format] = bulk.generate(gaussian, out=tmp_path / f"{number}{format}", **arguments)
     contents = {report.content for report in reports.values() if report.n == N}
-    assert contents == {f"{content_of(expected_of(gaussian, N), 0):016x}"}
+    assert contents == {f"{content_of(block(expected_of(gaussian, N))):016x}"}
     assert len({report.content for report in reports.values() if report.n == 20}) == 1
     assert len({report.job for report in reports.values()}) == len(reports)
     assert bulk.generate(gaussian, N, tmp_path / "seed", seed=1).content not in contents
@@ -82,7 +89,7 @@ def test_workers_in_processes_one_of_them_killed(gaussian: fastvae.VAE, out: Pat
 
     report = bulk.generate(gaussian, N, out, shard_size=50, workers=2, watch=watch)
     assert killed
-    assert report.content == f"{content_of(expected_of(gaussian, N), 0):016x}"
+    assert report.content == f"{content_of(block(expected_of(gaussian, N))):016x}"
     np.testing.assert_array_equal(rows_in(out)[0], np.arange(N))
     assert not multiprocessing.active_children()
     events: list[Progress] = []
@@ -106,7 +113,7 @@ def test_dtypes(model: fastvae.VAE, tmp_path: Path) -> None:
         ("index", "int64"),
         ("sample", "fixed_size_binary[6]"),
     ]
-    assert json.loads(schema.metadata[b"fastvae"])["shape"] == [6]
+    assert json.loads(schema.metadata[b"fastvae"])["columns"] == {"sample": {"shape": [6], "dtype": "uint8"}}
     schema = pq.read_schema(tmp_path / "parquetfloat16" / "shard-000000000.parquet")
     assert str(schema.field("sample").type) == "fixed_size_list<element: halffloat not null>[6]"
 
@@ -160,7 +167,7 @@ def test_a_name_or_a_path_is_a_model(out: Path, model: fastvae.VAE, tmp_path: Pa
         ({"seed": 1}, "seed 0, not 1"),
         ({"shard_size": 31}, "shard_size 30, not 31"),
         ({"format": "npy"}, "format parquet, not npy"),
-        ({"dtype": "float16"}, "dtype float32, not float16"),
+        ({"dtype": "float16"}, r"columns sample float32\[6\], not sample float16\[6\]"),
         ({"output": "sample"}, "output mean, not sample"),
     ],
 )
@@ -249,14 +256,13 @@ def test_mistakes(out: Path, gaussian: fastvae.VAE, changed: dict[str, Any], mes
     assert not out.exists()
 
 
-def test_the_default_size_of_a_shard(gaussian: fastvae.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = gaussian._engine.model
-    rows, block = job_module.sizes(model, 10, "float32", None)
+def test_the_default_size_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, block = job_module.sizes(10, 24, 1000, None)
     assert 24 * rows <= job_module.SHARD_BYTES < 24 * (rows + 128)
     assert rows % 128 == block % 128 == 0
-    assert job_module.sizes(model, 10, "float32", 5) == (5, 5)
+    assert job_module.sizes(10, 24, 1000, 5) == (5, 5)
     monkeypatch.setattr(job_module, "SHARD_FLOPS", 1)
-    assert job_module.sizes(model, 10, "float32", None) == (1, 1)
+    assert job_module.sizes(10, 24, 1000, None) == (1, 1)
 
 
 def test_the_checksum_is_what_its_page_says() -> None:
@@ -273,9 +279,12 @@ def test_the_checksum_is_what_its_page_says() -> None:
         words = [int.from_bytes(data[i : i + 4], "little") for i in (0, 4)]
         sums = sum((mix(2**63 + j) | 1) * word for j, word in enumerate(words))
         total += mix(mix(index) + sums)
-    assert content_of(rows, 5) == total % 2**64
-    assert added(content_of(rows[:1], 5), content_of(rows[1:], 6)) == content_of(rows, 5)
-    assert content_of(rows[:0], 5) == 0
+    whole = content_of(block(rows, 5))
+    assert whole == total % 2**64
+    assert added(content_of(block(rows[:1], 5)), content_of(block(rows[1:], 6))) == whole
+    assert content_of(block(rows[:0], 5)) == 0
+    padded = np.pad(rows, ((0, 0), (0, 1)))
+    assert content_of(Block(5, {"a": padded[:, :4], "b": padded[:, 4:]})) == whole
     for other in (rows[::-1], rows ^ np.uint8(128), np.roll(rows, 1, 1)):
-        assert content_of(np.ascontiguousarray(other), 5) != content_of(rows, 5)
-    assert content_of(rows, 6) != content_of(rows, 5)
+        assert content_of(block(np.ascontiguousarray(other), 5)) != whole
+    assert content_of(block(rows, 6)) != whole

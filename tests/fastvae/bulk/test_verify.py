@@ -14,6 +14,8 @@ import fastvae
 from fastvae import bulk
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job
+from fastvae.bulk.shards import FORMATS
+from fastvae.bulk.table import Column
 from fastvae.errors import InputError, JobError
 
 
@@ -23,8 +25,13 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, gaussian: fastvae.VAE) -
     return tmp_path
 
 
+def named(job: Job, folder: Path, number: int) -> Path:
+    (name,) = FORMATS[job.format].names(job, number)
+    return folder / name
+
+
 def shard(folder: Path, number: int) -> Path:
-    return folder / Folder(folder).job().file(number)
+    return named(Folder(folder).job(), folder, number)
 
 
 def test_a_job_as_it_was_written(job: Path, gaussian: fastvae.VAE) -> None:
@@ -59,7 +66,7 @@ def test_damaged_files(job: Path, gaussian: fastvae.VAE, damage: Callable[[Path]
     assert not found.ok
     assert found.shards == 3
     assert len(found.problems) == 1
-    assert found.problems[0].startswith(f"shard 2 ({shard(job, 2).name}) ")
+    assert found.problems[0].startswith("shard 2: ")
     assert message in found.problems[0]
     shard(job, 2).unlink(missing_ok=True)
     bulk.generate(gaussian, 100, job, shard_size=30, format=Folder(job).job().format)  # type: ignore[arg-type]
@@ -70,9 +77,8 @@ def test_a_job_that_is_not_done(job: Path) -> None:
     (job / "_SUCCESS").unlink()
     manifest = job / "manifest.jsonl"
     manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:-1]))
-    missing = Folder(job).job().file(3)
     assert bulk.verify(job).problems == (
-        f"shard 3 ({missing}) is not in the manifest",
+        "shard 3: is not in the manifest",
         "_SUCCESS is missing: the job is not done",
     )
 
@@ -96,7 +102,7 @@ def vouch(folder: Path, path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for line in lines:
         if line["shard"] == 1:
-            line |= {"sha256": digest, "bytes": path.stat().st_size}
+            line["files"] = [{"name": path.name, "sha256": digest, "bytes": path.stat().st_size}]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -105,12 +111,12 @@ def test_rows_that_the_model_does_not_make(tmp_path: Path, gaussian: fastvae.VAE
     forge(tmp_path, lambda rows: np.nextafter(rows, np.float32(9)))
     assert bulk.verify(tmp_path).ok
     found = bulk.verify(tmp_path, gaussian, rows=1000)
-    assert found.problems == tuple(f"sample {index}: made again, it has other bits" for index in range(30, 60))
+    assert found.problems == tuple(f"row {index}: made again, it has other bits (sample)" for index in range(30, 60))
     assert found.rows == 70
     seeds = {bulk.verify(tmp_path, gaussian, rows=5, seed=seed).problems for seed in range(5)}
     assert len(seeds) > 1
     forge(tmp_path, lambda rows: rows[:-1])
-    assert bulk.verify(tmp_path).problems == ("shard 1 (shard-000000001.npy) has 29 rows instead of 30",)
+    assert bulk.verify(tmp_path).problems == ("shard 1: has 29 rows instead of 30",)
     forge(tmp_path, lambda rows: rows[:, :5])
     assert len(bulk.verify(tmp_path).problems) == 1
 
@@ -120,9 +126,12 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"n": 2**62, "shard_size": 1},
     {"shard_size": 0},
     {"block_rows": 0},
-    {"row_shape": [-1]},
-    {"row_shape": ["6"]},
-    {"dtype": "object"},
+    {"columns": []},
+    {"columns": [{"name": "sample", "dtype": "float32", "shape": [-1]}]},
+    {"columns": [{"name": "sample", "dtype": "float32", "shape": ["6"]}]},
+    {"columns": [{"name": "sample", "dtype": "object", "shape": [6]}]},
+    {"columns": [{"name": "index", "dtype": "float32", "shape": [6]}]},
+    {"columns": 2 * [{"name": "sample", "dtype": "float32", "shape": [6]}]},
     {"format": "../npy"},
 ]
 
@@ -130,7 +139,8 @@ IMPOSSIBLE: list[dict[str, Any]] = [
 def forged(job: dict[str, Any], **changed: Any) -> dict[str, Any]:
     """A job.json with other fields and an id that agrees."""
     values = job | changed
-    return {"id": Job(**(values | {"row_shape": tuple(values["row_shape"])})).id, "job": values}
+    columns = tuple(Column(**(column | {"shape": tuple(column["shape"])})) for column in values["columns"])
+    return {"id": Job(**(values | {"columns": columns})).id, "job": values}
 
 
 def test_indices_that_are_wrong(tmp_path: Path, gaussian: fastvae.VAE) -> None:
@@ -141,7 +151,7 @@ def test_indices_that_are_wrong(tmp_path: Path, gaussian: fastvae.VAE) -> None:
     pq.write_table(table.set_column(0, table.schema.field("index"), [indices]), path)
     vouch(tmp_path, path)
     assert bulk.verify(tmp_path, gaussian, rows=60).problems == tuple(
-        f"shard 1 ({path.name}), row {row}: has index {31 + row}, not {30 + row}" for row in range(30)
+        f"shard 1, row {row}: has index {31 + row}, not {30 + row}" for row in range(30)
     )
 
 
@@ -157,7 +167,7 @@ def test_folders_that_hold_no_job(tmp_path: Path, gaussian: fastvae.VAE, job: Pa
         *(forged(document["job"], **changed) for changed in IMPOSSIBLE),
     ):
         (job / "job.json").write_text(json.dumps(changed))
-        with pytest.raises(JobError, match="holds no job of this version of fastvae, or one that was changed"):
+        with pytest.raises(JobError, match="holds no job of this version of fastvae"):
             bulk.verify(job)
     (job / "job.json").write_bytes(b"\xff")
     with pytest.raises(JobError, match="is not the folder of a job"):

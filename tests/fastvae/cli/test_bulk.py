@@ -49,7 +49,7 @@ def test_a_folder_of_shards(tmp_path: Path, call: Call, models: Path, monkeypatc
 def test_options_of_a_folder(tmp_path: Path, call: Call, models: Path) -> None:
     model = models / "rgb.safetensors"
     call("generate", model, "-n", 9, "-o", f"{tmp_path}/with.npy/", "--dtype", "uint8", "--output", "sample")
-    assert Folder(tmp_path / "with.npy").job().dtype == "uint8"
+    assert Folder(tmp_path / "with.npy").job().columns[0].dtype == "uint8"
     (tmp_path / "there.npy").mkdir()
     call("generate", models / "labels.safetensors", "-n", 9, "-o", tmp_path / "there.npy", "--condition", 1)
     result = call("verify", tmp_path / "there.npy", "--model", models / "labels.safetensors", "--condition", 1)
@@ -62,7 +62,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) ->
     call("generate", models / "table.safetensors", "-n", 9, "-o", out, "--shard-size", 4)
     (out / "shard-000000001.parquet").unlink()
     result = call("verify", out, status=1)
-    assert result.stdout == "shard 1 (shard-000000001.parquet) is missing\n"
+    assert result.stdout == "shard 1: shard-000000001.parquet is missing\n"
     found = json.loads(call("verify", out, "--json", status=1).stdout)
     assert (found["ok"], found["shards"], len(found["problems"])) == (False, 2, 1)
 
