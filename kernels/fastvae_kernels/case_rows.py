@@ -7,6 +7,14 @@ from torch import Tensor
 
 __all__ = ["batch_size", "result_rows", "take_rows"]
 
+_LIKELIHOODS: dict[str, tuple[str, ...]] = {
+    "laplace_nll": ("location", "log_scale"),
+    "student_t_nll": ("location", "log_scale", "log_df"),
+    "continuous_bernoulli_nll": ("logits",),
+    "poisson_nll": ("log_rate", "zero_logits"),
+    "negative_binomial_nll": ("log_mean", "log_dispersion", "zero_logits"),
+}
+
 _PER_ROW: dict[str, tuple[str, ...]] = {
     "reparameterize": ("mean", "logvar"),
     "linear": ("x", "x_scale", "residual"),
@@ -22,6 +30,7 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
     "bernoulli_nll": ("x", "mask"),
     "gaussian_nll": ("x", "mask"),
     "squared_error": ("x",),
+    **dict.fromkeys((*_LIKELIHOODS, "categorical_nll"), ("x", "mask")),
 }
 """Arguments [n, ...] of an op, for ops that have others than x."""
 
@@ -32,8 +41,10 @@ _PER_SAMPLE: dict[str, tuple[str, ...]] = {
     "bernoulli_nll": ("logits",),
     "gaussian_nll": ("mean", "logvar"),
     "squared_error": ("output",),
+    **_LIKELIHOODS,
+    "categorical_nll": ("logits",),
 }
-"""Arguments [s*n, ...], row r belonging to row r % n of the data; a logvar of fewer axes is shared by all rows."""
+"""Arguments [s*n, ...], row r belonging to row r % n of the data; one of fewer axes, x_scale aside, is shared."""
 
 
 def batch_size(op: str, arguments: dict[str, Any]) -> int:
@@ -62,7 +73,7 @@ def take_rows(op: str, arguments: dict[str, Any], rows: slice) -> dict[str, Any]
             taken[name] = arguments[name][rows]
     for name in _PER_SAMPLE.get(op, ()):
         v, parameter = arguments.get(name), arguments[_PER_SAMPLE[op][0]]
-        shared = name.endswith("logvar") and v is not None and v.dim() < parameter.dim()
+        shared = name != "x_scale" and v is not None and v.dim() < parameter.dim()
         if v is not None and not shared:
             taken[name] = _sample_rows(v, n, rows)
     return taken

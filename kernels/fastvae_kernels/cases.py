@@ -12,7 +12,7 @@ from .case_maker import Case, Maker
 from .cases_convolutions import CONV, CONV_IMAGE, CONV_SCORE, CONV_STATISTICS, CONV_TRANSPOSE
 from .cases_dense import bottleneck, eight_bits, head, linear, linear_prior, linear_tf32, quantize
 from .cases_images import attention, channel_statistics, group_norm, norm_affine, norm_apply
-from .cases_scores import bernoulli, elbo, gaussian, linear_score, squared
+from .cases_scores import LIKELIHOODS, bernoulli, elbo, gaussian, linear_score, squared
 from .checks import ACTIVATIONS
 
 __all__ = ["CASES", "ROW_SHAPES", "Case"]
@@ -215,6 +215,7 @@ CASES: dict[str, dict[str, Case]] = {
         "samples": squared(12, (4, 33)),
         "images": squared(3, (3, 2, 9, 8)),
     },
+    **LIKELIHOODS,
     "linear_score": {
         "5x1x1": linear_score(5, 1, (5, 1), "bernoulli"),
         "bernoulli": linear_score(12, 33, (4, 7), "bernoulli", masked=True),

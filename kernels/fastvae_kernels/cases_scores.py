@@ -3,10 +3,20 @@
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from .case_maker import Case, Maker, tf32
 
-__all__ = ["bernoulli", "elbo", "gaussian", "linear_score", "scored", "squared"]
+__all__ = [
+    "LIKELIHOODS",
+    "bernoulli",
+    "elbo",
+    "gaussian",
+    "linear_score",
+    "scored",
+    "squared",
+]
 
 
 def bernoulli(rows: int, shape: tuple[int, ...], masked: bool) -> Case:
@@ -102,3 +112,69 @@ def elbo(
         return {"output": make.normal(rows, *shape[1:]), **of_data, "mean": mean, "logvar": make.normal(*mean.shape)}
 
     return case
+
+
+def _further(make: Maker, rows: int, shape: tuple[int, ...], how: str) -> Tensor:
+    """Another parameter for `rows` rows of data of `shape`: of a "row", "shared" by them, or a "scalar"."""
+    return make.normal(*{"row": (rows, *shape[1:]), "shared": shape[1:], "scalar": ()}[how])
+
+
+def _likelihood(
+    rows: int, shape: tuple[int, ...], data: str, masked: bool, first: str, scale: float = 1.0, **others: str
+) -> Case:
+    """`first` is the parameter that the rows have, `others` are shaped as `_further` has it.
+
+    data: "real", in "unit" intervals, "counts", one-hot "categories".
+    """
+
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        make = Maker(dtype, device)
+        x = {
+            "real": lambda: make.normal(*shape, scale=2.0),
+            "unit": lambda: make.unit(*shape),
+            "counts": lambda: (make.unit(*shape) * 60 - 20).clamp_min(0).floor(),
+            "categories": lambda: one_hot(make.unit(shape[0]).mul(shape[1]).long().clamp_max(shape[1] - 1), shape[1]),
+        }[data]()
+        return {
+            first: make.normal(rows, *shape[1:], scale=scale),
+            **{name: _further(make, rows, shape, how) for name, how in others.items()},
+            "x": x.to(dtype),
+            "mask": make.mask(*shape) if masked else None,
+        }
+
+    return case
+
+
+LIKELIHOODS: dict[str, dict[str, Case]] = {
+    "laplace_nll": {
+        "column": _likelihood(5, (5, 1), "real", False, "location", log_scale="row"),
+        "odd": _likelihood(7, (7, 33), "real", True, "location", log_scale="row"),
+        "shared": _likelihood(12, (4, 3, 5), "real", True, "location", log_scale="shared"),
+        "scalar": _likelihood(6, (3, 2, 9, 8), "real", False, "location", log_scale="scalar"),
+    },
+    "student_t_nll": {
+        "column": _likelihood(5, (5, 1), "real", False, "location", log_scale="row", log_df="scalar"),
+        "shared": _likelihood(12, (4, 33), "real", True, "location", log_scale="scalar", log_df="shared"),
+        "row": _likelihood(6, (3, 2, 3, 4), "real", False, "location", log_scale="shared", log_df="row"),
+    },
+    "continuous_bernoulli_nll": {
+        "column": _likelihood(5, (5, 1), "unit", False, "logits", 4.0),
+        "samples": _likelihood(12, (4, 33), "unit", True, "logits", 4.0),
+        "images": _likelihood(6, (3, 2, 9, 8), "unit", False, "logits", 0.3),
+    },
+    "poisson_nll": {
+        "column": _likelihood(5, (5, 1), "counts", False, "log_rate", 2.0),
+        "samples": _likelihood(12, (4, 33), "counts", True, "log_rate", 2.0),
+        "zeros": _likelihood(7, (7, 20), "counts", False, "log_rate", 2.0, zero_logits="row"),
+    },
+    "negative_binomial_nll": {
+        "column": _likelihood(5, (5, 1), "counts", False, "log_mean", 2.0, log_dispersion="row"),
+        "shared": _likelihood(12, (4, 33), "counts", True, "log_mean", 2.0, log_dispersion="shared"),
+        "zeros": _likelihood(7, (7, 20), "counts", False, "log_mean", 2.0, log_dispersion="scalar", zero_logits="row"),
+    },
+    "categorical_nll": {
+        "two": _likelihood(5, (5, 2), "categories", False, "logits", 3.0),
+        "samples": _likelihood(12, (4, 7), "categories", True, "logits", 3.0),
+        "many": _likelihood(33, (11, 33), "categories", False, "logits"),
+    },
+}

@@ -34,6 +34,12 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "bernoulli_nll": ("reference", "triton"),
     "gaussian_nll": ("reference", "triton"),
     "squared_error": ("reference", "triton"),
+    "laplace_nll": ("reference",),
+    "student_t_nll": ("reference",),
+    "continuous_bernoulli_nll": ("reference",),
+    "poisson_nll": ("reference",),
+    "negative_binomial_nll": ("reference",),
+    "categorical_nll": ("reference",),
     "linear_score": ("reference", "triton"),
     "elbo": ("reference", "triton"),
 }

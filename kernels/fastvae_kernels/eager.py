@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .eager_likelihoods import LIKELIHOODS, masked_sum, samples
 from .oracle_noise import oracle_normals, oracle_uniforms
 
 __all__ = ["EAGER", "activate"]
@@ -243,28 +244,19 @@ def _logvar(
     return y if minimum is None and maximum is None else y.clamp(minimum, maximum)
 
 
-def _samples(parameter: Tensor, x: Tensor) -> Tensor:
-    return x.repeat(parameter.shape[0] // x.shape[0], *[1] * (x.dim() - 1))
-
-
-def _masked_sum(nll: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-    kept = nll if mask is None else torch.where(_samples(nll, mask), nll, 0)
-    return kept.flatten(1).sum(1)
-
-
 def _bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    data = _samples(logits, x)
+    data = samples(logits, x)
     nll = F.binary_cross_entropy_with_logits(logits, data, reduction="none")
-    return _masked_sum(nll, x, mask)
+    return masked_sum(nll, x, mask)
 
 
 def _gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    nll = 0.5 * (math.log(2 * math.pi) + logvar + (_samples(mean, x) - mean) ** 2 * torch.exp(-logvar))
-    return _masked_sum(nll, x, mask)
+    nll = 0.5 * (math.log(2 * math.pi) + logvar + (samples(mean, x) - mean) ** 2 * torch.exp(-logvar))
+    return masked_sum(nll, x, mask)
 
 
 def _squared_error(output: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    return _masked_sum((_samples(output, x) - output) ** 2, x, mask)
+    return masked_sum((samples(output, x) - output) ** 2, x, mask)
 
 
 def _score(output: Tensor, data: Tensor, likelihood: str, logvar: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -301,7 +293,7 @@ def _elbo(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     reconstruction, kl = _score(output, data, likelihood, output_logvar, mask), _kl(mean, logvar)
-    return reconstruction + _samples(reconstruction, kl), reconstruction, kl
+    return reconstruction + samples(reconstruction, kl), reconstruction, kl
 
 
 def _kl(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -383,6 +375,7 @@ EAGER: dict[str, Any] = {
     "bernoulli_nll": _bernoulli_nll,
     "gaussian_nll": _gaussian_nll,
     "squared_error": _squared_error,
+    **LIKELIHOODS,
     "linear_score": _linear_score,
     "elbo": _elbo,
 }

@@ -3,7 +3,9 @@
 from .convolution_ends import conv2d_statistics
 from .convolution_scores import conv_image, conv_score
 from .convolutions import conv2d, conv_transpose2d
+from .counts import categorical_nll, negative_binomial_nll, poisson_nll
 from .dense import linear, linear_prior, quantize_rows
+from .densities import continuous_bernoulli_nll, laplace_nll, student_t_nll
 from .images import attention, group_norm
 from .latent import bottleneck, gaussian_head, split_head
 from .layers import affine, logvar
@@ -17,7 +19,9 @@ __all__ = [
     "attention",
     "bernoulli_nll",
     "bottleneck",
+    "categorical_nll",
     "channel_statistics",
+    "continuous_bernoulli_nll",
     "conv2d",
     "conv2d_statistics",
     "conv_image",
@@ -27,16 +31,20 @@ __all__ = [
     "gaussian_head",
     "gaussian_nll",
     "group_norm",
+    "laplace_nll",
     "linear",
     "linear_prior",
     "linear_score",
     "logvar",
+    "negative_binomial_nll",
     "norm_affine",
     "norm_apply",
+    "poisson_nll",
     "quantize_rows",
     "reparameterize",
     "sample_normal",
     "sample_uniform",
     "split_head",
     "squared_error",
+    "student_t_nll",
 ]

@@ -8,18 +8,26 @@ from ..checks import check_floating, check_like, check_mask, check_sample_shape,
 from ..dispatch import resolve_impl
 from .registration import register
 
-__all__ = ["bernoulli_nll", "gaussian_nll", "squared_error"]
+__all__ = ["bernoulli_nll", "check_data", "check_parameter", "gaussian_nll", "row_sums", "squared_error"]
 
 
-def _row_sums(parameter: Tensor) -> Tensor:
+def row_sums(parameter: Tensor) -> Tensor:
+    """The shape rule of a likelihood: a number for each row of a parameter, float32 or, of float64, float64."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     return parameter.new_empty(parameter.shape[0], dtype=dtype)
 
 
-def _check_data(name: str, parameter: Tensor, x: Tensor, mask: Tensor | None) -> None:
+def check_data(name: str, parameter: Tensor, x: Tensor, mask: Tensor | None) -> None:
+    """`parameter` holds samples for the rows of x, and `mask` is None or goes with x."""
     check_floating(name, parameter)
     check_sample_shape(name, parameter, "x", x)
     check_mask(mask, "x", x)
+
+
+def check_parameter(name: str, value: Tensor, parameter_name: str, parameter: Tensor) -> None:
+    """`value` is a further parameter: of the first's shape, of that of its rows, or a scalar tensor."""
+    check_like(name, value, parameter_name, parameter, dtype=False)
+    check_shape(name, value, parameter.shape, parameter.shape[1:], ())
 
 
 @register("bernoulli_nll")
@@ -33,7 +41,7 @@ def _bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) ->
 
 @_bernoulli_nll.register_fake
 def _(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    return _row_sums(logits)
+    return row_sums(logits)
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None = None, *, impl: str = "auto") -> Tensor:
@@ -45,7 +53,7 @@ def bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None = None, *, impl
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
-    _check_data("logits", logits, x, mask)
+    check_data("logits", logits, x, mask)
     out: Tensor = _bernoulli_nll(logits, x, mask, impl)
     return out
 
@@ -61,7 +69,7 @@ def _gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None, 
 
 @_gaussian_nll.register_fake
 def _(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    return _row_sums(mean)
+    return row_sums(mean)
 
 
 def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None = None, *, impl: str = "auto") -> Tensor:
@@ -74,9 +82,8 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None = 
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
-    _check_data("mean", mean, x, mask)
-    check_like("logvar", logvar, "mean", mean, dtype=False)
-    check_shape("logvar", logvar, mean.shape, mean.shape[1:], ())
+    check_data("mean", mean, x, mask)
+    check_parameter("logvar", logvar, "mean", mean)
     out: Tensor = _gaussian_nll(mean, logvar, x, mask, impl)
     return out
 
@@ -92,7 +99,7 @@ def _squared_error(output: Tensor, x: Tensor, impl: str) -> Tensor:
 
 @_squared_error.register_fake
 def _(output: Tensor, x: Tensor, impl: str) -> Tensor:
-    return _row_sums(output)
+    return row_sums(output)
 
 
 def squared_error(output: Tensor, x: Tensor, *, impl: str = "auto") -> Tensor:
@@ -103,6 +110,6 @@ def squared_error(output: Tensor, x: Tensor, *, impl: str = "auto") -> Tensor:
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
-    _check_data("output", output, x, None)
+    check_data("output", output, x, None)
     out: Tensor = _squared_error(output, x, impl)
     return out
