@@ -7,6 +7,7 @@ internal batch at a time, apart from results.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fastvae.errors import InputError
 from fastvae.layers import Shape
+from fastvae.likelihoods import UNIT_INTERVAL, Support
 from fastvae.runtime.batching import blocks
 
 Array: TypeAlias = Any  # np.ndarray or torch.Tensor: whichever came in goes out
@@ -168,7 +170,7 @@ def check_rows(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    unit_interval: bool = False,
+    supports: Sequence[Support] = (),
     invalid: str = "raise",
     missing: bool = False,
     advice: str = "; pass invalid='mask' for a NaN result or 'propagate' to let it through",
@@ -177,7 +179,7 @@ def check_rows(
 
     Args:
         x: a NumPy array or tensor (rows, *shape), or (rows, prod(shape)) flattened; float16 to float64.
-        unit_interval: values must lie in [0, 1].
+        supports: which values they may have, of what columns.
         invalid: what to do about rows with NaN or Inf: only ``raise`` looks for them here.
         missing: NaN marks missing entries, so only Inf is refused.
         advice: what a message about NaN and Inf ends with.
@@ -198,30 +200,31 @@ def check_rows(
     rows = Rows(x, shape, device, dtype, flat)
     if missing:
         advice = "; only NaN marks missing entries"
-    _check_values(name, rows, unit_interval=unit_interval, invalid=invalid, missing=missing, advice=advice)
+    _check_values(name, rows, supports=supports, invalid=invalid, missing=missing, advice=advice)
     return rows
 
 
-def _check_values(name: str, rows: Rows, *, unit_interval: bool, invalid: str, missing: bool, advice: str) -> None:
+def _check_values(
+    name: str, rows: Rows, *, supports: Sequence[Support], invalid: str, missing: bool, advice: str
+) -> None:
     if rows.device.type != "cpu" and rows.on_host:  # checked where they are, and copied to the device once
         rows = replace(rows, device=torch.device("cpu"))
     for low, high in blocks(len(rows), CHECK_ROWS):
-        block = rows.block(low, high)
-        if missing:
-            block = block.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+        whole = rows.block(low, high)
+        block = whole.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf) if missing else whole
         least, most = (float(value) for value in torch.aminmax(block))
-        if not (math.isfinite(least) and math.isfinite(most)):
-            if invalid == "raise":
-                bad = low + int((~torch.isfinite(block)).flatten(1).any(1).nonzero()[0])
-                what = "Inf" if missing else "NaN or Inf"
-                raise InputError(f"{name}: row {bad} holds {what}, or a value beyond {rows.dtype}{advice}")
-            block = block[torch.isfinite(block)]
-            if not block.numel():
-                continue
-            least, most = (float(value) for value in torch.aminmax(block))
-        if unit_interval and not (least >= 0.0 and most <= 1.0):
-            hint = "; divide by the largest value a pixel can have, e.g. 255" if most > 1 else ""
-            raise InputError(f"{name}: this model's data lie in [0, 1], got values from {least:g} to {most:g}{hint}")
+        finite = math.isfinite(least) and math.isfinite(most)
+        if not finite and invalid == "raise":
+            bad = low + int((~torch.isfinite(block)).flatten(1).any(1).nonzero()[0])
+            what = "Inf" if missing else "NaN or Inf"
+            raise InputError(f"{name}: row {bad} holds {what}, or a value beyond {rows.dtype}{advice}")
+        if supports == (UNIT_INTERVAL,) and finite and least >= 0.0 and most <= 1.0:
+            continue
+        for support in supports:
+            outside = support.outside(whole, missing=missing)
+            if bool(outside.any()):
+                bad = int(outside.nonzero()[0])
+                raise InputError(f"{name}: {support.refusal(whole[bad : bad + 1])}; row {low + bad}")
 
 
 def invalid_rows(block: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastvae.errors import InputError, WeightMismatchError
 from fastvae.layers import BatchNorm, Residual, Shape, Stack, leaves, stack_shape
-from fastvae.spec import DTYPE_BYTES, ModelSpec, PredictedGaussian
+from fastvae.spec import DTYPE_BYTES, ModelSpec
 from fastvae.spec_json import spec_to_json
 
 DEFAULT_MAX_MEMORY = 16 * 2**30
@@ -132,8 +132,7 @@ def check_memory(spec: ModelSpec, *, source: str, max_memory: int, tiled: bool =
     decoded = stack_shape(spec.decoder, spec.decoder_input_shape)
     ways = [(spec.encoder_input_shape, spec.encoder), (spec.decoder_input_shape, spec.decoder)]
     ways += [(encoded, stack) for stack in spec.posterior.stacks()]
-    if isinstance(spec.likelihood, PredictedGaussian):
-        ways += [(decoded, stack) for stack in spec.likelihood.head.stacks()]
+    ways += [(decoded, stack) for stack in spec.likelihood.stacks()]
     widest = max(_widest(stack, shape) for shape, stack in ways)
     held = 0 if tiled and spec.any_size else 2 * widest
     needed = (weights + held) * DTYPE_BYTES[spec.dtype]

@@ -10,8 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
+from fastvae.heads import (
+    Bernoulli,
+    FixedGaussian,
+    GaussianHead,
+    Likelihood,
+    PerDimensionGaussian,
+    PointHead,
+    PredictedGaussian,
+)
 from fastvae.layers import (
     Affine,
     Flatten,
@@ -27,130 +36,22 @@ from fastvae.layers import (
 )
 from fastvae.scaling import LatentScaling
 
-Parametrization = Literal["logvar", "softplus_std", "variance"]
+__all__ = [
+    "DTYPE_BYTES",
+    "Bernoulli",
+    "Condition",
+    "DType",
+    "FixedGaussian",
+    "GaussianHead",
+    "Likelihood",
+    "ModelSpec",
+    "PerDimensionGaussian",
+    "PointHead",
+    "PredictedGaussian",
+]
+
 DType = Literal["float16", "bfloat16", "float32", "float64"]
 DTYPE_BYTES: dict[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-
-
-@dataclass(frozen=True)
-class GaussianHead:
-    """From features to the mean and log-variance of a diagonal Gaussian.
-
-    ``layout`` says how the two come out of the network:
-
-    * ``separate``: ``mean`` and ``scale`` are two stacks over the same features;
-    * ``chunked``: ``joint`` makes twice the channels, all means first;
-    * ``interleaved``: ``joint`` makes twice the channels, mean and scale in turn.
-
-    ``parametrization`` says what the scale half is: a log-variance; a standard deviation before softplus,
-    ``softplus(raw) + eps``; or a variance, ``raw + eps``. The log-variance is clamped to
-    [``logvar_min``, ``logvar_max``] where given.
-    """
-
-    kind: ClassVar[str] = "gaussian_head"
-    layout: Literal["separate", "chunked", "interleaved"]
-    mean: Stack = ()
-    scale: Stack = ()
-    joint: Stack = ()
-    parametrization: Parametrization = "logvar"
-    eps: float = 0.0
-    logvar_min: float | None = None
-    logvar_max: float | None = None
-
-    def __post_init__(self) -> None:
-        separate = self.layout == "separate"
-        check(
-            not self.joint if separate else not (self.mean or self.scale),
-            f"gaussian_head: layout {self.layout!r} takes "
-            + ("stacks mean and scale, not joint" if separate else "one stack, joint, not mean and scale"),
-        )
-        check(self.eps >= 0, f"gaussian_head: eps must not be negative, got {self.eps}")
-        check(
-            self.logvar_min is None or self.logvar_max is None or self.logvar_min <= self.logvar_max,
-            f"gaussian_head: logvar_min {self.logvar_min} exceeds logvar_max {self.logvar_max}",
-        )
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Shape of the mean (and of the log-variance) for features of ``shape``."""
-        if self.layout == "separate":
-            mean, scale = stack_shape(self.mean, shape), stack_shape(self.scale, shape)
-            check(mean == scale, f"gaussian_head: mean has shape {mean} but scale has {scale}")
-            return mean
-        joint = stack_shape(self.joint, shape)
-        check(
-            joint[0] % 2 == 0,
-            f"gaussian_head: joint must make an even number of channels, found shape {joint}",
-        )
-        return (joint[0] // 2, *joint[1:])
-
-    def stacks(self) -> tuple[Stack, ...]:
-        return (self.mean, self.scale) if self.layout == "separate" else (self.joint,)
-
-
-@dataclass(frozen=True)
-class PointHead:
-    """The posterior of a deterministic encoder: all its probability at one point, which ``mean`` makes of the features.
-
-    Its log-variance is minus infinity, so that every draw from it is the mean.
-    """
-
-    kind: ClassVar[str] = "point_head"
-    mean: Stack = ()
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Shape of the mean for features of ``shape``."""
-        return stack_shape(self.mean, shape)
-
-    def stacks(self) -> tuple[Stack, ...]:
-        return (self.mean,)
-
-
-@dataclass(frozen=True)
-class Bernoulli:
-    """p(x|z) is Bernoulli per element; the decoder's features are its logits. Data lie in [0, 1]."""
-
-    kind: ClassVar[str] = "bernoulli"
-
-
-@dataclass(frozen=True)
-class FixedGaussian:
-    """p(x|z) is Gaussian with one variance for all; the decoder's features are its mean."""
-
-    kind: ClassVar[str] = "gaussian_fixed"
-    variance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(
-            0 < self.variance < math.inf,
-            f"gaussian_fixed: variance must be positive and finite, got {self.variance}",
-        )
-
-
-@dataclass(frozen=True)
-class PerDimensionGaussian:
-    """p(x|z) is Gaussian with a learned variance per dimension, the same for every row.
-
-    The tensor ``name`` has the data's shape and holds what ``parametrization`` says (see GaussianHead).
-    """
-
-    kind: ClassVar[str] = "gaussian_per_dimension"
-    name: str = "likelihood.logvar"
-    parametrization: Parametrization = "logvar"
-    eps: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self.eps >= 0, f"gaussian_per_dimension: eps must not be negative, got {self.eps}")
-
-
-@dataclass(frozen=True)
-class PredictedGaussian:
-    """p(x|z) is Gaussian; ``head`` makes mean and variance of every row from the decoder's features."""
-
-    kind: ClassVar[str] = "gaussian_predicted"
-    head: GaussianHead
-
-
-Likelihood: TypeAlias = Bernoulli | FixedGaussian | PerDimensionGaussian | PredictedGaussian
 
 
 @dataclass(frozen=True)
@@ -209,9 +110,7 @@ class ModelSpec:
             latent == self.latent_shape,
             f"the posterior has shape {latent}, latent_shape says {self.latent_shape}",
         )
-        output = stack_shape(self.decoder, self.decoder_input_shape)
-        if isinstance(self.likelihood, PredictedGaussian):
-            output = self.likelihood.head.output_shape(output)
+        output = self.likelihood.output_shape(stack_shape(self.decoder, self.decoder_input_shape))
         check(
             output == self.input_shape,
             f"the decoder makes shape {output}, input_shape says {self.input_shape}",
@@ -228,7 +127,7 @@ class ModelSpec:
         """Whether it takes images of other sizes: latents are images as well, and no weight has the size of one."""
         if len(self.input_shape) != 3 or len(self.latent_shape) != 3:
             return False
-        if self.condition is not None or isinstance(self.likelihood, PerDimensionGaussian):
+        if self.condition is not None or not self.likelihood.any_size:
             return False
         layers = leaves(tuple(layer for stack in self.stacks() for layer in stack))
         return not any(
@@ -285,13 +184,13 @@ class ModelSpec:
 
     def stacks(self) -> tuple[Stack, ...]:
         """Every stack of layers of the model, in the order a row meets them."""
-        head = self.likelihood.head.stacks() if isinstance(self.likelihood, PredictedGaussian) else ()
-        return (self.encoder, *self.posterior.stacks(), self.decoder, *head)
+        return (self.encoder, *self.posterior.stacks(), self.decoder, *self.likelihood.stacks())
 
     def tensors(self) -> dict[str, Shape]:
         """Name and shape of every tensor the model needs."""
         needed = stack_tensors(tuple(layer for stack in self.stacks() for layer in stack))
-        if isinstance(self.likelihood, PerDimensionGaussian):
-            check(self.likelihood.name not in needed, f"tensor {self.likelihood.name!r} is used twice")
-            needed[self.likelihood.name] = self.input_shape
+        conditions = 0 if self.condition is None else self.condition.dim
+        for name, shape in self.likelihood.tensors(self.input_shape, conditions).items():
+            check(name not in needed, f"tensor {name!r} is used twice")
+            needed[name] = shape
         return needed

@@ -12,7 +12,7 @@ import math
 import types
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from fastvae import layers, spec
+from fastvae import heads, layers, spec
 from fastvae.errors import WeightFormatError
 from fastvae.spec import ModelSpec
 
@@ -122,7 +122,7 @@ def _decode_object(cls: Any, value: Json, path: str) -> Any:
     missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in value]
     if missing:
         raise WeightFormatError(f"{path}: missing field {missing[0]!r}")
-    hints = get_type_hints(cls, vars(spec) | vars(layers))
+    hints = get_type_hints(cls, vars(heads) | vars(layers) | vars(spec))
     decoded = {n: _decode(hints[n], value[n], f"{path}.{n}") for n in fields if n in value}
     try:
         return cls(**decoded)

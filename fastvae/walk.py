@@ -34,7 +34,7 @@ class Walker:
             engine.spec.input_shape,
             device=engine.device,
             dtype=engine.dtype,
-            unit_interval=engine.head.unit_interval,
+            supports=engine.head.supports,
             invalid=invalid,
             missing=missing,
         )

@@ -17,6 +17,7 @@ from fastvae.layers import Shape
 from fastvae.onnx import images, scores, winograd
 from fastvae.onnx.activations import activate, logvar
 from fastvae.onnx.graph import Graph
+from fastvae.onnx.likelihoods import LIKELIHOODS
 from fastvae.plan import Plan, Step
 
 # Names of the dynamic axis. z may hold several draws for each row of the data, one block of rows after the other.
@@ -25,7 +26,6 @@ DRAWN = "samples * rows"
 OUTPUTS = {
     "encode": ("mean", "logvar"),
     "embed": ("mean",),
-    "parameters": ("location", "logvar"),
     "score": ("nll",),
     "squared_error": ("squared_error",),
     "impute": ("nll", "output"),
@@ -33,6 +33,8 @@ OUTPUTS = {
     "elbo": ("nll", "kl"),
     "distance": ("squared_error",),
 }
+# The verbs of plans that are parts of others: a band of an image, and the steps before some that have no form here.
+PARTS = ("band", "front")
 NOISE = "noise"
 LIMIT = 2**31 - 2**20
 
@@ -72,9 +74,14 @@ def to_onnx(
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:
-    """What the graph calls the plan's outputs: the same for every model. Of a band, what the plan calls them."""
-    if plan.verb == "band":
-        return tuple(f"band:{name}" for name in plan.outputs)
+    """What the graph calls the plan's outputs: the same for every model. Of a part of a plan, what that calls them."""
+    if plan.verb in PARTS:
+        return tuple(f"{plan.verb}:{name}" for name in plan.outputs)
+    if plan.verb == "parameters" and any("." in name for name in plan.outputs):  # of segments
+        return plan.outputs
+    if plan.verb == "parameters":
+        named = (name.removesuffix("_x") if name.endswith("_x") else "logvar" for name in plan.outputs[1:])
+        return ("location", *named)
     return OUTPUTS.get(plan.verb.removesuffix("_scaled"), ("output",))[: len(plan.outputs)]
 
 
@@ -128,9 +135,9 @@ class _Lowering:
             tensor = tensor.reshape(-1, *[1] * (rank - 1))
         return self.graph.constant(f"{weight}:rank{rank}", tensor.numpy())
 
-    def samples(self, x: str) -> scores.Samples:
-        """The draws of z for each row of the data, value ``x`` of the graph."""
-        shape, several = self.plan.shapes["x"], self.several
+    def samples(self, step: Step, x: str) -> scores.Samples:
+        """The draws of z for each row of the data, value ``x`` of the graph, that ``step`` scores."""
+        shape, several = self.plan.shapes[str(step.inputs[0])], self.several
         return scores.Samples(self.graph, x, shape, several=several, aligned=self.batch_invariant)
 
 
@@ -207,11 +214,11 @@ def _logvar(to: _Lowering, step: Step, raw: str) -> tuple[str, ...]:
 
 
 def _bernoulli_nll(to: _Lowering, step: Step, logits: str, x: str, mask: str | None) -> tuple[str, ...]:
-    return (scores.bernoulli_nll(to.graph, logits, x, mask, to.samples(x)),)
+    return (scores.bernoulli_nll(to.graph, logits, x, mask, to.samples(step, x)),)
 
 
 def _gaussian_nll(to: _Lowering, step: Step, mean: str, variance: str, x: str, mask: str | None) -> tuple[str, ...]:
-    samples = to.samples(x)
+    samples = to.samples(step, x)
     weight = to.plan.weights.get(str(step.inputs[1]))
     if weight is not None:
         return (scores.gaussian_nll_constant(to.graph, mean, weight.detach().cpu().double(), x, mask, samples),)
@@ -219,7 +226,7 @@ def _gaussian_nll(to: _Lowering, step: Step, mean: str, variance: str, x: str, m
 
 
 def _squared_error(to: _Lowering, step: Step, output: str, x: str) -> tuple[str, ...]:
-    return (scores.squared_error(to.graph, output, x, to.samples(x)),)
+    return (scores.squared_error(to.graph, output, x, to.samples(step, x)),)
 
 
 def _kl(to: _Lowering, step: Step, mean: str, variance: str) -> tuple[str, ...]:
@@ -290,4 +297,5 @@ LOWERINGS: dict[str, Callable[..., tuple[str, ...]]] = {
     "pad": _pad,
     "narrow": _narrow,
     "normalise": _normalise,
+    **LIKELIHOODS,
 }

@@ -31,12 +31,12 @@ from fastvae.layers import (
     Stack,
     Upsample,
 )
-from fastvae.likelihoods import constant_logvar
 from fastvae.model import Model
+from fastvae.plan.heads import LikelihoodSteps
 from fastvae.plan.passes import FUSED_PASSES, IMAGE_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
 from fastvae.plan.plan import Plan, Step
 from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, with_scaling
-from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, PerDimensionGaussian, PointHead
+from fastvae.spec import GaussianHead, PointHead
 
 VERBS = (
     "encode",
@@ -144,6 +144,7 @@ class _Builder:
         self.steps: list[Step] = []
         self.shapes: dict[str, Shape] = {}
         self.weights: dict[str, Tensor] = {f"w:{name}": weight for name, weight in model.weights.items()}
+        self.likelihood = LikelihoodSteps(self, self.spec.likelihood)
 
     def build(self, verb: str) -> Plan:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
@@ -156,11 +157,11 @@ class _Builder:
 
     def _encode(self) -> tuple[str, ...]:
         h = self._joined(self._input("x", self.spec.input_shape), encoder=True)
-        h = self._stack(self.spec.encoder, h)
+        h = self.stack(self.spec.encoder, h)
         if isinstance(self.spec.posterior, PointHead):
-            mean = self._stack(self.spec.posterior.mean, h)
-            return mean, self._step("logvar", (mean,), "logvar", self.shapes[mean], POINT)
-        return self._head(self.spec.posterior, h, ("mean", "logvar"))
+            mean = self.stack(self.spec.posterior.mean, h)
+            return mean, self.step("logvar", (mean,), "logvar", self.shapes[mean], POINT)
+        return self.head(self.spec.posterior, h, ("mean", "logvar"))
 
     def _embed(self) -> tuple[str, ...]:
         return self._encode()[:1]
@@ -172,36 +173,39 @@ class _Builder:
         return self._decoder(self._latent())
 
     def _generate(self) -> tuple[str, ...]:
-        noise = self._step("sample_normal", (), "noise", (self.spec.latent_dim,), {"dim": self.spec.latent_dim})
-        z = self._step("reshape", (noise,), "z", self.spec.latent_shape, {"shape": self.spec.latent_shape})
+        noise = self.step("sample_normal", (), "noise", (self.spec.latent_dim,), {"dim": self.spec.latent_dim})
+        z = self.step("reshape", (noise,), "z", self.spec.latent_shape, {"shape": self.spec.latent_shape})
         return (self._output(z),)
 
     def _reconstruct(self) -> tuple[str, ...]:
-        return (self._output(self._encode()[0]),)
+        return (self._output(self._encode()[0], "x"),)
 
     def _score(self) -> tuple[str, ...]:
-        return (self._nll(self._decoder(self._latent()), None),)
+        z, x = self._latent(), self._input("x", self.spec.input_shape)
+        return (self.likelihood.nll(self._decoder(z, x), x, None),)
 
     def _impute(self) -> tuple[str, ...]:
-        parameters = self._decoder(self._latent())
-        return self._nll(parameters, self._input("mask", self.spec.input_shape)), self._mean(parameters)
+        z, x = self._latent(), self._input("x", self.spec.input_shape)
+        mask = self._input("mask", self.spec.input_shape)
+        parameters = self._decoder(z, x)
+        return self.likelihood.nll(parameters, x, mask), self.likelihood.mean(parameters)
 
     def _squared_error(self) -> tuple[str, ...]:
-        output = self._output(self._latent())
-        x = self._input("x", self.spec.input_shape)
-        return (self._step("squared_error", (output, x), "squared_error", ()),)
+        z, x = self._latent(), self._input("x", self.spec.input_shape)
+        output = self._output(z, x)
+        return (self.step("squared_error", (output, x), "squared_error", ()),)
 
     def _kl(self) -> tuple[str, ...]:
-        return (self._step("kl", self._encode(), "kl", ()),)
+        return (self.step("kl", self._encode(), "kl", ()),)
 
     def _elbo(self) -> tuple[str, ...]:
         mean, logvar = self._encode()
-        kl = self._step("kl", (mean, logvar), "kl", ())
-        return self._nll(self._decoder(mean), None), kl
+        kl = self.step("kl", (mean, logvar), "kl", ())
+        return self.likelihood.nll(self._decoder(mean, "x"), "x", None), kl
 
     def _distance(self) -> tuple[str, ...]:
-        output = self._output(self._encode()[0])
-        return (self._step("squared_error", (output, "x"), "squared_error", ()),)
+        output = self._output(self._encode()[0], "x")
+        return (self.step("squared_error", (output, "x"), "squared_error", ()),)
 
     def _input(self, name: str, shape: Shape) -> str:
         self.shapes[name] = shape
@@ -210,47 +214,33 @@ class _Builder:
     def _latent(self) -> str:
         return self._input("z", self.spec.latent_shape)
 
-    def _output(self, z: str) -> str:
+    def _output(self, z: str, x: str | None = None) -> str:
         """E[x|z]."""
-        return self._mean(self._decoder(z))
+        return self.likelihood.mean(self._decoder(z, x))
 
-    def _mean(self, parameters: tuple[str, ...]) -> str:
-        if not isinstance(self.spec.likelihood, Bernoulli):
-            return parameters[0]
-        inputs = (parameters[0], None, None)
-        return self._step("affine", inputs, "output", self.spec.input_shape, {"activation": "sigmoid"})
-
-    def _nll(self, parameters: tuple[str, ...], mask: str | None) -> str:
-        """-log p(x|z), where ``mask`` is True if there is one."""
-        x = self._input("x", self.spec.input_shape)
-        if isinstance(self.spec.likelihood, Bernoulli):
-            return self._step("bernoulli_nll", (*parameters, x, mask), "nll", ())
-        if (logvar := constant_logvar(self.model)) is not None:
-            self.weights["d:likelihood"] = logvar
-            parameters = (*parameters, "d:likelihood")
-        return self._step("gaussian_nll", (*parameters, x, mask), "nll", ())
-
-    def _decoder(self, z: str) -> tuple[str, ...]:
-        """The parameters of p(x|z) that depend on z."""
-        likelihood = self.spec.likelihood
-        h = self._stack(self.spec.decoder, self._joined(z, encoder=False))
-        if isinstance(likelihood, Bernoulli | FixedGaussian | PerDimensionGaussian):
-            return (h,)
-        return self._head(likelihood.head, h, ("mean_x", "logvar_x"))
+    def _decoder(self, z: str, x: str | None = None) -> tuple[str, ...]:
+        """The parameters of p(x|z) that depend on z; ``x`` are the rows, where the verb has some."""
+        features = self.stack(self.spec.decoder, self._joined(z, encoder=False))
+        return self.likelihood.parameters(features, x)
 
     def _joined(self, name: str, *, encoder: bool) -> str:
         condition = self.spec.condition
         if condition is None or not (condition.encoder if encoder else condition.decoder):
             return name
-        vector = self._input("condition", (condition.dim,))
-        return self._step("join", (name, vector), None, condition.joined_shape(self.shapes[name]))
+        return self.step("join", (name, self.condition()), None, condition.joined_shape(self.shapes[name]))
 
-    def _head(self, head: GaussianHead, features: str, names: tuple[str, str]) -> tuple[str, ...]:
+    def condition(self) -> str:
+        """The input that holds the condition."""
+        assert self.spec.condition is not None
+        return self._input("condition", (self.spec.condition.dim,))
+
+    def head(self, head: GaussianHead, features: str, names: tuple[str, str]) -> tuple[str, ...]:
+        """Mean and log-variance, under these names where steps of their own make them."""
         shape = head.output_shape(self.shapes[features])
         if head.layout == "separate":
-            mean, raw = self._stack(head.mean, features), self._stack(head.scale, features)
+            mean, raw = self.stack(head.mean, features), self.stack(head.scale, features)
         else:
-            joint = self._stack(head.joint, features)
+            joint = self.stack(head.joint, features)
             mean, raw = f"{names[0]}_half", f"{names[1]}_half"
             self.shapes |= {mean: shape, raw: shape}
             self.steps.append(Step("split", (joint,), (mean, raw), {"layout": head.layout}))
@@ -261,9 +251,10 @@ class _Builder:
             "maximum": head.logvar_max,
         }
         plain = head.parametrization == "logvar" and head.logvar_min is None and head.logvar_max is None
-        return mean, (raw if plain else self._step("logvar", (raw,), names[1], shape, settings))
+        return mean, (raw if plain else self.step("logvar", (raw,), names[1], shape, settings))
 
-    def _stack(self, stack: Stack, name: str) -> str:
+    def stack(self, stack: Stack, name: str) -> str:
+        """Add a stack of layers to the buffer ``name``."""
         for layer in stack:
             name = self._layer(layer, name)
         return name
@@ -272,28 +263,28 @@ class _Builder:
         shape = layer.output_shape(self.shapes[x])
         match layer:
             case Linear():
-                return self._step("linear", (x, *self._weight_bias(layer)), None, shape)
+                return self.step("linear", (x, *self._weight_bias(layer)), None, shape)
             case Conv2d() | ConvTranspose2d():
-                return self._step(layer.kind, (x, *self._weight_bias(layer)), None, shape, _convolution(layer))
+                return self.step(layer.kind, (x, *self._weight_bias(layer)), None, shape, _convolution(layer))
             case BatchNorm():
-                return self._step("affine", (x, *self._batch_norm(layer)), None, shape)
+                return self.step("affine", (x, *self._batch_norm(layer)), None, shape)
             case Affine():
-                return self._step("affine", (x, f"w:{layer.name}.scale", f"w:{layer.name}.shift"), None, shape)
+                return self.step("affine", (x, f"w:{layer.name}.scale", f"w:{layer.name}.shift"), None, shape)
             case Activation():
                 settings = {"activation": layer.function, "alpha": layer.alpha}
-                return self._step("affine", (x, None, None), None, shape, settings)
+                return self.step("affine", (x, None, None), None, shape, settings)
             case GroupNorm():
                 inputs = (x, f"w:{layer.name}.weight", f"w:{layer.name}.bias")
-                return self._step("group_norm", inputs, None, shape, {"groups": layer.num_groups, "eps": layer.eps})
+                return self.step("group_norm", inputs, None, shape, {"groups": layer.num_groups, "eps": layer.eps})
             case Attention():
                 return self._attention(layer, x)
             case Upsample():
-                return self._step("upsample", (x,), None, shape, {"factor": layer.factor})
+                return self.step("upsample", (x,), None, shape, {"factor": layer.factor})
             case Residual():
-                body, shortcut = self._stack(layer.body, x), self._stack(layer.shortcut, x)
-                return self._step("add", (body, shortcut), None, shape)
+                body, shortcut = self.stack(layer.body, x), self.stack(layer.shortcut, x)
+                return self.step("add", (body, shortcut), None, shape)
             case _:
-                return self._step("reshape", (x,), None, shape, {"shape": shape})
+                return self.step("reshape", (x,), None, shape, {"shape": shape})
 
     def _attention(self, layer: Attention, x: str) -> str:
         """Its four linear maps are 1x1 convolutions."""
@@ -303,10 +294,10 @@ class _Builder:
             weight = f"d:{layer.name}.{role}"
             self.weights[weight] = self.weights[f"w:{layer.name}.{role}.weight"][:, :, None, None]
             bias = f"w:{layer.name}.{role}.bias" if layer.bias else None
-            return self._step("conv2d", (x, weight, bias), None, shape, POINTWISE)
+            return self.step("conv2d", (x, weight, bias), None, shape, POINTWISE)
 
         q, k, v = (projected(role, x) for role in ("to_q", "to_k", "to_v"))
-        return projected("to_out", self._step("attention", (q, k, v), None, shape, {"heads": layer.heads}))
+        return projected("to_out", self.step("attention", (q, k, v), None, shape, {"heads": layer.heads}))
 
     def _weight_bias(self, layer: Linear | Conv2d | ConvTranspose2d) -> tuple[str, str | None]:
         return f"w:{layer.name}.weight", f"w:{layer.name}.bias" if layer.bias else None
@@ -325,17 +316,19 @@ class _Builder:
         self.weights |= dict(zip(names, (scale, shift), strict=True))
         return names
 
-    def _step(
+    def step(
         self,
         op: str,
         inputs: tuple[str | None, ...],
         output: str | None,
         shape: Shape,
         attributes: Mapping[str, object] | None = None,
+        keywords: Mapping[str, str] | None = None,
     ) -> str:
+        """Add a step with one output, by default with a name of its own, and give that."""
         output = output or f"h{len(self.steps)}"
         self.shapes[output] = shape
-        self.steps.append(Step(op, inputs, (output,), attributes or {}))
+        self.steps.append(Step(op, inputs, (output,), attributes or {}, keywords or {}))
         return output
 
 

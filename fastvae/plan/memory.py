@@ -1,7 +1,7 @@
 """Where a plan's buffers lie and how long they live: from liveness to fixed places in one arena.
 
-Reshapes, splits and narrowings are views: they have no memory of their own and keep the memory of what they look at. A
-buffer lives from the step that writes it (an input: from the start) to the last step that reads it or a view of
+Reshapes, splits, narrowings and columns are views: they have no memory of their own and keep that of what they look at.
+A buffer lives from the step that writes it (an input: from the start) to the last step that reads it or a view of
 it (an output: to the end).
 """
 
@@ -45,7 +45,7 @@ def is_view(plan: Plan, step: Step) -> bool:
     All reshapes do but one: that of every other channel of an image, which no strides can describe.
     """
     if step.op != "reshape":
-        return step.op in ("split", "narrow")
+        return step.op in ("split", "narrow", "columns")
     maker = plan.maker(str(step.inputs[0]))
     before = None if maker is None else plan.steps[maker]
     interleaved = before is not None and before.op == "split" and before.attributes["layout"] == "interleaved"

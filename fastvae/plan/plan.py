@@ -16,8 +16,9 @@ from fastvae.layers import Shape
 class Step:
     """One op: ``outputs = op(*inputs, **keywords, **attributes)``.
 
-    ``op`` names an op of ``fastvae_kernels``, one of the executor's own (add, upsample, normalise, channels_last, and
-    the views reshape, join, split, pad, narrow), ``kl``, the divergence that ``reparameterize`` gives with no draws, or
+    ``op`` names an op of ``fastvae_kernels``, one of the executor's own (add, upsample, normalise, channels_last, the
+    views reshape, join, split, pad, narrow and columns, and the steps of likelihoods: concat, log_softmax,
+    add_log_total, less_total, expectation), ``kl``, the divergence that ``reparameterize`` gives with no draws, or
     ``norm_by_statistics``, a group norm whose statistics are given. ``inputs`` name buffers or weights of the plan;
     None where an optional operand is absent. ``keywords`` name those that the op takes by keyword, as ``linear`` does
     the residual it adds; ``attributes`` hold no tensors. An output that nothing reads is released at once.

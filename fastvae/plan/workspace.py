@@ -15,6 +15,15 @@ from fastvae_kernels.reference.attention import SCORE_BYTES
 
 # Temporaries at once, in rows of the parameters that are scored.
 SCORES = {"bernoulli": 2, "gaussian": 4, "squared_error": 1}
+# The same of the likelihoods that have no fused form.
+LIKELIHOODS = {
+    "laplace_nll": 2,
+    "student_t_nll": 5,
+    "continuous_bernoulli_nll": 3,
+    "poisson_nll": 9,
+    "negative_binomial_nll": 12,
+    "categorical_nll": 3,
+}
 # The same for an activation, in rows of its result.
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 1, "softplus": 1}
 # And for the KL divergence, in rows of the mean.
@@ -40,6 +49,8 @@ def _temporaries(plan: Plan, step: Step, wide: int) -> int:
             return DIVERGENCE * _width(plan, step.inputs[0])
         case "bernoulli_nll" | "gaussian_nll":
             return SCORES[step.op.removesuffix("_nll")] * _width(plan, step.inputs[0])
+        case op if op in LIKELIHOODS:
+            return LIKELIHOODS[op] * _width(plan, step.inputs[0])
         case "squared_error":
             return SCORES["squared_error"] * _width(plan, step.inputs[0])
         case "linear_score":  # the output itself, and what scoring it takes

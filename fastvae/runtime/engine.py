@@ -19,7 +19,7 @@ from torch import Tensor
 import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import UnsupportedError
-from fastvae.likelihoods import output_head
+from fastvae.likelihoods import UNIT_INTERVAL, output_head
 from fastvae.model import Model, memory_bytes
 from fastvae.plan import (
     PLAIN_VERBS,
@@ -51,6 +51,7 @@ from fastvae.runtime.settings import (
     resolve_precision,
 )
 from fastvae.runtime.sizes import resized
+from fastvae.runtime.split import SplitExecutor, split
 from fastvae.runtime.staging import Stages
 from fastvae.runtime.tiling import Costs, TiledExecutor, fit, references, sessions, weight_bytes
 from fastvae.spec import ModelSpec
@@ -438,7 +439,10 @@ class Engine:
             return None
         spec, plain = self.spec, PLAIN_VERBS.get(verb, verb)
         shape = {"decode": spec.latent_shape, "generate": (spec.latent_dim,)}.get(plain, spec.input_shape)
-        of_rows: Values = "unit interval" if self.head.unit_interval else "finite"
+        whole = self.head.supports == (UNIT_INTERVAL,)
+        if plain not in ("decode", "generate") and self.head.supports and not whole:
+            return None  # looked at more closely on the long way
+        of_rows: Values = "unit interval" if whole else "finite"
         values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
         return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results)
 
@@ -508,14 +512,19 @@ class Engine:
             share=self._resources.weights.share,
         )
         if self.impl == "onnxruntime":
-            return OnnxExecutor(
-                plan,
-                threads=self._threads,
-                arena=self._arena,
-                batch_invariant=self.batch_invariant,
-                any_size=self.spec.any_size and verb in SIZE_FREE_VERBS,
-            )
+            sizes = self.spec.any_size and verb in SIZE_FREE_VERBS
+            parts = split(plan)
+            return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
         return self._recorded(plan)
+
+    def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:
+        return OnnxExecutor(
+            plan,
+            threads=self._threads,
+            arena=self._arena,
+            batch_invariant=self.batch_invariant,
+            any_size=any_size,
+        )
 
     def _resized(self, verb: str) -> AnyExecutor:
         """The executor of the engine this one was made of, for images of this one's size."""

@@ -14,6 +14,7 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.plan import Plan, Step, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
+from fastvae.runtime.head_ops import HEAD_OPS
 from fastvae_kernels.reference.activation import activate_
 
 
@@ -203,4 +204,5 @@ OWN_OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "narrow": _narrow,
     "normalise": _normalise,
     "upsample": _upsample,
+    **HEAD_OPS,
 }

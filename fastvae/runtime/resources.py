@@ -14,11 +14,12 @@ from fastvae.runtime.lifetime import Lifetime, watch_forks
 from fastvae.runtime.numerics import Numerics
 from fastvae.runtime.ort import DirectCall, OnnxExecutor
 from fastvae.runtime.results import Results
+from fastvae.runtime.split import SplitExecutor
 from fastvae.runtime.staging import stages
 from fastvae.runtime.tiling import TiledExecutor
 from fastvae.runtime.weights import WeightStore
 
-AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor | TiledExecutor
+AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor | SplitExecutor | TiledExecutor
 
 
 class Resources:

@@ -65,7 +65,7 @@ def document() -> dict[str, object]:
         ({"input_shape": [0]}, "input_shape must be positive"),
         ({"input_shape": [7]}, "takes rows of shape"),
         ({"dtype": "int8"}, "dtype: expected one of 'float16'"),
-        ({"likelihood": {"kind": "poisson"}}, "kind is one of bernoulli, gaussian_fixed"),
+        ({"likelihood": {"kind": "gamma"}}, "kind is one of bernoulli, gaussian_fixed"),
         ({"likelihood": {"kind": "gaussian_fixed", "variance": 0.0}}, "variance must be positive"),
         ({"encoder": [{"kind": "linear", "name": "e"}]}, r"encoder\[0\]: missing field 'in_features'"),
         ({"encoder": [{"kind": "activation", "function": "swish"}]}, "expected one of 'identity', 'relu'"),

@@ -107,7 +107,7 @@ def test_likelihood_samples_have_the_moments_of_the_likelihood() -> None:
         if name == "mlp_bernoulli_interleaved":
             variance = mean * (1 - mean)
         else:
-            logvar = parameters[1][0] if len(parameters) > 1 else model._engine.head.logvar
+            logvar = parameters[1][0] if len(parameters) > 1 else model._engine.head.constants["logvar"]
             variance = np.broadcast_to(np.exp(np.asarray(logvar)), mean.shape)
         # 5 standard errors of a mean, and of a variance (at most that of a Gaussian's).
         assert np.all(np.abs(draws.mean(0) - mean) < 5 * np.sqrt(variance / n)), name

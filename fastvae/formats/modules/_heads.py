@@ -22,8 +22,9 @@ from fastvae.formats.modules._values import (
     scaled,
     uniform,
 )
+from fastvae.heads import Parametrization
 from fastvae.layers import Activation, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape, Stack
-from fastvae.spec import GaussianHead, Parametrization
+from fastvae.spec import GaussianHead
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,395 @@
+"""Models of every likelihood: what they score, decode and draw against SciPy; JSON; ONNX Runtime; what they refuse."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.special import expit, log_softmax, softmax
+
+import fastvae
+from fastvae import noise
+from fastvae.errors import InputError, UnsupportedError, WeightFormatError
+from fastvae.formats import native
+from fastvae.heads import Counts, NegativeBinomial, Poisson
+from fastvae.likelihoods import OPERANDS, constants
+from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.split import WITHOUT_FORM, SplitExecutor
+from fastvae.spec_json import spec_from_json, spec_to_json
+from tests.fastvae.head_specs import HEADS, MIXED, OBSERVED, rows_of
+from tests.fastvae.support import condition_for, random_model, vae
+
+ROWS = 40
+
+
+def exact(name: str, **settings: Any) -> fastvae.VAE:
+    return vae(HEADS[name], precision="float64", impl="reference", **settings)
+
+
+def parameters_of(model: fastvae.VAE, x: Any, condition: Any) -> dict[str, Any]:
+    """The likelihood's parameters at the posterior means of x, in NumPy; of counts, with each row's own library."""
+    z = torch.from_numpy(model.embed(x, condition=condition))
+    given = None if condition is None else torch.from_numpy(condition)
+    p = {k: v.numpy() for k, v in model._engine.head._named(model._engine.parameters(z, given)).items()}
+    likelihood = model.spec.likelihood
+    if isinstance(likelihood, Counts) and likelihood.library == "observed":
+        p["location"] = p["location"] - np.log(likelihood.library_size) + np.log(x.sum(1, keepdims=True))
+    return p
+
+
+def log_density(kind: str, p: dict[str, Any], x: Any) -> Any:
+    """log p(x|z) of each entry; of each row for what is one event."""
+    location = p["location"]
+    if kind == "laplace":
+        return stats.laplace.logpdf(x, location, np.exp(p["log_scale"]))
+    if kind == "student_t":
+        return stats.t.logpdf(x, np.exp(p["log_df"]), location, np.exp(p["log_scale"]))
+    if kind == "continuous_bernoulli":
+        return location * x + np.log(location / np.expm1(location))
+    if kind == "categorical":
+        return (x * log_softmax(location, 1)).sum(1)
+    if kind == "multinomial":
+        return stats.multinomial.logpmf(x, x.sum(1).astype(int), softmax(location, 1))
+    mean = np.exp(location)
+    if kind == "poisson":
+        logs = stats.poisson.logpmf(x, mean)
+    elif kind == "negative_binomial":
+        theta = np.exp(p["log_dispersion"])
+        logs = stats.nbinom.logpmf(x, theta, theta / (theta + mean))
+    elif kind == "bernoulli":
+        return x * np.log(expit(location)) + (1 - x) * np.log(expit(-location))
+    else:
+        return stats.norm.logpdf(x, location, np.exp(p["logvar"] / 2))
+    if "zero_logits" in p:
+        extra = expit(p["zero_logits"])
+        logs = np.log(extra * (x == 0) + (1 - extra) * np.exp(logs))
+    return logs
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "mixed"])
+def test_scores_are_the_density(name: str) -> None:
+    model, spec = exact(name), HEADS[name]
+    x, condition = rows_of(spec, ROWS), condition_for(spec, ROWS)
+    p = parameters_of(model, x, condition)
+    logs = log_density(spec.likelihood.kind, p, x)
+    found = model.score(x, condition=condition)
+    np.testing.assert_allclose(found, -logs.reshape(ROWS, -1).sum(1), rtol=1e-11)
+    elbo = model.score(x, "elbo", condition=condition)
+    np.testing.assert_allclose(elbo, found + model.score(x, "kl", condition=condition), rtol=1e-12)
+
+
+def test_a_mixed_score_is_the_sum_of_its_segments() -> None:
+    model = exact("mixed")
+    x = rows_of(model.spec, ROWS)
+    parameters = model._engine.parameters(torch.from_numpy(model.embed(x)))
+    total = np.zeros(ROWS)
+    for (head, given), (segment, (low, high), _) in zip(
+        model._engine.head._split(parameters), MIXED.spans(), strict=True
+    ):
+        p = {k: v.numpy() for k, v in head._named(given).items()}
+        total -= log_density(segment.likelihood.kind, p, x[:, low:high]).reshape(ROWS, -1).sum(1)
+    np.testing.assert_allclose(model.score(x), total, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_importance_weights_are_densities(name: str) -> None:
+    """With several draws at once, and their chunks cut as they may."""
+    model, spec = exact(name), HEADS[name]
+    x, condition = rows_of(spec, 7), condition_for(spec, 7)
+    together = model.score(x, "iwae", samples=5, condition=condition)
+    rows = [model.score(x[i : i + 1], "iwae", samples=5, start=i, condition=_row(condition, i)) for i in range(7)]
+    np.testing.assert_allclose(together, np.concatenate(rows), rtol=1e-10)
+
+
+def _row(condition: Any, i: int) -> Any:
+    return None if condition is None else condition[i : i + 1]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_spec_and_weights_come_back_from_a_file(name: str, tmp_path: Path) -> None:
+    spec = HEADS[name]
+    text = spec_to_json(spec)
+    assert spec_from_json(text) == spec
+    assert spec_to_json(spec_from_json(text)) == text
+    model = vae(spec)
+    model.save(tmp_path / "model.safetensors")
+    again = fastvae.load(tmp_path / "model.safetensors")
+    x, condition = rows_of(spec, 3), condition_for(spec, 3)
+    np.testing.assert_array_equal(again.score(x, condition=condition), model.score(x, condition=condition))
+    assert native.read(tmp_path / "model.safetensors").spec == spec
+
+
+# float32 against float64: parameters off by a few 1e-7 of their size, times counts of up to 100 in all.
+NARROW = {"rtol": 2e-5, "atol": 1e-4}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_onnx_runtime_agrees_with_the_reference(name: str) -> None:
+    spec = HEADS[name]
+    model, wide = vae(spec, impl="onnxruntime"), exact(name)
+    x, condition = rows_of(spec, ROWS), condition_for(spec, ROWS)
+    calls = {
+        "decode": lambda m: m.decode(m.embed(x, condition=condition), condition=condition),
+        "reconstruct": lambda m: m.reconstruct(x, condition=condition),
+        "score": lambda m: m.score(x, condition=condition),
+        "l2": lambda m: m.score(x, "l2", condition=condition),
+        "iwae": lambda m: m.score(x, "iwae", samples=3, condition=condition),
+        "generate": lambda m: m.generate(ROWS, condition=condition),
+    }
+    for verb, call in calls.items():
+        np.testing.assert_allclose(call(model), call(wide), **NARROW, err_msg=verb)
+    if name not in OBSERVED:
+        z = torch.from_numpy(wide.embed(x, condition=condition))[None].repeat(2, 1, *[1] * len(spec.latent_shape))
+        mask = torch.from_numpy(_seen(name, ROWS))
+        given = None if condition is None else torch.from_numpy(condition)
+        narrow = model._engine.impute(z.float(), torch.from_numpy(x).float(), mask=mask, condition=given)
+        for one, other in zip(
+            narrow, wide._engine.impute(z, torch.from_numpy(x), mask=mask, condition=given), strict=True
+        ):
+            np.testing.assert_allclose(one, other, **NARROW)
+
+
+def _seen(name: str, rows: int) -> Any:
+    """Which entries of the rows are seen: one-hot columns all together."""
+    spec = HEADS[name]
+    seen = np.random.default_rng(3).random((rows, *spec.input_shape)) < 0.6
+    if name == "categorical":
+        seen[:] = seen[:, :1]
+    if name == "mixed":
+        for segment, (low, high), _ in MIXED.spans():
+            if segment.likelihood.kind == "categorical":
+                seen[:, low:high] = seen[:, low : low + 1]
+    return seen
+
+
+def test_only_counts_run_their_last_steps_in_pytorch() -> None:
+    for name, spec in HEADS.items():
+        executor = vae(spec, impl="onnxruntime")._engine._executor("elbo")
+        counts = any(step.op in WITHOUT_FORM for step in executor.plan.steps)
+        assert isinstance(executor, SplitExecutor if counts else OnnxExecutor), name
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_rows_bits_are_its_own_in_batch_invariant_mode(name: str) -> None:
+    spec = HEADS[name]
+    model = vae(spec, batch_invariant=True)
+    x, condition = rows_of(spec, 70).astype(np.float32), condition_for(spec, 70)
+    whole = model.score(x, condition=condition), model.reconstruct(x, condition=condition)
+    for low, high in ((0, 1), (33, 35), (69, 70)):
+        part = None if condition is None else condition[low:high]
+        np.testing.assert_array_equal(model.score(x[low:high], condition=part), whole[0][low:high])
+        np.testing.assert_array_equal(model.reconstruct(x[low:high], condition=part), whole[1][low:high])
+
+
+N = 20_000
+
+
+def draws_of(name: str) -> tuple[Any, dict[str, Any], Any]:
+    """Draws at one latent, their likelihood's parameters (1, ...), and the mean that decoding gives."""
+    model, spec = exact(name), HEADS[name]
+    z = np.random.default_rng(0).normal(size=(1, *spec.latent_shape))
+    condition = None if spec.condition is None else np.array([[1.0, 0.0]])
+    given = None if condition is None else torch.from_numpy(condition)
+    one = model._engine.parameters(torch.from_numpy(z), given)
+    many = tuple(value.expand(N, *value.shape[1:]) for value in one)
+    draws = model._engine.head.sample(many, seed=1, start=0, stream=noise.LIKELIHOOD).numpy()
+    named = {k: v.numpy() for k, v in model._engine.head._named(one).items()} if name != "mixed" else {}
+    return draws, named, model.decode(z, condition=condition)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "mixed"])
+def test_draws_have_the_mean_that_decoding_gives(name: str) -> None:
+    draws, p, mean = draws_of(name)
+    if HEADS[name].likelihood.kind == "student_t":  # whose variance may be infinite
+        location = np.broadcast_to(p["location"], mean.shape)
+        share = (draws < location).mean(0)
+        np.testing.assert_allclose(share, 0.5, atol=6 * 0.5 / np.sqrt(N))
+        return
+    error = draws.std(0) / np.sqrt(N)
+    assert np.all(np.abs(draws.mean(0) - mean[0]) <= 6 * error + 1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("mixed", "multinomial", "categorical")])
+def test_draws_have_the_distribution_of_the_density(name: str) -> None:
+    """Of the first entry: the largest distance of the empirical distribution from that of the density."""
+    draws, p, _ = draws_of(name)
+    kind = HEADS[name].likelihood.kind
+    first = {k: np.asarray(v).reshape(-1)[:1] for k, v in p.items()}
+    drawn = np.sort(draws.reshape(N, -1)[:, 0])
+    if kind in ("poisson", "negative_binomial"):
+        values = np.arange(drawn[-1] + 1)
+        cumulated = np.cumsum(np.exp(log_density(kind, first, values)))
+    else:
+        values = np.quantile(drawn, np.linspace(0.01, 0.99, 25))
+        low = 0.0 if kind == "continuous_bernoulli" else values[0] - 4000
+        grid = np.concatenate([[low], values])
+        cumulated = np.cumsum([_integral(kind, first, *ends) for ends in pairwise(grid)])
+    found = np.searchsorted(drawn, values, side="right") / N
+    assert np.abs(found - cumulated).max() < 2.2 / np.sqrt(N)  # Kolmogorov: once in 8,000
+
+
+def _integral(kind: str, p: dict[str, Any], low: float, high: float) -> float:
+    """Of the density, by a fine sum in a scale that is finer towards ``high``."""
+    far = high - low > 100
+    t = np.linspace(0, 1, 20_001)
+    x = high - (high - low) * t**4 if far else low + (high - low) * t
+    return abs(float(np.trapezoid(np.exp(log_density(kind, p, x)), x)))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_draw_is_a_function_of_seed_and_index(name: str) -> None:
+    model, spec = exact(name), HEADS[name]
+    condition = None if spec.condition is None else np.random.default_rng(1).random((9, 2))
+    whole = model.generate(9, seed=3, start=5, output="sample", condition=condition)
+    assert whole.shape == (9, *spec.input_shape)
+    part = None if condition is None else condition[4:7]
+    # A product's last bit may depend on the rows beside; the noise does not.
+    np.testing.assert_allclose(model.generate(3, 3, 9, "sample", part), whole[4:7], rtol=1e-12)
+    assert not np.array_equal(model.generate(9, 4, 5, "sample", condition), whole)
+    for support in model._engine.head.supports:
+        assert not support.outside(torch.from_numpy(whole)).any()
+    assert model.generate(0, output="sample", condition=condition[:0] if condition is not None else None).size == 0
+
+
+def test_segments_draw_independently() -> None:
+    draws, _, mean = draws_of("mixed")
+    error = draws.std(0) / np.sqrt(N)
+    heavy = [low for segment, (low, _), _ in MIXED.spans() if segment.likelihood.kind == "student_t"]
+    off = np.abs(draws.mean(0) - mean[0]) > 6 * error + 1e-9
+    off[heavy] = False
+    assert not off.any()
+    for (_, before, _), (_, after, _) in pairwise(MIXED.spans()):
+        between = stats.spearmanr(draws[:, before[1] - 1], draws[:, after[0]]).statistic
+        assert abs(between) < 6 / np.sqrt(N), (before, after)
+
+
+@pytest.mark.parametrize("method", ["importance", "metropolis", "gibbs"])
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in OBSERVED])
+def test_imputed_rows_keep_what_was_seen_and_have_the_right_values(name: str, method: Any) -> None:
+    model, spec = exact(name), HEADS[name]
+    x, condition = rows_of(spec, 4), condition_for(spec, 4)
+    holes = np.where(_seen(name, 4), x, np.nan)
+    filled = model.impute(holes, method=method, n_imputations=2, samples=6, condition=condition)
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[:, _seen(name, 4)], np.stack([x, x])[:, _seen(name, 4)])
+    for support in model._engine.head.supports:
+        assert not support.outside(torch.from_numpy(filled).flatten(0, 1)).any()
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_a_library_that_is_the_rows_own_sum_refuses_holes(name: str) -> None:
+    model, x = exact(name), rows_of(HEADS[name], 3)
+    x[0, 0] = np.nan
+    with pytest.raises(UnsupportedError, match=r"impute: the \w+ likelihood takes a row's own total"):
+        model.impute(x, method="gibbs")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("poisson", -1.0, "x: this model's data are counts, whole numbers from 0 got -1; row 3"),
+        ("zinb", 0.5, "x: this model's data are counts, whole numbers from 0 got 0.5; row 3"),
+        ("multinomial", -2.0, "counts.* row 3"),
+        ("continuous_bernoulli", 1.5, r"x: this model's data lie in \[0, 1\], got values from .* to 1.5.*; row 3"),
+        ("categorical", 1.0, "x: this model's categories are one-hot columns.*; row 3"),
+        ("categorical", 0.5, "one-hot columns, one of them 1 and the others 0 got .*; row 3"),
+    ],
+)
+def test_values_outside_of_the_support_name_the_row(name: str, value: float, message: str) -> None:
+    x = rows_of(HEADS[name], 6).astype(np.float32)
+    if name == "categorical":
+        x[3] = 0.0
+        x[3, :2] = value
+    x[3, 0] = value
+    for model in (vae(HEADS[name]), exact(name)):
+        for call in (model.score, model.embed, model.reconstruct):
+            with pytest.raises(InputError, match=message):
+                call(x)
+
+
+def test_values_outside_of_a_segments_support_name_its_columns() -> None:
+    model, x = exact("mixed"), rows_of(HEADS["mixed"], 5)
+    x[2, 1:4] = 1.0
+    with pytest.raises(InputError, match=r"one-hot.*, in columns 1 to 3, got 1, 1, 1; row 2"):
+        model.score(x)
+    x = rows_of(HEADS["mixed"], 5)
+    x[4, 6] = 1.5
+    with pytest.raises(InputError, match=r"\[0, 1\], got values from 1.5 to 1.5, in columns 6 to 6,.*; row 4"):
+        model.score(x)
+    x[4, 6] = 1.0
+    x[1, 2] = np.nan
+    with pytest.raises(InputError, match=r"one-hot.*; row 1"):
+        model.impute(x)
+    assert np.isnan(model.score(x, invalid="mask")[1])
+
+
+@pytest.mark.parametrize("name", ["poisson", "nb", "categorical", "student_t"])
+def test_extreme_rows_are_never_nan(name: str) -> None:
+    model, x = vae(HEADS[name]), rows_of(HEADS[name], 4)
+    if name != "categorical":
+        x[0], x[1], x[2] = 0.0, 1e30, 1e6
+    for metric in ("reconstruction", "elbo"):
+        assert not np.isnan(model.score(x, metric)).any()
+
+
+def test_an_empty_row_of_counts_has_a_library() -> None:
+    for name in OBSERVED:
+        for model in (vae(HEADS[name]), exact(name)):
+            found = model.score(np.zeros((2, 6)))
+            assert np.isfinite(found).all(), name
+
+
+def test_a_named_triton_refuses_scores_it_has_no_kernel_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for name in ("poisson", "nb", "categorical", "multinomial"):
+        model = vae(HEADS[name], impl="triton")
+        op = OPERANDS[HEADS[name].likelihood.kind].op
+        with pytest.raises(UnsupportedError, match=f"impl of {op} must be one of 'auto', 'reference'; found 'triton'"):
+            model.score(rows_of(HEADS[name], 2))
+
+
+def test_counts_have_no_exported_score(tmp_path: Path) -> None:
+    model = vae(HEADS["poisson"])
+    model.export(tmp_path / "decode.onnx")
+    with pytest.raises(UnsupportedError, match="the op 'poisson_nll' has no ONNX form"):
+        model.export(tmp_path / "score.onnx", "elbo")
+
+
+def test_positive_parameters_have_three_forms() -> None:
+    raw = torch.linspace(0.1, 3, 6).double()
+    for form, value in (("log", raw.exp()), ("softplus", raw.exp().log1p() + 0.5), ("identity", raw + 0.5)):
+        text = spec_to_json(HEADS["nb"]).replace(
+            '"dispersion": {"eps": 0.0, "form": "log"', f'"dispersion": {{"eps": 0.5, "form": "{form}"'
+        )
+        likelihood = spec_from_json(text).likelihood
+        found = constants(likelihood, {"theta": raw})["log_dispersion"]
+        torch.testing.assert_close(found.exp(), value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Poisson("exp", "observed"), "library 'observed' needs link 'softmax'"),
+        (lambda: Poisson("exp", "fixed", 3.0), "library_size 3.0 needs link 'softmax'"),
+        (lambda: Poisson("softmax", "fixed", 0.0), "library_size must be positive"),
+        (lambda: fastvae.heads.Fixed(-1.0), "value must be positive"),
+        (lambda: fastvae.heads.Mixed(()), "needs a segment"),
+        (lambda: fastvae.heads.Segment(0, fastvae.heads.Bernoulli()), "columns"),
+        (lambda: random_model_of(NegativeBinomial(fastvae.heads.ByCondition("theta"))), "by condition, but the model"),
+        (lambda: random_model_of(MIXED), "the segments take 18 flat features, found shape"),
+    ],
+)
+def test_specs_that_do_not_fit_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(WeightFormatError, match=message):
+        make()
+
+
+def random_model_of(likelihood: Any) -> Any:
+    from tests.fastvae.support import mlp_spec
+
+    return random_model(mlp_spec(likelihood))
