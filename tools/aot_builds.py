@@ -124,6 +124,8 @@ def row_score_builds(target: str) -> Iterator[Build]:
         yield row_score_build(device, config, "gaussian", "fp32", 784, "row", mask=True, posterior=True)
         yield row_score_build(device, config, "gaussian", "bf16", 101, "shared", posterior=True)
         yield row_score_build(device, config, "squared_error", "fp32", 30)
+        yield row_score_build(device, config, "laplace", "fp32", 784, "row", mask=True)
+        yield row_score_build(device, config, "continuous_bernoulli", "bf16", 784)
 
 
 def finish_builds(target: str) -> Iterator[Build]:

@@ -16,7 +16,8 @@ import fastvae
 from fastvae.cli.options import ModelOptions, OutOptions, command
 from fastvae.cli.work import note
 from fastvae.formats import detect, native, read_checkpoint
-from fastvae.layers import Residual
+from fastvae.heads import Likelihood, Mixed, Parametric, Predicted
+from fastvae.layers import Residual, Stack
 from fastvae.model import Model
 from fastvae.plan import VERBS, build_plan, plan_cost
 from fastvae.runtime import Settings
@@ -135,7 +136,7 @@ def _facts(found: str, model: Model) -> dict[str, Any]:
         "input_shape": list(spec.input_shape),
         "latent_shape": list(spec.latent_shape),
         "posterior": _posterior(spec.posterior),
-        "likelihood": spec.likelihood.kind,
+        "likelihood": _describe_likelihood(spec.likelihood),
         "condition": _condition(spec),
         "latent_scaling": _scaling(spec),
         "pixel_range": None if spec.pixel_range is None else list(spec.pixel_range),
@@ -179,11 +180,32 @@ def _layer_table(spec: ModelSpec) -> Table:
     for name in _stacks(posterior):
         _add_stack(table, f"posterior {name}", getattr(posterior, name), features)
     features = _add_stack(table, "decoder", spec.decoder, spec.decoder_input_shape)
-    if isinstance(spec.likelihood, PredictedGaussian):
-        head = spec.likelihood.head
-        for name in _stacks(head):
-            _add_stack(table, f"likelihood {name}", getattr(head, name), features)
+    for name, stack, start in _likelihood_stacks(spec.likelihood, features):
+        _add_stack(table, f"likelihood {name}", stack, start)
     return table
+
+
+def _likelihood_stacks(likelihood: Likelihood, features: tuple[int, ...]) -> list[tuple[str, Stack, tuple[int, ...]]]:
+    """Each stack of layers that a likelihood has: its name, the layers, and the shape that they start from."""
+    if isinstance(likelihood, PredictedGaussian):
+        return [(name, getattr(likelihood.head, name), features) for name in _stacks(likelihood.head)]
+    if isinstance(likelihood, Mixed):
+        return [
+            (f"columns {low} to {high - 1}", segment.stack, (segment.features,))
+            for segment, (low, high), _ in likelihood.spans()
+            if segment.stack
+        ]
+    if not isinstance(likelihood, Parametric) or likelihood.chunks > 1:
+        return []
+    predicted = [(name, source.stack) for name, source in likelihood.sources() if isinstance(source, Predicted)]
+    return [(name, stack, features) for name, stack in (("location", likelihood.location), *predicted) if stack]
+
+
+def _describe_likelihood(likelihood: Likelihood) -> str:
+    """Its kind; of a mixed one those of its segments."""
+    if not isinstance(likelihood, Mixed):
+        return likelihood.kind
+    return "mixed: " + ", ".join(f"{segment.columns} {segment.likelihood.kind}" for segment in likelihood.segments)
 
 
 def _posterior(head: GaussianHead | PointHead) -> str:

@@ -63,7 +63,7 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class RowScoreConfig:
-    """How `bernoulli_nll`, `gaussian_nll`, `squared_error` and `elbo` launch.
+    """How `bernoulli_nll`, `gaussian_nll` and the like, `squared_error` and `elbo` launch.
 
     block_elements: entries a program holds at a time. max_block_rows, max_block_columns: the most rows and columns
     they are in. unroll: how many such blocks it reads before it needs the first; with four, some builds spill.

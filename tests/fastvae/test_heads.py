@@ -14,15 +14,18 @@ from scipy.special import expit, log_softmax, softmax
 
 import fastvae
 from fastvae import noise
+from fastvae.cli import main
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import native
 from fastvae.heads import Counts, NegativeBinomial, Poisson
 from fastvae.likelihoods import OPERANDS, constants
+from fastvae.plan import Target, build_plan
+from fastvae.plan.build import translate
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.split import WITHOUT_FORM, SplitExecutor
 from fastvae.spec_json import spec_from_json, spec_to_json
 from tests.fastvae.head_specs import HEADS, MIXED, OBSERVED, rows_of
-from tests.fastvae.support import condition_for, random_model, vae
+from tests.fastvae.support import condition_for, inputs_of, mlp_spec, random_model, run_plan, vae
 
 ROWS = 40
 
@@ -94,6 +97,22 @@ def test_a_mixed_score_is_the_sum_of_its_segments() -> None:
         p = {k: v.numpy() for k, v in head._named(given).items()}
         total -= log_density(segment.likelihood.kind, p, x[:, low:high]).reshape(ROWS, -1).sum(1)
     np.testing.assert_allclose(model.score(x), total, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_passes_keep_what_a_likelihood_makes(name: str) -> None:
+    model, spec = random_model(HEADS[name]), HEADS[name]
+    inputs = inputs_of(spec) | {"x": torch.from_numpy(rows_of(spec, 5)), "mask": torch.from_numpy(_seen(name, 5))}
+    targets: tuple[Target, ...] = ("reference", "onnx", "triton")
+    for verb in ("parameters", "decode", "reconstruct", "score", "impute", "elbo"):
+        if verb == "impute" and name in OBSERVED:
+            continue
+        narrow = {k: v.float() if v.is_floating_point() else v for k, v in inputs.items()}
+        plain = run_plan(translate(model, verb), narrow)
+        for target in targets:
+            plan = build_plan(model, verb, target=target, dtype=torch.float64)
+            for one, other in zip(run_plan(plan, inputs), plain, strict=True):
+                torch.testing.assert_close(one.float(), other.float(), rtol=2e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -389,7 +408,18 @@ def test_specs_that_do_not_fit_are_refused(make: Any, message: str) -> None:
         make()
 
 
-def random_model_of(likelihood: Any) -> Any:
-    from tests.fastvae.support import mlp_spec
+def test_inspect_shows_a_likelihoods_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, words in {"zinb": ("location", "zero_inflation"), "mixed": ("columns 0 to 0", "3 categorical")}.items():
+        vae(HEADS[name]).save(tmp_path / f"{name}.safetensors")
+        monkeypatch.setattr("sys.argv", ["fastvae", "inspect", str(tmp_path / f"{name}.safetensors")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in words), shown
 
+
+def random_model_of(likelihood: Any) -> Any:
     return random_model(mlp_spec(likelihood))

@@ -1,6 +1,7 @@
 """The likelihoods beyond Bernoulli and Gaussian against multiple precision and PyTorch's own, and at extremes."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -118,6 +119,17 @@ def test_continuous_bernoulli() -> None:
     close(found[some], -ContinuousBernoulli(logits=torch.tensor(logit[some])).log_prob(torch.tensor(x[some])), 1e-11)
 
 
+@pytest.mark.parametrize("impl", fastvae_kernels.implementations("continuous_bernoulli_nll"))
+def test_continuous_bernoulli_in_float32(impl: str) -> None:
+    """To four units of the last place of what is added: max(l, 0) - x l, and a logarithm of up to 5 besides."""
+    logit = torch.linspace(-60, 60, 4001)[:, None]
+    for x in (0.0, 0.25, 1.0):
+        found = continuous_bernoulli_nll(logit, torch.full_like(logit, x), impl=impl)
+        expected = continuous_bernoulli_nll(logit.double(), torch.full_like(logit, x).double())
+        size = logit.abs().double()[:, 0]
+        assert ((found.double() - expected).abs() <= 4 * 2.0**-24 * (1 + size * abs(x - 0.5) * 2 + size.log1p())).all()
+
+
 def test_poisson() -> None:
     m, zero = spread(-12, 12), spread(-20, 20)
     x = counts_of(m, np.full(N, 8.0))
@@ -193,6 +205,8 @@ COUNTS = (0.0, 0.5, 1.0, 15.0, 16.0, 1e7, 3e38)
     ("op", "values"),
     [
         (laplace_nll, extremes(HUGE, HUGE, HUGE)),
+        (partial(laplace_nll, impl="triton"), extremes(HUGE, HUGE, HUGE)),
+        (partial(continuous_bernoulli_nll, impl="triton"), extremes(HUGE, (0.0, 1e-40, 0.5, 1.0))),
         (student_t_nll, extremes(HUGE, HUGE, HUGE, HUGE)),
         (continuous_bernoulli_nll, extremes(HUGE, (0.0, 1e-40, 0.5, 1.0))),
         (poisson_nll, extremes(HUGE, COUNTS)),
@@ -200,7 +214,17 @@ COUNTS = (0.0, 0.5, 1.0, 15.0, 16.0, 1e7, 3e38)
         (negative_binomial_nll, extremes(HUGE, HUGE, COUNTS)),
         (lambda m, r, z, x: negative_binomial_nll(m, r, x, zero_logits=z), extremes(HUGE, HUGE, HUGE, COUNTS)),
     ],
-    ids=["laplace", "student_t", "continuous_bernoulli", "poisson", "zip", "negative_binomial", "zinb"],
+    ids=[
+        "laplace",
+        "laplace_triton",
+        "continuous_triton",
+        "student_t",
+        "continuous_bernoulli",
+        "poisson",
+        "zip",
+        "negative_binomial",
+        "zinb",
+    ],
 )
 def test_finite_extremes_never_give_nan(op: Callable[..., Tensor], values: list[Tensor]) -> None:
     found = op(*values)

@@ -12,8 +12,11 @@ __all__ = ["continuous_bernoulli_nll", "laplace_nll", "student_t_nll"]
 
 @register("laplace_nll")
 def _laplace_nll(location: Tensor, log_scale: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    resolve_impl("laplace_nll", impl, location.device, location.dtype)
-    return reference.laplace_nll(location, log_scale, x, mask)
+    if resolve_impl("laplace_nll", impl, location.device, location.dtype) == "triton":
+        from ..triton.row_scores import laplace_nll as implementation
+    else:
+        implementation = reference.laplace_nll
+    return implementation(location, log_scale, x, mask)
 
 
 @_laplace_nll.register_fake
@@ -73,8 +76,11 @@ def student_t_nll(
 
 @register("continuous_bernoulli_nll")
 def _continuous_bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    resolve_impl("continuous_bernoulli_nll", impl, logits.device, logits.dtype)
-    return reference.continuous_bernoulli_nll(logits, x, mask)
+    if resolve_impl("continuous_bernoulli_nll", impl, logits.device, logits.dtype) == "triton":
+        from ..triton.row_scores import continuous_bernoulli_nll as implementation
+    else:
+        implementation = reference.continuous_bernoulli_nll
+    return implementation(logits, x, mask)
 
 
 @_continuous_bernoulli_nll.register_fake

@@ -1,4 +1,4 @@
-"""`bernoulli_nll`, `gaussian_nll`, `squared_error` and `elbo`: sums over a row's entries, in one pass.
+"""`bernoulli_nll`, `gaussian_nll` and the like, `squared_error` and `elbo`: sums over a row's entries, in one pass.
 
 A row's sum is defined apart from how it is computed: its columns are cut into pieces, piece by piece they are
 added into BLOCK_COLUMNS running sums, a tree adds those up, and the pieces' sums are added in order. Pieces depend on
@@ -23,9 +23,11 @@ from .gemm import ceil_div, row_unit, unit_inner_stride
 
 __all__ = [
     "bernoulli_nll",
+    "continuous_bernoulli_nll",
     "elbo",
     "finish_kernel",
     "gaussian_nll",
+    "laplace_nll",
     "launch",
     "row_scores_kernel",
     "squared_error",
@@ -194,8 +196,8 @@ def launch(
 
     output: [rows, dim]; x: [n, dim]; mask: uint8 [n, dim], non-zero where an entry counts; logvar: None, [], [dim] or
     [rows, dim]; posterior: mean and logvar [n, latent]. Any row stride, unit inner stride. n is not 0. likelihood:
-    "bernoulli", "gaussian" or "squared_error". share: the pieces of a row a program takes, by default what
-    fills the device; no bit depends on it.
+    "bernoulli", "continuous_bernoulli", "gaussian", "laplace" (whose log-scale is logvar) or "squared_error". share:
+    the pieces of a row a program takes, by default what fills the device; no bit depends on it.
     """
     (rows, dim), n = output.shape, x.shape[0]
     cut = row_pieces(dim, config)
@@ -296,6 +298,16 @@ def bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
 def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
     """As the reference defines it."""
     return _score("gaussian", mean, x, logvar, mask)[0]
+
+
+def laplace_nll(location: Tensor, log_scale: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """As the reference defines it."""
+    return _score("laplace", location, x, log_scale, mask)[0]
+
+
+def continuous_bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """As the reference defines it."""
+    return _score("continuous_bernoulli", logits, x, None, mask)[0]
 
 
 def squared_error(output: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
