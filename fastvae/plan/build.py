@@ -144,7 +144,11 @@ class _Builder:
         self.steps: list[Step] = []
         self.shapes: dict[str, Shape] = {}
         self.weights: dict[str, Tensor] = {f"w:{name}": weight for name, weight in model.weights.items()}
-        self.likelihood = LikelihoodSteps(self, self.spec.likelihood)
+
+    @property
+    def likelihood(self) -> LikelihoodSteps:
+        """What adds the likelihood's steps; not kept, for a cycle of references would keep the weights."""
+        return LikelihoodSteps(self, self.spec.likelihood)
 
     def build(self, verb: str) -> Plan:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None

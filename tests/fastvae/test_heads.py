@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -370,6 +372,18 @@ def test_a_named_triton_refuses_scores_it_has_no_kernel_for(monkeypatch: pytest.
         op = OPERANDS[HEADS[name].likelihood.kind].op
         with pytest.raises(UnsupportedError, match=f"impl of {op} must be one of 'auto', 'reference'; found 'triton'"):
             model.score(rows_of(HEADS[name], 2))
+
+
+def test_the_page_of_likelihoods_shows_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "likelihoods.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    document = json.loads(spec_to_json(mlp_spec(features=2000)))
+    document["decoder"] = [{"kind": "linear", "name": "h", "in_features": 3, "out_features": 128}]
+    spec = spec_from_json(json.dumps(document | {"likelihood": json.loads(block)}))
+    assert isinstance(spec.likelihood, NegativeBinomial)
+    assert spec.tensors()["px_r"] == (2000,)
+    for kind in OPERANDS:
+        assert f"`{kind}`" in page
 
 
 def test_counts_have_no_exported_score(tmp_path: Path) -> None:
