@@ -1,12 +1,16 @@
-"""Small models with every likelihood beyond Bernoulli and Gaussian, each in the forms its parameters have."""
+"""Small models with every likelihood beyond Bernoulli and Gaussian, their data, and their densities by SciPy."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
+from scipy.special import expit, log_softmax, softmax
 
+from fastvae.api import VAE
 from fastvae.heads import (
     Bernoulli,
     ByCondition,
@@ -29,7 +33,7 @@ from fastvae.heads import (
 )
 from fastvae.layers import Activation, Conv2d, Linear, Reshape
 from fastvae.spec import Condition, ModelSpec
-from tests.fastvae.support import mlp_spec
+from tests.fastvae.support import mlp_spec, vae
 
 OUT = (Linear("d.1", 8, 6),)
 
@@ -132,3 +136,49 @@ def _columns(kind: str, generator: np.random.Generator, rows: int, size: int) ->
     if kind in ("bernoulli", "continuous_bernoulli"):
         return generator.random((rows, size))
     return generator.normal(size=(rows, size)) * 2
+
+
+def seen(name: str, rows: int) -> NDArray[np.bool_]:
+    """Which entries of the rows are seen: one-hot columns all together."""
+    spec = HEADS[name]
+    shown = np.random.default_rng(3).random((rows, *spec.input_shape)) < 0.6
+    if name == "categorical":
+        shown[:] = shown[:, :1]
+    if name == "mixed":
+        for segment, (low, high), _ in MIXED.spans():
+            if segment.likelihood.kind == "categorical":
+                shown[:, low:high] = shown[:, low : low + 1]
+    return shown
+
+
+def exact(name: str, **settings: Any) -> VAE:
+    return vae(HEADS[name], precision="float64", impl="reference", **settings)
+
+
+def log_density(kind: str, p: dict[str, Any], x: Any) -> Any:
+    """log p(x|z) of each entry; of each row for what is one event."""
+    location = p["location"]
+    if kind == "laplace":
+        return stats.laplace.logpdf(x, location, np.exp(p["log_scale"]))
+    if kind == "student_t":
+        return stats.t.logpdf(x, np.exp(p["log_df"]), location, np.exp(p["log_scale"]))
+    if kind == "continuous_bernoulli":
+        return location * x + np.log(location / np.expm1(location))
+    if kind == "categorical":
+        return (x * log_softmax(location, 1)).sum(1)
+    if kind == "multinomial":
+        return stats.multinomial.logpmf(x, x.sum(1).astype(int), softmax(location, 1))
+    mean = np.exp(location)
+    if kind == "poisson":
+        logs = stats.poisson.logpmf(x, mean)
+    elif kind == "negative_binomial":
+        theta = np.exp(p["log_dispersion"])
+        logs = stats.nbinom.logpmf(x, theta, theta / (theta + mean))
+    elif kind == "bernoulli":
+        return x * np.log(expit(location)) + (1 - x) * np.log(expit(-location))
+    else:
+        return stats.norm.logpdf(x, location, np.exp(p["logvar"] / 2))
+    if "zero_logits" in p:
+        extra = expit(p["zero_logits"])
+        logs = np.log(extra * (x == 0) + (1 - extra) * np.exp(logs))
+    return logs

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from scipy.special import expit, log_softmax, softmax
 
 import fastvae
-from fastvae import noise
 from fastvae.cli import main
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import native
@@ -26,14 +22,10 @@ from fastvae.plan.build import translate
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.split import WITHOUT_FORM, SplitExecutor
 from fastvae.spec_json import spec_from_json, spec_to_json
-from tests.fastvae.head_specs import HEADS, MIXED, OBSERVED, rows_of
+from tests.fastvae.head_specs import HEADS, MIXED, OBSERVED, exact, log_density, rows_of, seen
 from tests.fastvae.support import condition_for, inputs_of, mlp_spec, random_model, run_plan, vae
 
 ROWS = 40
-
-
-def exact(name: str, **settings: Any) -> fastvae.VAE:
-    return vae(HEADS[name], precision="float64", impl="reference", **settings)
 
 
 def parameters_of(model: fastvae.VAE, x: Any, condition: Any) -> dict[str, Any]:
@@ -45,35 +37,6 @@ def parameters_of(model: fastvae.VAE, x: Any, condition: Any) -> dict[str, Any]:
     if isinstance(likelihood, Counts) and likelihood.library == "observed":
         p["location"] = p["location"] - np.log(likelihood.library_size) + np.log(x.sum(1, keepdims=True))
     return p
-
-
-def log_density(kind: str, p: dict[str, Any], x: Any) -> Any:
-    """log p(x|z) of each entry; of each row for what is one event."""
-    location = p["location"]
-    if kind == "laplace":
-        return stats.laplace.logpdf(x, location, np.exp(p["log_scale"]))
-    if kind == "student_t":
-        return stats.t.logpdf(x, np.exp(p["log_df"]), location, np.exp(p["log_scale"]))
-    if kind == "continuous_bernoulli":
-        return location * x + np.log(location / np.expm1(location))
-    if kind == "categorical":
-        return (x * log_softmax(location, 1)).sum(1)
-    if kind == "multinomial":
-        return stats.multinomial.logpmf(x, x.sum(1).astype(int), softmax(location, 1))
-    mean = np.exp(location)
-    if kind == "poisson":
-        logs = stats.poisson.logpmf(x, mean)
-    elif kind == "negative_binomial":
-        theta = np.exp(p["log_dispersion"])
-        logs = stats.nbinom.logpmf(x, theta, theta / (theta + mean))
-    elif kind == "bernoulli":
-        return x * np.log(expit(location)) + (1 - x) * np.log(expit(-location))
-    else:
-        return stats.norm.logpdf(x, location, np.exp(p["logvar"] / 2))
-    if "zero_logits" in p:
-        extra = expit(p["zero_logits"])
-        logs = np.log(extra * (x == 0) + (1 - extra) * np.exp(logs))
-    return logs
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name != "mixed"])
@@ -104,7 +67,7 @@ def test_a_mixed_score_is_the_sum_of_its_segments() -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_passes_keep_what_a_likelihood_makes(name: str) -> None:
     model, spec = random_model(HEADS[name]), HEADS[name]
-    inputs = inputs_of(spec) | {"x": torch.from_numpy(rows_of(spec, 5)), "mask": torch.from_numpy(_seen(name, 5))}
+    inputs = inputs_of(spec) | {"x": torch.from_numpy(rows_of(spec, 5)), "mask": torch.from_numpy(seen(name, 5))}
     targets: tuple[Target, ...] = ("reference", "onnx", "triton")
     for verb in ("parameters", "decode", "reconstruct", "score", "impute", "elbo"):
         if verb == "impute" and name in OBSERVED:
@@ -166,26 +129,13 @@ def test_onnx_runtime_agrees_with_the_reference(name: str) -> None:
         np.testing.assert_allclose(call(model), call(wide), **NARROW, err_msg=verb)
     if name not in OBSERVED:
         z = torch.from_numpy(wide.embed(x, condition=condition))[None].repeat(2, 1, *[1] * len(spec.latent_shape))
-        mask = torch.from_numpy(_seen(name, ROWS))
+        mask = torch.from_numpy(seen(name, ROWS))
         given = None if condition is None else torch.from_numpy(condition)
         narrow = model._engine.impute(z.float(), torch.from_numpy(x).float(), mask=mask, condition=given)
         for one, other in zip(
             narrow, wide._engine.impute(z, torch.from_numpy(x), mask=mask, condition=given), strict=True
         ):
             np.testing.assert_allclose(one, other, **NARROW)
-
-
-def _seen(name: str, rows: int) -> Any:
-    """Which entries of the rows are seen: one-hot columns all together."""
-    spec = HEADS[name]
-    seen = np.random.default_rng(3).random((rows, *spec.input_shape)) < 0.6
-    if name == "categorical":
-        seen[:] = seen[:, :1]
-    if name == "mixed":
-        for segment, (low, high), _ in MIXED.spans():
-            if segment.likelihood.kind == "categorical":
-                seen[:, low:high] = seen[:, low : low + 1]
-    return seen
 
 
 def test_only_counts_run_their_last_steps_in_pytorch() -> None:
@@ -205,101 +155,6 @@ def test_a_rows_bits_are_its_own_in_batch_invariant_mode(name: str) -> None:
         part = None if condition is None else condition[low:high]
         np.testing.assert_array_equal(model.score(x[low:high], condition=part), whole[0][low:high])
         np.testing.assert_array_equal(model.reconstruct(x[low:high], condition=part), whole[1][low:high])
-
-
-N = 20_000
-
-
-def draws_of(name: str) -> tuple[Any, dict[str, Any], Any]:
-    """Draws at one latent, their likelihood's parameters (1, ...), and the mean that decoding gives."""
-    model, spec = exact(name), HEADS[name]
-    z = np.random.default_rng(0).normal(size=(1, *spec.latent_shape))
-    condition = None if spec.condition is None else np.array([[1.0, 0.0]])
-    given = None if condition is None else torch.from_numpy(condition)
-    one = model._engine.parameters(torch.from_numpy(z), given)
-    many = tuple(value.expand(N, *value.shape[1:]) for value in one)
-    draws = model._engine.head.sample(many, seed=1, start=0, stream=noise.LIKELIHOOD).numpy()
-    named = {k: v.numpy() for k, v in model._engine.head._named(one).items()} if name != "mixed" else {}
-    return draws, named, model.decode(z, condition=condition)
-
-
-@pytest.mark.parametrize("name", [name for name in HEADS if name != "mixed"])
-def test_draws_have_the_mean_that_decoding_gives(name: str) -> None:
-    draws, p, mean = draws_of(name)
-    if HEADS[name].likelihood.kind == "student_t":  # whose variance may be infinite
-        location = np.broadcast_to(p["location"], mean.shape)
-        share = (draws < location).mean(0)
-        np.testing.assert_allclose(share, 0.5, atol=6 * 0.5 / np.sqrt(N))
-        return
-    error = draws.std(0) / np.sqrt(N)
-    assert np.all(np.abs(draws.mean(0) - mean[0]) <= 6 * error + 1e-9)
-
-
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("mixed", "multinomial", "categorical")])
-def test_draws_have_the_distribution_of_the_density(name: str) -> None:
-    """Of the first entry: the largest distance of the empirical distribution from that of the density."""
-    draws, p, _ = draws_of(name)
-    kind = HEADS[name].likelihood.kind
-    first = {k: np.asarray(v).reshape(-1)[:1] for k, v in p.items()}
-    drawn = np.sort(draws.reshape(N, -1)[:, 0])
-    if kind in ("poisson", "negative_binomial"):
-        values = np.arange(drawn[-1] + 1)
-        cumulated = np.cumsum(np.exp(log_density(kind, first, values)))
-    else:
-        values = np.quantile(drawn, np.linspace(0.01, 0.99, 25))
-        low = 0.0 if kind == "continuous_bernoulli" else values[0] - 4000
-        grid = np.concatenate([[low], values])
-        cumulated = np.cumsum([_integral(kind, first, *ends) for ends in pairwise(grid)])
-    found = np.searchsorted(drawn, values, side="right") / N
-    assert np.abs(found - cumulated).max() < 2.2 / np.sqrt(N)  # Kolmogorov: once in 8,000
-
-
-def _integral(kind: str, p: dict[str, Any], low: float, high: float) -> float:
-    """Of the density, by a fine sum in a scale that is finer towards ``high``."""
-    far = high - low > 100
-    t = np.linspace(0, 1, 20_001)
-    x = high - (high - low) * t**4 if far else low + (high - low) * t
-    return abs(float(np.trapezoid(np.exp(log_density(kind, p, x)), x)))
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_draw_is_a_function_of_seed_and_index(name: str) -> None:
-    model, spec = exact(name), HEADS[name]
-    condition = None if spec.condition is None else np.random.default_rng(1).random((9, 2))
-    whole = model.generate(9, seed=3, start=5, output="sample", condition=condition)
-    assert whole.shape == (9, *spec.input_shape)
-    part = None if condition is None else condition[4:7]
-    # A product's last bit may depend on the rows beside; the noise does not.
-    np.testing.assert_allclose(model.generate(3, 3, 9, "sample", part), whole[4:7], rtol=1e-12)
-    assert not np.array_equal(model.generate(9, 4, 5, "sample", condition), whole)
-    for support in model._engine.head.supports:
-        assert not support.outside(torch.from_numpy(whole)).any()
-    assert model.generate(0, output="sample", condition=condition[:0] if condition is not None else None).size == 0
-
-
-def test_segments_draw_independently() -> None:
-    draws, _, mean = draws_of("mixed")
-    error = draws.std(0) / np.sqrt(N)
-    heavy = [low for segment, (low, _), _ in MIXED.spans() if segment.likelihood.kind == "student_t"]
-    off = np.abs(draws.mean(0) - mean[0]) > 6 * error + 1e-9
-    off[heavy] = False
-    assert not off.any()
-    for (_, before, _), (_, after, _) in pairwise(MIXED.spans()):
-        between = stats.spearmanr(draws[:, before[1] - 1], draws[:, after[0]]).statistic
-        assert abs(between) < 6 / np.sqrt(N), (before, after)
-
-
-@pytest.mark.parametrize("method", ["importance", "metropolis", "gibbs"])
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in OBSERVED])
-def test_imputed_rows_keep_what_was_seen_and_have_the_right_values(name: str, method: Any) -> None:
-    model, spec = exact(name), HEADS[name]
-    x, condition = rows_of(spec, 4), condition_for(spec, 4)
-    holes = np.where(_seen(name, 4), x, np.nan)
-    filled = model.impute(holes, method=method, n_imputations=2, samples=6, condition=condition)
-    assert np.isfinite(filled).all()
-    np.testing.assert_array_equal(filled[:, _seen(name, 4)], np.stack([x, x])[:, _seen(name, 4)])
-    for support in model._engine.head.supports:
-        assert not support.outside(torch.from_numpy(filled).flatten(0, 1)).any()
 
 
 @pytest.mark.parametrize("name", OBSERVED)
