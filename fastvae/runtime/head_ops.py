@@ -27,9 +27,8 @@ def _log_softmax(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _log_total(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logarithms of the sums of flat rows (rows, 1); an empty row's is that of the smallest normal number."""
-    wide = torch.promote_types(dtype, torch.float32)
-    return x.to(wide).sum(1, keepdim=True).clamp_min(torch.finfo(dtype).tiny).log().to(dtype)
+    """Logarithms of the sums of flat rows (rows, 1); of an empty row -inf, which what reads it bounds."""
+    return x.to(torch.promote_types(dtype, torch.float32)).sum(1, keepdim=True).log().to(dtype)
 
 
 def _add_log_total(shares: Tensor, x: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Draws from models of every likelihood: their distribution, whose noise they are; and what imputation makes of them."""
+"""Draws from models of every likelihood: their distribution and noise; and what imputation makes of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from fastvae import noise
+from fastvae.likelihoods import quantiles
 from tests.fastvae.head_specs import HEADS, MIXED, OBSERVED, exact, log_density, rows_of, seen
 from tests.fastvae.support import condition_for
 
@@ -107,3 +108,41 @@ def test_imputed_rows_keep_what_was_seen_and_have_the_right_values(name: str, me
     np.testing.assert_array_equal(filled[:, seen(name, 4)], np.stack([x, x])[:, seen(name, 4)])
     for support in model._engine.head.supports:
         assert not support.outside(torch.from_numpy(filled).flatten(0, 1)).any()
+
+
+def uniforms(count: int) -> Any:
+    """As noise has them: multiples of 2**-33, the smallest and the largest among them."""
+    u = (np.random.default_rng(0).integers(0, 2**32, count) + 0.5) / 2**32
+    u[:4] = 2.0**-33, 1 - 2.0**-24, 2.0**-33, 1 - 2.0**-24
+    return np.minimum(u, 1 - 2.0**-24)
+
+
+def test_gamma_quantiles() -> None:
+    """To the 3e-10 that PyTorch's incomplete gamma function keeps at shapes of about 20."""
+    u, shape = uniforms(3000), np.exp(np.random.default_rng(1).uniform(-6, 14, 3000))
+    shape[:4] = 0.003, 0.003, 1e6, 1e6
+    found = quantiles.gamma(torch.from_numpy(u), torch.from_numpy(shape)).numpy()
+    expected = stats.gamma.ppf(u, shape)
+    large = expected > 1e-280
+    np.testing.assert_allclose(found[large], expected[large], rtol=1e-9)
+    assert (found[~large] <= 1e-280).all()
+
+
+def test_poisson_quantiles_are_exact() -> None:
+    u, rate = uniforms(3000), np.exp(np.random.default_rng(1).uniform(-20, 14, 3000))
+    found = quantiles.poisson(torch.from_numpy(u), torch.from_numpy(rate)).numpy()
+    np.testing.assert_array_equal(found, stats.poisson.ppf(u, rate))
+
+
+def test_quantiles_at_extremes_are_finite() -> None:
+    u = torch.tensor([2.0**-33, 0.5, 1 - 2.0**-24], dtype=torch.float64)[:, None]
+    sizes = torch.tensor([0.0, 1e-300, 1e-30, 1.0, 1e10, 1e15, 1e300], dtype=torch.float64)
+    for draw in (
+        quantiles.poisson(u, sizes),
+        quantiles.gamma(u, sizes),
+        quantiles.continuous_bernoulli(u, sizes),
+        quantiles.continuous_bernoulli(u, -sizes),
+        quantiles.student_t(u, u, sizes.clamp(1e-26, 1e26)),
+    ):
+        assert draw.isfinite().all()
+    assert torch.equal(quantiles.poisson(u, sizes[:1]), torch.zeros(3, 1, dtype=torch.float64))

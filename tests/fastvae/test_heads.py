@@ -130,6 +130,8 @@ def test_onnx_runtime_agrees_with_the_reference(name: str) -> None:
     if name not in OBSERVED:
         z = torch.from_numpy(wide.embed(x, condition=condition))[None].repeat(2, 1, *[1] * len(spec.latent_shape))
         mask = torch.from_numpy(seen(name, ROWS))
+        if name == "categorical":  # seen whole and none of them: nothing is left open
+            x[0], mask[0] = 0.0, True
         given = None if condition is None else torch.from_numpy(condition)
         narrow = model._engine.impute(z.float(), torch.from_numpy(x).float(), mask=mask, condition=given)
         for one, other in zip(
