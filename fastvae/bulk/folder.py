@@ -1,7 +1,7 @@
 """The folder of a job: its files, its manifest, and the lock that keeps a second driver out.
 
     job.json          what the job is
-    shard-*.parquet   the shards, or .npy
+    shard-*.parquet   the shards, or as their format says, with what goes with all of them
     manifest.jsonl    a line for every shard that is on the disk under its final name
     _SUCCESS          written last: the job's id and the checksum of all rows
     .lock             held while a driver is at work
@@ -18,6 +18,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from fastvae.bulk.content import added
-from fastvae.bulk.disk import Disk, NewFile, Written
+from fastvae.bulk.disk import Disk, NewFile, NewTree, Output, Written, bytes_of
 from fastvae.bulk.job import Job
 from fastvae.bulk.shards import FORMATS
 from fastvae.errors import JobError, OutputError
@@ -115,15 +116,22 @@ class Folder:
                     f"{self.path}: holds another job ({found.differences(job)}); "
                     "choose another folder, or delete this one"
                 )
-            return
-        self._write(JOB, job.to_json())
+        else:
+            self._write(JOB, job.to_json().encode())
+        for name, data in FORMATS[job.format].common(job).items():
+            path = self.path / name
+            if not path.exists() or path.read_bytes() != data:
+                if not path.parent.exists():
+                    self._disk.create_folder(path.parent)
+                    self._disk.sync_folder(self.path)
+                self._write(name, data)
 
     def sweep(self) -> None:
         """Remove files that were never finished."""
         with contextlib.suppress(OSError):
             for path in self.path.iterdir():
                 if TEMPORARY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def records(self, job: Job) -> dict[int, Record]:
         """What the manifest says, by shard; lines that are not whole, or not of ``job``, are left out."""
@@ -138,7 +146,7 @@ class Folder:
         """What is wrong with a shard's files at first sight (their sizes); nothing if it is empty."""
         for file in record.files:
             try:
-                size = (self.path / file.name).stat().st_size
+                size = bytes_of(self.path / file.name)
             except FileNotFoundError:
                 return f"{file.name} is missing"
             if size != file.bytes:
@@ -187,17 +195,22 @@ class Folder:
         for record in records.values():
             content = added(content, int(record.content, 16))
         success = Success(job.id, job.n, job.shards, f"{content:016x}")
-        self._write(SUCCESS, json.dumps(asdict(success)) + "\n")
+        self._write(SUCCESS, (json.dumps(asdict(success)) + "\n").encode())
         return success
 
     @contextlib.contextmanager
-    def new_files(self, names: Sequence[str]) -> Iterator[list[NewFile]]:
-        """Files to write and publish under ``names``; what is not published leaves nothing."""
-        files: list[NewFile] = []
+    def new_files(self, names: Sequence[str]) -> Iterator[list[Output]]:
+        """Files to write and publish under ``names``, folders where one ends in a slash.
+
+        What is not published leaves nothing.
+        """
+        files: list[Output] = []
         try:
             for name in names:
-                temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
-                files.append(NewFile(self._disk, temporary, self.path / name))
+                flat = name.strip("/").replace("/", "-")
+                temporary = self.path / f".{flat}.{secrets.token_hex(8)}.tmp"
+                kind = NewTree if name.endswith("/") else NewFile
+                files.append(kind(self._disk, temporary, self.path, name))
             yield files
         except BaseException:
             for file in files:
@@ -205,9 +218,10 @@ class Folder:
                     file.discard()
             raise
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, data: bytes) -> None:
         with self.new_files([name]) as (file,):
-            file.write(text.encode())
+            assert isinstance(file, NewFile)
+            file.write(data)
             file.publish()
 
     def _refuse_foreign(self) -> None:

@@ -27,7 +27,7 @@ from fastvae.plan import build_plan, plan_cost
 
 MOST_WORKERS = 1024
 
-Format: TypeAlias = Literal["parquet", "npy"]
+Format: TypeAlias = Literal["parquet", "npy", "zarr", "webdataset", "png"]
 Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 
 
@@ -75,7 +75,8 @@ def generate(
         out: a folder, made if need be; it must be empty or hold this very job.
         seed: unsigned 64-bit integer.
         shard_size: samples of a file; None is 64 MiB of them, or fewer of a large model.
-        format: ``parquet`` (columns ``index`` and ``sample``) or ``npy``.
+        format: ``parquet`` (columns ``index`` and ``sample``), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
+            ``uint8``).
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
@@ -93,7 +94,7 @@ def generate(
             working on it.
         IncompleteJobError: some shards failed three times; all others are done.
         OutputError: the folder cannot be written, or the disk is full. What is there stays.
-        UnsupportedError: pyarrow is not installed. Besides, what :func:`fastvae.load` raises.
+        UnsupportedError: a package that the format needs is not installed. Besides, what :func:`fastvae.load` raises.
     """
     if not isinstance(format, str) or format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ import numpy as np
 from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk.content import added
+from fastvae.bulk.disk import sha256_of
 from fastvae.bulk.folder import SUCCESS, Folder, Record
 from fastvae.bulk.generation import folder_path, invariant
 from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import Samples, condition_hash, condition_rows
 from fastvae.errors import JobError
-
-CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -120,11 +118,7 @@ def _wrong(job: Job, place: Folder, record: Record) -> str:
         return problem
     try:
         for written in record.files:
-            digest = hashlib.sha256()
-            with (place.path / written.name).open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-            if digest.hexdigest() != written.sha256:
+            if sha256_of(place.path / written.name) != written.sha256:
                 return f"{written.name} has another SHA-256 than the manifest says"
         count = FORMATS[job.format].count(job, record.shard, place.path)
     except (OSError, ValueError) as error:

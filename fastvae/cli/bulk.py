@@ -36,7 +36,8 @@ class BulkOptions:
     """How a folder of shards is written."""
 
     shards: Annotated[
-        str | None, Option(help="Files of a folder: parquet (default) or npy.", rich_help_panel=FOLDERS)
+        str | None,
+        Option(help="Files of a folder: parquet (default), npy, zarr, webdataset or png.", rich_help_panel=FOLDERS),
     ] = None
     shard_size: Annotated[
         int | None, Option(help="Samples of a file; default: 64 MiB, fewer of a large model.", rich_help_panel=FOLDERS)

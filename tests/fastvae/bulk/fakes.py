@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -28,7 +29,9 @@ WIDTH = 3
 
 
 def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: Any) -> Job:
-    """A job of ``n`` rows of three numbers; ``changed`` are other fields of it."""
+    """A job of ``n`` rows of three numbers, or of small images for ``png``; ``changed`` are other fields of it."""
+    if changed.get("format") == "png":
+        changed.setdefault("columns", (Column("sample", "uint8", (1, 1, WIDTH)),))
     text = dict.fromkeys(("weights", "spec", "condition", "device", "libraries"), "")
     fields: dict[str, Any] = {
         "verb": "generate",
@@ -45,10 +48,13 @@ def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: A
     return Job(**{**text, **fields, **changed}, n=n, shard_size=shard_size, block_rows=block_rows)
 
 
-def rows_of(job: Job, low: int, high: int) -> Rows:
+def columns_of(job: Job, low: int, high: int) -> dict[str, Rows]:
     """Rows low to high of a made job."""
-    indices = np.arange(low, high)[:, None] + np.arange(WIDTH) / 8
-    return indices.astype(job.columns[0].dtype)
+    found = {}
+    for number, column in enumerate(job.columns):
+        values = np.arange(low, high)[:, None] + np.arange(math.prod(column.shape)) / 8 + 9 * number
+        found[column.name] = values.astype(column.dtype).reshape(-1, *column.shape)
+    return found
 
 
 class MadeRows:
@@ -63,7 +69,7 @@ class MadeRows:
             yield self.block(job, start, min(start + job.block_rows, high))
 
     def block(self, job: Job, low: int, high: int) -> Block:
-        return Block(low, {"sample": rows_of(job, low, high)})
+        return Block(low, columns_of(job, low, high))
 
 
 class QuickDisk(Disk):
@@ -99,6 +105,9 @@ class FaultyDisk(QuickDisk):
 
     def create(self, path: Path) -> int:
         return int(self._around(super().create, path))
+
+    def create_folder(self, path: Path) -> None:
+        self._around(super().create_folder, path)
 
     def open_append(self, path: Path) -> int:
         return int(self._around(super().open_append, path))
@@ -185,11 +194,18 @@ def in_child(work: Callable[[], Any]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def files_in(path: Path) -> dict[str, bytes]:
+    """All files in a folder, and below it."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
 def contents(path: Path) -> dict[str, bytes]:
-    """The files of a folder, but the manifest's lines sorted and without the lock."""
-    files = {file.name: file.read_bytes() for file in path.iterdir() if file.name != ".lock"}
+    """The files of a folder, but of the manifest the last line of every shard, sorted, and without the lock."""
+    files = files_in(path)
+    files.pop(".lock")
     lines = [json.loads(line) for line in files.pop("manifest.jsonl", b"").splitlines()]
-    files["manifest.jsonl"] = json.dumps(sorted(lines, key=lambda line: line["shard"])).encode()
+    last = {line["shard"]: line for line in lines}
+    files["manifest.jsonl"] = json.dumps([last[shard] for shard in sorted(last)]).encode()
     return files
 
 
@@ -200,5 +216,8 @@ def assert_whole(job: Job, path: Path) -> None:
         assert FORMATS[job.format].count(job, shard, path) == high - low
         indices, columns = FORMATS[job.format].read(job, shard, path, range(high - low))
         np.testing.assert_array_equal(indices, np.arange(low, high))
-        np.testing.assert_array_equal(columns["sample"], rows_of(job, low, high))
+        assert columns.keys() == {column.name for column in job.columns}
+        for name, expected in columns_of(job, low, high).items():
+            np.testing.assert_array_equal(columns[name], expected)
+            assert columns[name].dtype == expected.dtype
     assert not any(TEMPORARY.fullmatch(name.name) for name in path.iterdir())
