@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import multiprocessing
@@ -17,11 +18,14 @@ import numpy as np
 
 from fastvae.bulk.disk import Disk
 from fastvae.bulk.driver import Driver
-from fastvae.bulk.folder import TEMPORARY, Folder, Success
+from fastvae.bulk.folder import TEMPORARY, Folder
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Success
 from fastvae.bulk.pool import Hand, ThreadHand
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
+from fastvae.bulk.store import Store
+from fastvae.bulk.store_folder import StoreFolder
 from fastvae.bulk.table import Block, Column, Rows
 from fastvae.bulk.work import Worker
 
@@ -128,10 +132,57 @@ class FaultyDisk(QuickDisk):
         self._around(super().sync_folder, folder)
 
 
+class FaultyStore(Store):
+    """A store of a process that dies before, or right after, its call number ``at``: no call comes through any more.
+
+    With ``passing`` it does not die, only that call fails.
+    """
+
+    def __init__(self, url: str, at: int = -1, *, after: bool = False, passing: bool = False) -> None:
+        super().__init__(url)
+        self.log: list[str] = []
+        self._at, self._after, self._passing = at, after, passing
+        self._dead = False
+        self._calls = threading.Lock()
+
+    def _around(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        with self._calls:
+            if self._dead:
+                raise OSError(errno.EROFS, "dead")
+            chosen = len(self.log) == self._at
+            self.log.append(" ".join([call.__name__, *arguments[:1]]))
+            self._dead = chosen and not self._passing
+            error = OSError(errno.EIO if self._passing else errno.EROFS, "the call that was chosen")
+            if chosen and not self._after:
+                raise error
+            result = call(*arguments)
+            if chosen:
+                raise error
+            return result
+
+    def list(self) -> dict[str, int]:
+        return dict(self._around(super().list))
+
+    def get(self, name: str) -> bytes:
+        return bytes(self._around(super().get, name))
+
+    def download(self, name: str, target: Path) -> None:
+        self._around(super().download, name, target)
+
+    def create(self, name: str, source: Path) -> bool:
+        return bool(self._around(super().create, name, source))
+
+    def put(self, name: str, source: Path) -> None:
+        self._around(super().put, name, source)
+
+    def delete(self, name: str) -> None:
+        self._around(super().delete, name)
+
+
 class ForkedHand:
     """A worker in a process that is forked, so that any source will do and it starts at once."""
 
-    def __init__(self, job: Job, folder: Folder, source: MadeRows) -> None:
+    def __init__(self, job: Job, folder: JobFolder, source: MadeRows) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
 
@@ -160,15 +211,16 @@ class ForkedHand:
 
 def drive(
     job: Job,
-    path: Path,
+    path: Path | str,
     *,
+    store: Store | None = None,
     disk: Disk | None = None,
     source: MadeRows | None = None,
     workers: int = 0,
     watch: Callable[[Progress], None] = lambda state: None,
 ) -> Success:
-    """Run a made job on threads, or with forked ``workers``."""
-    folder = Folder(path, disk or QuickDisk())
+    """Run a made job on threads, or with forked ``workers``; a path that is text is a URL."""
+    folder = StoreFolder(path, store) if isinstance(path, str) else Folder(path, disk or QuickDisk())
 
     def start(index: int) -> Hand:
         return (ForkedHand if workers else ThreadHand)(job, folder, source or MadeRows())

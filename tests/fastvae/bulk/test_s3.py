@@ -1,0 +1,141 @@
+"""Jobs in S3, of a server in this process: what a store in memory cannot show."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+import fastvae
+from fastvae import bulk
+from fastvae.bulk.store import Store
+from fastvae.bulk.store_folder import StoreFolder
+from fastvae.errors import JobError, OutputError
+from tests.fastvae.bulk.fakes import FaultyStore, drive, made_job
+
+ROOT = Path(__file__).parents[3]
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket, in the only S3 that this process, and those it starts, know of."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for key in KEYS:
+            patch.setenv(key, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        fsspec.filesystem("s3", use_listings_cache=False).mkdir("samples")
+        yield "s3://samples"
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+def objects(url: str) -> dict[str, bytes]:
+    store = Store(url)
+    return {name: store.get(name) for name in store.list()}
+
+
+def test_objects_are_created_once_and_nothing_is_cached(bucket: str, tmp_path: Path) -> None:
+    one, other = Store(f"{bucket}/calls"), Store(f"{bucket}/calls")
+    assert one.shared
+    assert one.list() == {}
+    (tmp_path / "a").write_bytes(b"first")
+    (tmp_path / "b").write_bytes(b"second!")
+    assert other.create("x/a", tmp_path / "a")
+    assert one.list() == {"x/a": 5}
+    assert not one.create("x/a", tmp_path / "b")
+    assert other.get("x/a") == b"first"
+    one.put("x/a", tmp_path / "b")
+    other.download("x/a", tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == b"second!"
+    assert other.list() == {"x/a": 7}
+    one.delete("x/a")
+    one.delete("x/a")
+    with pytest.raises(FileNotFoundError):
+        other.get("x/a")
+    assert other.list() == {}
+
+
+def test_dead_after_every_call(bucket: str, tmp_path: Path) -> None:
+    job = made_job(n=6)
+    success = drive(job, tmp_path)
+    undisturbed = FaultyStore(f"{bucket}/undisturbed")
+    drive(job, f"{bucket}/undisturbed", store=undisturbed)
+    expected = objects(f"{bucket}/undisturbed")
+    for at in range(1, len(undisturbed.log)):
+        place = f"{bucket}/dead/{at}"
+        store = FaultyStore(place, at, after=True)
+        with pytest.raises(OSError, match=r"that was chosen|dead"):
+            drive(job, place, store=store)
+        assert store.log[at].startswith(("list", "get")) or len(Store(place).list()) > 0
+        assert drive(job, place) == success
+        assert objects(place) == expected
+
+
+def test_shards_of_several_objects(bucket: str) -> None:
+    for format in ("zarr", "png"):
+        drive(made_job(n=5, format=format), f"{bucket}/{format}")
+        assert bulk.verify(f"{bucket}/{format}").problems == ()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_command_with_workers_and_the_rest_of_its_job(bucket: str, tmp_path: Path) -> None:
+    url, samples, shard = f"{bucket}/killed.job", 8000, 200
+    arguments = ["generate", "digits", "-n", samples, "--shard-size", shard, "--out", url, "--workers", 2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastvae", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
+    store = Store(url)
+    wait_for(lambda: "manifest/" in "".join(store.list()) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = len(StoreFolder(url).records(StoreFolder(url).job()))
+    assert 0 < done < samples // shard
+
+    vae = fastvae.load("digits", threads=1)
+    report = bulk.generate(vae, samples, url, shard_size=shard)
+    again = bulk.generate(vae, samples, tmp_path / "local", shard_size=7 * shard, format="npy")
+    assert (report.folder, report.content) == (url, again.content)
+    found = bulk.verify(url, vae)
+    assert (found.problems, found.shards, found.rows) == ((), samples // shard, 64)
+    with pytest.raises(JobError, match="holds another job"):
+        bulk.generate(vae, samples + 1, url, shard_size=shard)
+
+
+def test_no_bucket_and_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        OutputError, match=r"s3://nothing/x: cannot be listed \(.*bucket does not exist.*\); is there such"
+    ):
+        drive(made_job(), "s3://nothing/x")
+    with pytest.raises(JobError, match=r"no job.json that can be read \(.*bucket does not exist"):
+        bulk.verify("s3://nothing/x")
+    for key in KEYS:
+        monkeypatch.delenv(key)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(
+        OutputError, match=r"NoCredentialsError: Unable to locate credentials\); is there .* credentials"
+    ):
+        drive(made_job(), f"{bucket}/x")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
