@@ -38,12 +38,16 @@ def bucket() -> Iterator[str]:
 
 
 def test_objects_are_created_once_and_nothing_is_cached(bucket: str, tmp_path: Path) -> None:
-    one, other = Store(f"{bucket}/calls"), Store(f"{bucket}/calls")
+    one = Store(f"{bucket}/calls")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    other = Store(f"{bucket}/calls")  # as in another process
+    assert one._files is not other._files
     assert one.shared
     assert one.list() == {}
     (tmp_path / "a").write_bytes(b"first")
     (tmp_path / "b").write_bytes(b"second!")
     assert other.create("x/a", tmp_path / "a")
+    assert one.get("x/a") == b"first"
     assert one.list() == {"x/a": 5}
     assert not one.create("x/a", tmp_path / "b")
     assert other.get("x/a") == b"first"

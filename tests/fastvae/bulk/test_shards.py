@@ -67,7 +67,7 @@ def test_a_zarr_group_of_all_rows(tmp_path: Path) -> None:
 
 
 def test_a_zarr_job_smaller_than_its_shard_is_not_filled_up(tmp_path: Path) -> None:
-    job = made_job(n=3, shard_size=10**9, format="zarr")
+    job = made_job(n=3, shard_size=10**5, format="zarr")
     drive(job, tmp_path)
     assert (tmp_path / "sample" / "c.0.0").stat().st_size == 3 * job.columns[0].bytes
     assert_whole(job, tmp_path)
