@@ -15,7 +15,7 @@ from fastvae.bulk.disk import sha256_of
 from fastvae.bulk.generation import invariant
 from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
 from fastvae.bulk.opening import open_folder
-from fastvae.bulk.place import SUCCESS, JobFolder, Record, success_for
+from fastvae.bulk.place import SUCCESS, JobFolder, Record, Success, success_for
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import Samples, condition_hash, condition_rows
 from fastvae.errors import JobError
@@ -66,7 +66,7 @@ def verify(
         A Verification. A shard that it names can be deleted; the call that made the job then makes it again.
 
     Raises:
-        JobError: the folder holds no job, or the model is another or would compute it in another way.
+        JobError: the folder holds no job or cannot be read, or the model is another or would compute it in another way.
         InputError: an argument out of range. Besides, what :func:`fastvae.load` raises.
     """
     rows, seed = noise.check_count("rows", rows, most=2**20), noise.check_seed(seed)
@@ -74,7 +74,10 @@ def verify(
     job = place.job()
     FORMATS[job.format].check(job.columns)
     source = None if model is None else _source(job, model, condition)
-    records = place.records(job)
+    try:
+        records, success = place.records(job), place.success()
+    except OSError as error:
+        raise JobError(f"{place.path}: its manifest cannot be read: {error}") from error
     problems: dict[int, str] = {}
     for shard in range(job.shards):
         record = records.get(shard)
@@ -84,7 +87,7 @@ def verify(
         if watch is not None:
             watch(shard + 1, job.shards)
     whole = [shard for shard in range(job.shards) if shard not in problems]
-    found = list(problems.values()) + _wrong_success(job, place, records)
+    found = list(problems.values()) + _wrong_success(job, success, records)
     again = 0
     if source is not None and whole:
         wrong, again = _made_again(job, place, source, [records[shard] for shard in whole], rows, seed)
@@ -127,8 +130,7 @@ def _wrong(job: Job, place: JobFolder, record: Record) -> str:
     return "" if count == record.rows else f"has {count:,} rows instead of {record.rows:,}"
 
 
-def _wrong_success(job: Job, place: JobFolder, records: dict[int, Record]) -> list[str]:
-    success = place.success()
+def _wrong_success(job: Job, success: Success | None, records: dict[int, Record]) -> list[str]:
     if success is None:
         return [f"{SUCCESS} is missing: the job is not done"]
     if success != success_for(job, records):

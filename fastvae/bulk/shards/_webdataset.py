@@ -22,6 +22,9 @@ from fastvae.bulk.shards._images import decoded, encoded, is_image
 from fastvae.bulk.table import Block, Column, Rows
 from fastvae.files import needs
 
+# Bytes that are collected before they are written: a member alone can be very small.
+CHUNK = 2**20
+
 
 class _TarWriter:
     def __init__(self, job: Job, file: NewFile) -> None:
@@ -39,14 +42,16 @@ class _TarWriter:
                 member = tarfile.TarInfo(name + suffix)
                 member.size = len(data)
                 self._tar.addfile(member, io.BytesIO(data))
-        self._drain()
+            if self._buffer.tell() >= CHUNK:
+                self._drain()
 
     def finish(self) -> None:
         self._tar.close()
         self._drain()
 
     def _drain(self) -> None:
-        self._file.write(self._buffer.getvalue())
+        with self._buffer.getbuffer() as data:
+            self._file.write(data)
         self._buffer.seek(0)
         self._buffer.truncate()
 

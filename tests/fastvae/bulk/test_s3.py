@@ -47,8 +47,11 @@ def test_objects_are_created_once_and_nothing_is_cached(bucket: str, tmp_path: P
     (tmp_path / "a").write_bytes(b"first")
     (tmp_path / "b").write_bytes(b"second!")
     assert other.create("x/a", tmp_path / "a")
-    assert one.get("x/a") == b"first"
     assert one.list() == {"x/a": 5}
+    assert other.create("x/b", tmp_path / "b")
+    assert one.get("x/b") == b"second!"
+    assert one.list() == {"x/a": 5, "x/b": 7}
+    other.delete("x/b")
     assert not one.create("x/a", tmp_path / "b")
     assert other.get("x/a") == b"first"
     one.put("x/a", tmp_path / "b")

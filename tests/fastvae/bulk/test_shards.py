@@ -51,6 +51,7 @@ def test_several_columns(tmp_path: Path, format: str) -> None:
         np.testing.assert_array_equal(columns[column.name], columns_of(job, 4, 8)[column.name][[1, 3]])
 
 
+@pytest.mark.filterwarnings("ignore:Object at")  # the job's own files, where the group is listed
 def test_a_zarr_group_of_all_rows(tmp_path: Path) -> None:
     job = made_job(n=10, format="zarr", columns=SEVERAL)
     drive(job, tmp_path)
@@ -105,6 +106,14 @@ def test_webdataset_reads_the_tars(tmp_path: Path) -> None:
         assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in tar} == {
             (0, 0, 0, "", 0o644)
         }
+
+
+def test_a_tar_is_the_same_however_often_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = made_job(n=9, format="webdataset", block_rows=2)
+    drive(job, tmp_path / "once")
+    monkeypatch.setattr("fastvae.bulk.shards._webdataset.CHUNK", 1)
+    drive(job, tmp_path / "often")
+    assert contents(tmp_path / "once") == contents(tmp_path / "often")
 
 
 def test_images_of_a_model(tmp_path: Path) -> None:

@@ -264,6 +264,17 @@ def test_stores_without_a_conditional_put(
         drive(made_job(n=11), f"{url}/job")
 
 
+def test_a_manifest_that_cannot_be_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive(made_job(), url)
+
+    def find(path: str, detail: bool) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(fsspec.filesystem("memory", use_listings_cache=False), "find", find)
+    with pytest.raises(JobError, match="its manifest cannot be read: no answer"):
+        bulk.verify(url)
+
+
 def test_errors_of_the_libraries_behind_a_store_become_its_own(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoCredentialsError(Exception):
         pass
