@@ -66,7 +66,7 @@ def test_objects_are_created_once_and_nothing_is_cached(bucket: str, tmp_path: P
 
 
 def test_dead_after_every_call(bucket: str, tmp_path: Path) -> None:
-    job = made_job(n=6)
+    job = made_job(n=3)
     success = drive(job, tmp_path)
     undisturbed = FaultyStore(f"{bucket}/undisturbed")
     drive(job, f"{bucket}/undisturbed", store=undisturbed)
