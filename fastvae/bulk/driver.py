@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Final
 
-from fastvae.bulk.folder import Folder, Record, Success
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Record, Success
 from fastvae.bulk.pool import Hand
 from fastvae.bulk.progress import Event, Progress, Watch
 from fastvae.bulk.work import Failed, Message, Ready
@@ -34,7 +34,7 @@ class Slot:
 class Driver:
     """Runs what is missing of a job; ``start`` makes the worker of a number."""
 
-    def __init__(self, job: Job, folder: Folder, start: Callable[[int], Hand], workers: int, watch: Watch) -> None:
+    def __init__(self, job: Job, folder: JobFolder, start: Callable[[int], Hand], workers: int, watch: Watch) -> None:
         self._job, self._folder, self._start, self._watch = job, folder, start, watch
         self._workers = workers
         self._attempts: Counter[int] = Counter()

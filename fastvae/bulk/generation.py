@@ -14,8 +14,9 @@ import fastvae
 from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk.driver import Driver
-from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
+from fastvae.bulk.opening import folder_path, open_folder
+from fastvae.bulk.place import JobFolder
 from fastvae.bulk.pool import Hand, ProcessHand, Recipe, ThreadHand
 from fastvae.bulk.progress import Progress, Watch
 from fastvae.bulk.shards import FORMATS
@@ -27,7 +28,7 @@ from fastvae.plan import build_plan, plan_cost
 
 MOST_WORKERS = 1024
 
-Format: TypeAlias = Literal["parquet", "npy"]
+Format: TypeAlias = Literal["parquet", "npy", "zarr", "webdataset", "png"]
 Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 
 
@@ -36,14 +37,14 @@ class Report:
     """A job that is done.
 
     Args:
-        folder: where its files are.
+        folder: where its files are: a path, or a URL.
         job: its id.
         n, shards: its samples and files.
         content: checksum of all rows in the order of their indices, as in ``_SUCCESS``; the same for any size and
             format of shards and any number of workers.
     """
 
-    folder: Path
+    folder: Path | str
     job: str
     n: int
     shards: int
@@ -72,10 +73,12 @@ def generate(
     Args:
         model: a model, or what :func:`fastvae.load` takes.
         n: number of samples.
-        out: a folder, made if need be; it must be empty or hold this very job.
+        out: a folder, made if need be, or a URL that fsspec understands (``s3://bucket/samples``); it must be empty or
+            hold this very job.
         seed: unsigned 64-bit integer.
         shard_size: samples of a file; None is 64 MiB of them, or fewer of a large model.
-        format: ``parquet`` (columns ``index`` and ``sample``) or ``npy``.
+        format: ``parquet`` (columns ``index`` and ``sample``), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
+            ``uint8``).
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
@@ -92,8 +95,9 @@ def generate(
         JobError: the folder holds another job (the message says how it differs) or other files, or another process is
             working on it.
         IncompleteJobError: some shards failed three times; all others are done.
-        OutputError: the folder cannot be written, or the disk is full. What is there stays.
-        UnsupportedError: pyarrow is not installed. Besides, what :func:`fastvae.load` raises.
+        OutputError: the folder cannot be written or reached, or the disk is full. What is there stays.
+        UnsupportedError: a package that the format or the URL needs is not installed. Besides, what
+            :func:`fastvae.load` raises.
     """
     if not isinstance(format, str) or format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
@@ -129,10 +133,10 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, Folder(path), workers, watch or _unwatched)
+    return run(job, vae, vectors, open_folder(path), workers, watch or _unwatched)
 
 
-def run(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int, watch: Watch) -> Report:
+def run(job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int, watch: Watch) -> Report:
     """Run a job in its folder; errors as :func:`generate`."""
     start = _starter(job, vae, condition, folder, workers)
     with folder.locked():
@@ -148,13 +152,6 @@ def run(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int
     return Report(folder.path, job.id, job.n, job.shards, success.content)
 
 
-def folder_path(name: str, value: Any) -> Path:
-    """The argument ``name`` as a path; InputError if it cannot be one."""
-    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value) or not os.fspath(value):
-        raise InputError(f"{name}: expected a folder, got {value!r:.200}")
-    return Path(value)
-
-
 def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
     """The model in batch-invariant mode. Errors as :func:`fastvae.load`."""
     if not isinstance(model, VAE):
@@ -165,7 +162,7 @@ def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
     return VAE(model._engine.model, replace(settings, batch_invariant=True))
 
 
-def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int) -> Any:
+def _starter(job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int) -> Any:
     """What makes the worker of a number."""
     if workers == 1:
 
@@ -173,6 +170,8 @@ def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers
             return ThreadHand(job, folder, Samples(vae, condition))
 
         return on_threads
+    if not folder.shared:
+        raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1")
     engine = vae._engine
     settings = replace(engine.settings, device=str(engine.device))
     recipe = Recipe(engine.model, settings, condition, job, folder.path)

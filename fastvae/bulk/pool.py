@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import torch
 
 from fastvae.api import VAE
-from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job, check_numerics
+from fastvae.bulk.opening import open_folder
+from fastvae.bulk.place import JobFolder
 from fastvae.bulk.source import RowSource, Samples
 from fastvae.bulk.table import Rows
 from fastvae.bulk.work import Worker
@@ -49,7 +50,7 @@ class Hand(Protocol):
 class ThreadHand:
     """A worker on threads of this process."""
 
-    def __init__(self, job: Job, folder: Folder, source: RowSource) -> None:
+    def __init__(self, job: Job, folder: JobFolder, source: RowSource) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         self._thread = threading.Thread(target=Worker(theirs, job, folder, source).run, daemon=True)
         self._thread.start()
@@ -78,7 +79,7 @@ class Recipe:
     settings: Settings
     condition: Rows | None
     job: Job
-    folder: Path
+    folder: Path | str
 
     def for_worker(self, index: int) -> Recipe:
         """The recipe for one of several workers: on GPUs, unless one was named, each has its own in turn."""
@@ -136,7 +137,7 @@ def work(connection: Connection, recipe: bytes, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it as well, and decides
     torch.set_num_threads(threads)
     found: Recipe = pickle.loads(recipe)
-    Worker(connection, found.job, Folder(found.folder), found.source()).run(wait=False)
+    Worker(connection, found.job, open_folder(found.folder), found.source()).run(wait=False)
     os._exit(0)
 
 
