@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fastvae.bulk.disk import Disk
 from fastvae.bulk.driver import Driver
 from fastvae.bulk.folder import TEMPORARY, Folder, Success
 from fastvae.bulk.job import Job
-from fastvae.bulk.pool import Hand, ThreadHand
+from fastvae.bulk.pool import Hand, Threads
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.table import Block, Column, Rows
@@ -122,6 +123,8 @@ class FaultyDisk(QuickDisk):
 class ForkedHand:
     """A worker in a process that is forked, so that any source will do and it starts at once."""
 
+    loaded, hint = False, ""
+
     def __init__(self, job: Job, folder: Folder, source: MadeRows) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
@@ -135,6 +138,9 @@ class ForkedHand:
         self.process.start()
         theirs.close()
 
+    def send(self, shard: int) -> None:
+        self.connection.send(shard)
+
     @property
     def waitable(self) -> Sequence[Any]:
         return [self.connection, self.process.sentinel]
@@ -145,8 +151,26 @@ class ForkedHand:
 
     def stop(self) -> None:
         self.process.kill()
+
+    def join(self) -> None:
         self.process.join()
         self.connection.close()
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Forked workers."""
+
+    job: Job
+    folder: Folder
+    source: MadeRows
+    workers: int
+
+    def size(self) -> int:
+        return self.workers
+
+    def start(self, index: int) -> Hand:
+        return ForkedHand(self.job, self.folder, self.source)
 
 
 def drive(
@@ -160,13 +184,11 @@ def drive(
 ) -> Success:
     """Run a made job on threads, or with forked ``workers``."""
     folder = Folder(path, disk or QuickDisk())
-
-    def start(index: int) -> Hand:
-        return (ForkedHand if workers else ThreadHand)(job, folder, source or MadeRows())
-
+    found = source or MadeRows()
+    crew = Forks(job, folder, found, workers) if workers else Threads(job, folder, found)
     with folder.locked():
         folder.prepare(job)
-        return Driver(job, folder, start, max(workers, 1), watch).run()
+        return Driver(job, folder, crew, watch).run()
 
 
 def die() -> None:

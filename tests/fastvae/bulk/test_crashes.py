@@ -334,6 +334,7 @@ def test_a_worker_on_threads_stops_in_the_midst_of_a_shard(tmp_path: Path) -> No
     hand.connection.send(0)
     assert begun.wait(60)
     hand.stop()
+    hand.join()
     assert len(blocks) < 9000
     assert not list(tmp_path.iterdir())
 
