@@ -18,7 +18,7 @@ from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.pool import Crew, Processes, Recipe, Threads
 from fastvae.bulk.progress import Progress, Watch
-from fastvae.bulk.ray_workers import Cluster
+from fastvae.bulk.ray_workers import cluster
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import Samples, check_dtype, condition_hash, condition_rows
 from fastvae.bulk.table import Column, Rows
@@ -190,7 +190,7 @@ def _crew(
     recipe = Recipe(engine.model, settings, condition, job, folder.path)
     fixed = None if job.threads == ANY_NUMBER else int(job.threads)
     if ray is not False:
-        return Cluster(ray, recipe, fixed or settings.threads or 1, workers)
+        return cluster(ray, recipe, workers, fixed or settings.threads or 1)
     if workers is None or workers == 1:
         return contextlib.nullcontext(Threads(job, folder, Samples(vae, condition)))
     threads = fixed or max(1, torch.get_num_threads() // workers)

@@ -17,7 +17,7 @@ class WorkerState:
     Args:
         number: its place, from 0; a worker that replaces another has the same.
         state: ``loading``, until it has its model; ``working``; ``idle``, without a shard.
-        shards: those it holds; the first is being made.
+        shards: those it holds, in the order they were given.
         done: shards made at this place in this run.
         replaced: how many died at it.
     """

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 from fastvae.bulk.driver import HELD
 from fastvae.bulk.pool import Recipe
-from fastvae.bulk.ray_actor import Seat
+from fastvae.bulk.ray_actor import Ingredients, Seat
 from fastvae.bulk.work import Message
 from fastvae.errors import InputError, JobError, UnsupportedError
 
@@ -28,6 +29,8 @@ from fastvae.errors import InputError, JobError, UnsupportedError
 CALLS: Final = HELD + 3
 # Seconds that actors have to leave off before they are killed.
 PATIENCE: Final = 0.5
+# Seconds to wait for a cluster's address to answer.
+REACH: Final = 10
 
 
 class RayHand:
@@ -104,21 +107,28 @@ class RayHand:
             self._answers.close()
 
 
+def cluster(address: bool | str, recipe: Recipe, workers: int | None, threads: int) -> Cluster:
+    """Actors that make a recipe, each with ``threads`` where it runs on CPUs, or the one GPU that Ray shows it."""
+    gpu = recipe.settings.device.startswith("cuda")
+    settings = replace(recipe.settings, device="cuda" if gpu else recipe.settings.device)
+    sent = replace(recipe, settings=settings, folder=Path(os.path.abspath(recipe.folder)))
+    return Cluster(address, sent, workers, threads=threads, gpu=gpu)
+
+
 class Cluster:
     """Makes actors for a job, in a Ray that is asked for, and joined or started, when the first one is needed.
 
     Raises, from :meth:`size` and :meth:`start`:
         UnsupportedError: Ray is not installed.
-        InputError: this process is connected to another Ray than ``address``.
+        InputError: ``address`` is none, or this process is connected to another Ray.
         JobError: there is no Ray at ``address``, or no place for a worker.
     """
 
-    def __init__(self, address: bool | str, recipe: Recipe, threads: int, workers: int | None) -> None:
-        self._address, self._threads, self._workers = address, threads, workers
-        gpu = recipe.settings.device.startswith("cuda")
+    def __init__(
+        self, address: bool | str, recipe: Ingredients, workers: int | None, *, threads: int = 1, gpu: bool = False
+    ) -> None:
+        self._address, self._recipe, self._workers, self._threads = address, recipe, workers, threads
         self._needs = {"num_cpus": 1 if gpu else threads, "num_gpus": int(gpu)}
-        settings = replace(recipe.settings, device="cuda" if gpu else recipe.settings.device)
-        self._recipe = replace(recipe, settings=settings, folder=Path(os.path.abspath(recipe.folder)))
         self._ray: Any = None
         self._seat: Any = None
         self._sent: Any = None
@@ -178,6 +188,7 @@ def joined(address: bool | str) -> Iterator[Any]:
             raise InputError(f"ray: this process is connected to the Ray at {own} and cannot be to {address!r} as well")
         yield ray
         return
+    _check_address(address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "auto"))
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -196,6 +207,24 @@ def joined(address: bool | str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nothing answers; Ray itself would try again for many minutes.
+
+    Raises:
+        InputError: it is none.
+        JobError: nothing answers there.
+    """
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not (colon and port.isdigit()):
+        if address not in ("auto", "local") and "://" not in address:
+            raise InputError(f"ray: expected host:port, ray://host:port, auto or local, got {address!r:.80}")
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise JobError(f"ray: no cluster at {address!r}: {error}") from error
 
 
 def _imported() -> Any:

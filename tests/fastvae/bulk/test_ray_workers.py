@@ -1,0 +1,194 @@
+"""Workers that are Ray actors: the same rows as from any others, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import fastvae
+from fastvae import bulk
+from fastvae.bulk.content import content_of
+from fastvae.bulk.disk import Disk
+from fastvae.bulk.driver import Driver
+from fastvae.bulk.folder import MANIFEST, Folder
+from fastvae.bulk.job import Job
+from fastvae.bulk.pool import Crew
+from fastvae.bulk.progress import Progress
+from fastvae.bulk.ray_workers import Cluster
+from fastvae.bulk.table import Block
+from fastvae.errors import IncompleteJobError
+from tests.fastvae.bulk.fakes import MadeRows, QuickDisk, assert_whole, contents, die, drive, made_job
+
+ROOT = Path(__file__).parents[3]
+SAMPLES, SHARD = 60_000, 400
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A Ray on this machine, as a user would start it."""
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray.get_runtime_context().gcs_address
+    assert ray.is_initialized()  # nobody has shut down what was there before
+    ray.shutdown()
+
+
+def die_once(folder: Path, step: str) -> None:
+    """End this process if the file of the step is there, and remove the file first."""
+    try:
+        (folder / step).unlink()
+    except FileNotFoundError:
+        return
+    die()
+
+
+class DeadlyDisk(QuickDisk):
+    """A disk whose process dies before a call for which there is a file in ``steps``, once."""
+
+    def __init__(self, steps: Path) -> None:
+        self._steps = steps
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name in vars(Disk):
+            die_once(self._steps, name)
+        return super().__getattribute__(name)
+
+
+@dataclass(frozen=True)
+class MadeRecipe:
+    """Made rows, one of which fails, in a process that dies once at every file in ``steps``."""
+
+    job: Job
+    path: Path
+    steps: Path
+
+    def place(self) -> Folder:
+        return Folder(self.path, DeadlyDisk(self.steps))
+
+    def source(self) -> MadeRows:
+        die_once(self.steps, "load")
+
+        def before(index: int) -> None:
+            die_once(self.steps, f"row {index}")
+            if index == 39:
+                raise ValueError("thirty-nine")
+
+        return MadeRows(before)
+
+
+def drive_with(crew: Crew, job: Job, folder: Folder, watch: Callable[[Progress], None]) -> None:
+    with folder.locked():
+        folder.prepare(job)
+        Driver(job, folder, crew, watch).run()
+
+
+def test_one_and_four_workers_make_the_same_rows(address: str, tmp_path: Path) -> None:
+    """Whatever the number of workers and the size of shards, the rows are those of the verb."""
+    model = fastvae.load("digits", batch_invariant=True)
+    expected = content_of(Block(0, {"sample": model.generate(800)}))
+    for workers, size in ((1, 77), (None, 100)):
+        events: list[Progress] = []
+        out = tmp_path / str(workers)
+        report = bulk.generate(model, 800, out, shard_size=size, workers=workers, ray=address, watch=events.append)
+        assert report.content == f"{expected:016x}"
+        assert [event.event for event in events].count("shard") == report.shards
+        last = [event.workers for event in events if event.workers][-1]
+        assert len(last) == (workers or 4)
+        assert sum(worker.done for worker in last) == report.shards
+    assert bulk.verify(tmp_path / "None", model).ok
+
+
+def test_actors_killed_at_every_step_are_replaced(address: str, tmp_path: Path) -> None:
+    job = made_job(n=200, shard_size=10)
+    drive(job, tmp_path / "undisturbed")
+    path, steps = tmp_path / "job", tmp_path / "steps"
+    steps.mkdir()
+    for step in ("load", "row 50", "write", "replace", "sync_folder"):
+        (steps / step).touch()
+    events: list[Progress] = []
+    with (
+        Cluster(True, MadeRecipe(job, path, steps), 2) as crew,
+        pytest.raises(IncompleteJobError, match=r"1 of 20 shards failed 3 times \(shard 3: ValueError: thirty-nine\)"),
+    ):
+        drive_with(crew, job, Folder(path), events.append)
+    assert not list(steps.iterdir())
+    names = [event.event for event in events]
+    assert (names.count("worker"), names.count("shard"), names.count("failed")) == (5, 19, 1)
+    assert sum(worker.replaced for worker in events[-1].workers) == 5
+    assert not list(path.glob(".*.tmp"))
+    drive(job, path)
+    assert_whole(job, path)
+    assert contents(path) == contents(tmp_path / "undisturbed")
+
+
+def start(out: Path, *arguments: object) -> subprocess.Popen[str]:
+    """The command line, in a group of processes of its own, as a shell starts it."""
+    options = ["-n", SAMPLES, "--shard-size", SHARD, "--out", out, *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastvae", "generate", "digits", *map(str, options)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines(out: Path) -> int:
+    return (out / MANIFEST).read_bytes().count(b"\n") if (out / MANIFEST).exists() else 0
+
+
+def actors() -> list[str]:
+    """Processes of our actors."""
+    titles = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            titles.append(path.read_text())
+        except OSError:
+            continue
+    return [title for title in titles if title.startswith("ray::Seat")]
+
+
+def test_a_driver_is_interrupted_and_another_is_killed(address: str, tmp_path: Path) -> None:
+    out = tmp_path / "job"
+    process = start(out, "--workers", 2, "--ray", address, "--json")
+    wait_for(lambda: lines(out) > 0 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr == f"{out}: stopped; the same command goes on with what is there\nfastvae: interrupted\n"
+    events = [json.loads(line) for line in stdout.splitlines()]
+    assert [worker["number"] for worker in events[-1]["workers"]] == [0, 1]
+    assert not list(out.glob(".*.tmp"))
+    done = lines(out)
+
+    process = start(out, "--workers", 1, "--ray", address)
+    wait_for(lambda: lines(out) > done or process.poll() is not None)
+    assert actors()
+    process.kill()
+    process.communicate(timeout=120)
+    wait_for(lambda: not actors())
+    assert 0 < done < lines(out) < SAMPLES // SHARD
+
+    model = fastvae.load("digits")
+    report = bulk.generate(model, SAMPLES, out, shard_size=SHARD)
+    assert report.content == bulk.generate(model, SAMPLES, tmp_path / "whole", format="npy").content
+    assert bulk.verify(out, model).ok
