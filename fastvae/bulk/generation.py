@@ -18,7 +18,7 @@ from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.pool import Crew, Processes, Recipe, Threads
 from fastvae.bulk.progress import Progress, Watch
-from fastvae.bulk.ray_workers import cluster
+from fastvae.bulk.ray_workers import check_address, cluster
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import Samples, check_dtype, condition_hash, condition_rows
 from fastvae.bulk.table import Column, Rows
@@ -111,8 +111,7 @@ def generate(
     n, seed = noise.check_count("n", n), noise.check_seed(seed)
     if workers is not None:
         workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
-    if not isinstance(ray, bool | str) or ray == "":
-        raise InputError(f"ray: expected True, False or an address, got {ray!r:.80}")
+    ray = check_address(ray)
     if shard_size is not None:
         shard_size = noise.check_count("shard_size", shard_size, least=1)
     vae = invariant(model)

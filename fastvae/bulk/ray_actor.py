@@ -48,10 +48,9 @@ class Seat:
         try:
             recipe: Ingredients = pickle.loads(self._recipe)
             folder, source = recipe.place(), recipe.source()
-            if folder.job().id != recipe.job.id:
-                raise JobError(f"{folder.path}: holds another job here")
+            _check_seen(folder, recipe.job)
         except FastVAEError as error:
-            return Unfit(f"on {socket.gethostname()}: {error}; the folder must be on storage that all nodes see")
+            return Unfit(f"on {socket.gethostname()}: {error}")
         self._recipe = b""
         self._worker = threading.Thread(target=Worker(self, recipe.job, folder, source).run, daemon=True)
         self._worker.start()
@@ -85,3 +84,17 @@ class Seat:
         """See :class:`fastvae.bulk.work.Line`."""
         if isinstance(message, Record | Failed):
             self._answers.pop(message.shard).set_result(message)
+
+
+def _check_seen(folder: Folder, job: Job) -> None:
+    """Refuse a folder that is not the driver's.
+
+    Raises:
+        JobError: it does not hold the job.
+    """
+    try:
+        found = folder.job().id
+    except JobError as error:
+        raise JobError(f"{error}; it must be on storage that all nodes see") from error
+    if found != job.id:
+        raise JobError(f"{folder.path}: holds another job here; it must be on storage that all nodes see")

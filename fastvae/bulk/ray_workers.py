@@ -120,7 +120,7 @@ class Cluster:
 
     Raises, from :meth:`size` and :meth:`start`:
         UnsupportedError: Ray is not installed.
-        InputError: ``address`` is none, or this process is connected to another Ray.
+        InputError: this process is connected to another Ray.
         JobError: there is no Ray at ``address``, or no place for a worker.
     """
 
@@ -188,7 +188,7 @@ def joined(address: bool | str) -> Iterator[Any]:
             raise InputError(f"ray: this process is connected to the Ray at {own} and cannot be to {address!r} as well")
         yield ray
         return
-    _check_address(address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "auto"))
+    _check_reachable(address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "auto"))
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -209,22 +209,38 @@ def joined(address: bool | str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
+def check_address(address: Any) -> bool | str:
+    """The argument ``ray``: False, or where to look for a cluster.
+
+    Raises:
+        InputError: it cannot be either.
+    """
+    if isinstance(address, bool):
+        return address
+    if not isinstance(address, str) or not (address in ("auto", "local") or "://" in address or _place(address)):
+        raise InputError(
+            f"ray: expected True, False, 'auto', 'local', 'host:port' or 'ray://host:port', got {address!r:.80}"
+        )
+    return address
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """Host and port of an address, if it has them."""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdecimal() and host else None
+
+
+def _check_reachable(address: str) -> None:
     """Refuse an address where nothing answers; Ray itself would try again for many minutes.
 
     Raises:
-        InputError: it is none.
         JobError: nothing answers there.
     """
-    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not (colon and port.isdigit()):
-        if address not in ("auto", "local") and "://" not in address:
-            raise InputError(f"ray: expected host:port, ray://host:port, auto or local, got {address!r:.80}")
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
-    except (OSError, OverflowError, ValueError) as error:
-        raise JobError(f"ray: no cluster at {address!r}: {error}") from error
+    if (place := _place(address)) is not None:
+        try:
+            socket.create_connection(place, REACH).close()
+        except (OSError, OverflowError, ValueError) as error:
+            raise JobError(f"ray: no cluster at {address!r}: {error}") from error
 
 
 def _imported() -> Any:

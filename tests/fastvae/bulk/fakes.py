@@ -173,6 +173,13 @@ class Forks:
         return ForkedHand(self.job, self.folder, self.source)
 
 
+def drive_with(crew: Any, job: Job, folder: Folder, watch: Callable[[Progress], None]) -> Success:
+    """Run a made job with workers of a crew."""
+    with folder.locked():
+        folder.prepare(job)
+        return Driver(job, folder, crew, watch).run()
+
+
 def drive(
     job: Job,
     path: Path,
@@ -186,9 +193,50 @@ def drive(
     folder = Folder(path, disk or QuickDisk())
     found = source or MadeRows()
     crew = Forks(job, folder, found, workers) if workers else Threads(job, folder, found)
-    with folder.locked():
-        folder.prepare(job)
-        return Driver(job, folder, crew, watch).run()
+    return drive_with(crew, job, folder, watch)
+
+
+def die_once(folder: Path, step: str) -> None:
+    """End this process if the file of the step is there, and remove the file first."""
+    try:
+        (folder / step).unlink()
+    except FileNotFoundError:
+        return
+    die()
+
+
+class DeadlyDisk(QuickDisk):
+    """A disk whose process dies before a call for which there is a file in ``steps``, once."""
+
+    def __init__(self, steps: Path) -> None:
+        self._steps = steps
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name in vars(Disk):
+            die_once(self._steps, name)
+        return super().__getattribute__(name)
+
+
+@dataclass(frozen=True)
+class MadeRecipe:
+    """Made rows, one of which fails, in a process that dies once at every file in ``steps``."""
+
+    job: Job
+    path: Path
+    steps: Path
+
+    def place(self) -> Folder:
+        return Folder(self.path, DeadlyDisk(self.steps))
+
+    def source(self) -> MadeRows:
+        die_once(self.steps, "load")
+
+        def before(index: int) -> None:
+            die_once(self.steps, f"row {index}")
+            if index == 39:
+                raise ValueError("thirty-nine")
+
+        return MadeRows(before)
 
 
 def die() -> None:

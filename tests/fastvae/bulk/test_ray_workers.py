@@ -9,9 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -19,19 +17,22 @@ import ray
 import fastvae
 from fastvae import bulk
 from fastvae.bulk.content import content_of
-from fastvae.bulk.disk import Disk
-from fastvae.bulk.driver import Driver
 from fastvae.bulk.folder import MANIFEST, Folder
-from fastvae.bulk.job import Job
-from fastvae.bulk.pool import Crew
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.ray_workers import Cluster
 from fastvae.bulk.table import Block
-from fastvae.errors import IncompleteJobError
-from tests.fastvae.bulk.fakes import MadeRows, QuickDisk, assert_whole, contents, die, drive, made_job
+from fastvae.errors import IncompleteJobError, InputError
+from tests.fastvae.bulk.fakes import (
+    MadeRecipe,
+    assert_whole,
+    contents,
+    drive,
+    drive_with,
+    made_job,
+)
 
 ROOT = Path(__file__).parents[3]
-SAMPLES, SHARD = 60_000, 400
+SAMPLES, SHARD = 40_000, 400
 
 
 @pytest.fixture(scope="module")
@@ -41,55 +42,6 @@ def address() -> Iterator[str]:
     yield ray.get_runtime_context().gcs_address
     assert ray.is_initialized()  # nobody has shut down what was there before
     ray.shutdown()
-
-
-def die_once(folder: Path, step: str) -> None:
-    """End this process if the file of the step is there, and remove the file first."""
-    try:
-        (folder / step).unlink()
-    except FileNotFoundError:
-        return
-    die()
-
-
-class DeadlyDisk(QuickDisk):
-    """A disk whose process dies before a call for which there is a file in ``steps``, once."""
-
-    def __init__(self, steps: Path) -> None:
-        self._steps = steps
-
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name in vars(Disk):
-            die_once(self._steps, name)
-        return super().__getattribute__(name)
-
-
-@dataclass(frozen=True)
-class MadeRecipe:
-    """Made rows, one of which fails, in a process that dies once at every file in ``steps``."""
-
-    job: Job
-    path: Path
-    steps: Path
-
-    def place(self) -> Folder:
-        return Folder(self.path, DeadlyDisk(self.steps))
-
-    def source(self) -> MadeRows:
-        die_once(self.steps, "load")
-
-        def before(index: int) -> None:
-            die_once(self.steps, f"row {index}")
-            if index == 39:
-                raise ValueError("thirty-nine")
-
-        return MadeRows(before)
-
-
-def drive_with(crew: Crew, job: Job, folder: Folder, watch: Callable[[Progress], None]) -> None:
-    with folder.locked():
-        folder.prepare(job)
-        Driver(job, folder, crew, watch).run()
 
 
 def test_one_and_four_workers_make_the_same_rows(address: str, tmp_path: Path) -> None:
@@ -192,3 +144,8 @@ def test_a_driver_is_interrupted_and_another_is_killed(address: str, tmp_path: P
     report = bulk.generate(model, SAMPLES, out, shard_size=SHARD)
     assert report.content == bulk.generate(model, SAMPLES, tmp_path / "whole", format="npy").content
     assert bulk.verify(out, model).ok
+
+
+def test_another_cluster_than_this_process_has(address: str, tmp_path: Path, gaussian: fastvae.VAE) -> None:
+    with pytest.raises(InputError, match=f"connected to the Ray at {address} and cannot be to 'other:1' as well"):
+        bulk.generate(gaussian, 10, tmp_path / "job", ray="other:1")
