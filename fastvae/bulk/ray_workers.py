@@ -183,9 +183,8 @@ def joined(address: bool | str) -> Iterator[Any]:
     """Ray, connected to a cluster; left as it was found."""
     ray = _imported()
     if ray.is_initialized():
-        own = ray.get_runtime_context().gcs_address
-        if address not in (True, "auto", own):
-            raise InputError(f"ray: this process is connected to the Ray at {own} and cannot be to {address!r} as well")
+        if address not in (True, "auto") and address != (own := ray.get_runtime_context().gcs_address):
+            raise InputError(f"ray: this process is connected to the Ray at {own}, not at {address!r}; pass ray=True")
         yield ray
         return
     _check_reachable(address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "auto"))

@@ -240,6 +240,16 @@ def test_an_interrupted_driver_stops_its_workers_and_sweeps(tmp_path: Path) -> N
         assert_whole(job, path)
 
 
+def test_any_number_of_workers_and_size_of_shards_make_the_same_rows(tmp_path: Path) -> None:
+    reports = [
+        drive(made_job(n=800, shard_size=size), tmp_path / f"{workers}-{size}", workers=workers)
+        for workers in (0, 1, 2, 4)
+        for size in (100, 77)
+    ]
+    assert len({report.content for report in reports}) == 1
+    assert {report.shards for report in reports} == {8, 11}
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_that_are_killed_are_replaced(tmp_path: Path, workers: int) -> None:
     job = made_job(n=200, shard_size=10)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import ray
+import ray.data
 
 import fastvae
 from fastvae import bulk
@@ -146,6 +150,23 @@ def test_a_driver_is_interrupted_and_another_is_killed(address: str, tmp_path: P
     assert bulk.verify(out, model).ok
 
 
+def test_the_recipe_for_a_ray_dataset(address: str) -> None:
+    """The code in docs/bulk.md."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "bulk.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "map_batches" in block)
+    model = fastvae.load("digits", batch_invariant=True)
+    rows = model.generate(300)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    names: dict[str, Any] = {"dataset": ray.data.from_numpy(rows), "__name__": "recipe"}
+    names["dataset"] = names["dataset"].rename_columns({"data": "pixels"})
+    exec(code, names)
+    found = names["encoded"].take_all()
+    assert len(found) == 300
+    order = {row["pixels"].tobytes(): row for row in found}
+    for name, expected in (("latent", model.embed(rows)), ("surprise", model.score(rows, "elbo"))):
+        np.testing.assert_array_equal([order[row.tobytes()][name] for row in rows], expected)
+
+
 def test_another_cluster_than_this_process_has(address: str, tmp_path: Path, gaussian: fastvae.VAE) -> None:
-    with pytest.raises(InputError, match=f"connected to the Ray at {address} and cannot be to 'other:1' as well"):
+    with pytest.raises(InputError, match=f"connected to the Ray at {address}, not at 'other:1'; pass ray=True"):
         bulk.generate(gaussian, 10, tmp_path / "job", ray="other:1")
