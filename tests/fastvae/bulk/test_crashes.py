@@ -266,7 +266,12 @@ def test_workers_that_are_killed_are_replaced(tmp_path: Path, workers: int) -> N
     path = tmp_path / "job"
     drive(job, path, source=MadeRows(before), workers=workers, watch=events.append)
     assert_whole(job, path)
-    assert [event.event for event in events].count("worker") == 4
+    names = [event.event for event in events]
+    assert names.count("worker") == 4
+    assert 1 <= names.count("ready") <= workers + 4
+    last = [event.workers for event in events if event.workers][-1]
+    assert [worker.number for worker in last] == list(range(workers))
+    assert (sum(worker.replaced for worker in last), sum(worker.done for worker in last)) == (4, 20)
     assert len((path / "manifest.jsonl").read_text().splitlines()) == job.shards
 
 

@@ -185,6 +185,7 @@ def test_a_shard_stays_for_a_worker_that_is_still_loading(tmp_path: Path) -> Non
 
     def watch(state: Progress) -> None:
         held.extend(worker.shards for worker in state.workers)
+        assert not any(worker.shards for worker in state.workers if worker.state == "loading")
         if state.event == "shard":
             go_on.set()
 

@@ -48,20 +48,18 @@ def address() -> Iterator[str]:
     ray.shutdown()
 
 
-def test_one_and_four_workers_make_the_same_rows(address: str, tmp_path: Path) -> None:
-    """Whatever the number of workers and the size of shards, the rows are those of the verb."""
+def test_four_workers_make_the_same_rows(address: str, tmp_path: Path) -> None:
+    """As many as there is room for; one and two workers are below."""
     model = fastvae.load("digits", batch_invariant=True)
     expected = content_of(Block(0, {"sample": model.generate(800)}))
-    for workers, size in ((1, 77), (None, 100)):
-        events: list[Progress] = []
-        out = tmp_path / str(workers)
-        report = bulk.generate(model, 800, out, shard_size=size, workers=workers, ray=address, watch=events.append)
-        assert report.content == f"{expected:016x}"
-        assert [event.event for event in events].count("shard") == report.shards
-        last = [event.workers for event in events if event.workers][-1]
-        assert len(last) == (workers or 4)
-        assert sum(worker.done for worker in last) == report.shards
-    assert bulk.verify(tmp_path / "None", model).ok
+    events: list[Progress] = []
+    report = bulk.generate(model, 800, tmp_path / "job", shard_size=77, ray=address, watch=events.append)
+    assert report.content == f"{expected:016x}"
+    assert [event.event for event in events].count("shard") == report.shards == 11
+    last = [event.workers for event in events if event.workers][-1]
+    assert len(last) == 4
+    assert sum(worker.done for worker in last) == 11
+    assert bulk.verify(tmp_path / "job", model).ok
 
 
 def test_actors_killed_at_every_step_are_replaced(address: str, tmp_path: Path) -> None:
@@ -69,7 +67,7 @@ def test_actors_killed_at_every_step_are_replaced(address: str, tmp_path: Path) 
     drive(job, tmp_path / "undisturbed")
     path, steps = tmp_path / "job", tmp_path / "steps"
     steps.mkdir()
-    for step in ("load", "row 50", "write", "replace", "sync_folder"):
+    for step in ("load", "row 50", "write", "sync_folder"):
         (steps / step).touch()
     events: list[Progress] = []
     with (
@@ -79,8 +77,8 @@ def test_actors_killed_at_every_step_are_replaced(address: str, tmp_path: Path) 
         drive_with(crew, job, Folder(path), events.append)
     assert not list(steps.iterdir())
     names = [event.event for event in events]
-    assert (names.count("worker"), names.count("shard"), names.count("failed")) == (5, 19, 1)
-    assert sum(worker.replaced for worker in events[-1].workers) == 5
+    assert (names.count("worker"), names.count("shard"), names.count("failed")) == (4, 19, 1)
+    assert sum(worker.replaced for worker in events[-1].workers) == 4
     assert not list(path.glob(".*.tmp"))
     drive(job, path)
     assert_whole(job, path)
@@ -112,27 +110,42 @@ def lines(out: Path) -> int:
     return (out / MANIFEST).read_bytes().count(b"\n") if (out / MANIFEST).exists() else 0
 
 
-def actors() -> list[str]:
+def actors() -> list[int]:
     """Processes of our actors."""
-    titles = []
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            titles.append(path.read_text())
+            if path.read_text().startswith("ray::Seat"):
+                found.append(int(path.parent.name))
         except OSError:
             continue
-    return [title for title in titles if title.startswith("ray::Seat")]
+    return found
+
+
+def until(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
+    """Read the JSON that a command prints up to an event of that name."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        found: dict[str, Any] = json.loads(line)
+        if found["event"] == event:
+            return found
+    raise AssertionError(process.communicate())
 
 
 def test_a_driver_is_interrupted_and_another_is_killed(address: str, tmp_path: Path) -> None:
+    """The first after one of its actors was; what Ray says of that does not come between the JSON."""
     out = tmp_path / "job"
     process = start(out, "--workers", 2, "--ray", address, "--json")
-    wait_for(lambda: lines(out) > 0 or process.poll() is not None)
+    until(process, "shard")
+    os.kill(actors()[0], signal.SIGKILL)
+    state = until(process, "worker")
+    assert sum(worker["replaced"] for worker in state["workers"]) == 1
+    until(process, "shard")
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert stderr == f"{out}: stopped; the same command goes on with what is there\nfastvae: interrupted\n"
-    events = [json.loads(line) for line in stdout.splitlines()]
-    assert [worker["number"] for worker in events[-1]["workers"]] == [0, 1]
+    assert all(json.loads(line)["event"] for line in stdout.splitlines())
     assert not list(out.glob(".*.tmp"))
     done = lines(out)
 
