@@ -21,13 +21,13 @@ import fastvae
 from fastvae import bulk
 from fastvae.bulk import ray_workers
 from fastvae.bulk.folder import Folder
-from fastvae.bulk.pool import Hand, Recipe
-from fastvae.bulk.progress import Progress
+from fastvae.bulk.pool import Hand, Recipe, ThreadHand
+from fastvae.bulk.progress import Progress, WorkerState
 from fastvae.bulk.ray_actor import Ingredients, Seat
 from fastvae.bulk.ray_workers import RayHand
 from fastvae.bulk.work import Failed, Ready, Unfit
 from fastvae.errors import InputError, JobError, UnsupportedError
-from tests.fastvae.bulk.fakes import MadeRecipe, QuickDisk, assert_whole, drive_with, made_job
+from tests.fastvae.bulk.fakes import MadeRecipe, MadeRows, QuickDisk, assert_whole, drive_with, made_job
 
 SEEN = "it must be on storage that all nodes see"
 
@@ -178,28 +178,46 @@ def test_a_worker_that_does_not_fit_ends_the_job(tmp_path: Path) -> None:
         drive_with(crew, job, folder, lambda state: None)
 
 
+def test_an_actor_that_leaves_in_the_midst_of_a_shard(tmp_path: Path) -> None:
+    out = tmp_path / "job"
+    seat = prepared(MadeRecipe(made_job(n=300_000, shard_size=300_000), out, tmp_path))
+    assert seat.load() == Ready()
+    threading.Thread(target=seat.make, args=(0,), daemon=True).start()
+    deadline = time.monotonic() + 60
+    while not list(out.glob(".*.tmp")):
+        assert time.monotonic() < deadline
+    seat.leave()
+    assert sorted(path.name for path in out.iterdir()) == ["job.json"]
+    seat.live()
+
+
 def test_a_shard_stays_for_a_worker_that_is_still_loading(tmp_path: Path) -> None:
     """Two shards, two workers, one of them slow to load: the other does not take both at once."""
-    job, go_on = made_job(n=8), threading.Event()
-    held: list[tuple[int, ...]] = []
+    job, folder = made_job(n=8), Folder(tmp_path / "job", QuickDisk())
+    begun, loaded = threading.Event(), threading.Event()
+    states: list[WorkerState] = []
 
     def watch(state: Progress) -> None:
-        held.extend(worker.shards for worker in state.workers)
+        states[:] = state.workers or states
         assert not any(worker.shards for worker in state.workers if worker.state == "loading")
-        if state.event == "shard":
-            go_on.set()
+        if state.event == "ready":
+            loaded.set()
+
+    def before(index: int) -> None:
+        begun.set()
+        assert loaded.wait(60)
 
     def start(index: int) -> Hand:
-        seat = Seat(pickle.dumps(MadeRecipe(job, tmp_path / "job", tmp_path)), 1)
-        if index:
-            load = seat.load
-            seat.load = lambda: go_on.wait(60) and load()  # type: ignore[method-assign]
+        if index == 0:
+            return ThreadHand(job, folder, MadeRows(before))
+        seat = Seat(pickle.dumps(MadeRecipe(job, folder.path, tmp_path)), 1)
+        load = seat.load
+        seat.load = lambda: begun.wait(60) and load()  # type: ignore[method-assign]
         return hand_of(seat)[0]
 
-    drive_with(SimpleNamespace(size=lambda: 2, start=start), job, Folder(tmp_path / "job"), watch)
-    assert_whole(job, tmp_path / "job")
-    assert held
-    assert all(len(shards) < 2 for shards in held)
+    drive_with(SimpleNamespace(size=lambda: 2, start=start), job, folder, watch)
+    assert_whole(job, folder.path)
+    assert [worker.done for worker in states] == [1, 1]
 
 
 def node(**resources: float) -> dict[str, Any]:
