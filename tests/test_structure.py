@@ -130,6 +130,19 @@ def test_importing_and_running_imports_nothing_optional() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_a_bulk_job_imports_only_what_its_files_need(tmp_path: Path) -> None:
+    code = (
+        "import sys, fastvae.bulk; from fastvae import load; vae = load('digits', impl='reference'); "
+        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'job')!r}, format='npy'); "
+        f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
+    )
+    path = f"{ROOT}:{ROOT / 'kernels'}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    assert result.stdout.strip() == "[]"
+
+
 def test_every_public_name_is_covered_by_a_test() -> None:
     paths = [*(ROOT / "tests").rglob("*.py"), ROOT / "kernels" / "fastvae_kernels" / "cases.py"]
     tests = "\n".join(path.read_text() for path in paths)

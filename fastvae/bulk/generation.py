@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,8 +17,9 @@ from fastvae.bulk.driver import Driver
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.opening import folder_path, open_folder
 from fastvae.bulk.place import JobFolder
-from fastvae.bulk.pool import Hand, ProcessHand, Recipe, ThreadHand
+from fastvae.bulk.pool import Crew, Processes, Recipe, Threads
 from fastvae.bulk.progress import Progress, Watch
+from fastvae.bulk.ray_workers import check_address, cluster
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import Samples, check_dtype, condition_hash, condition_rows
 from fastvae.bulk.table import Column, Rows
@@ -62,7 +63,8 @@ def generate(
     dtype: Dtype = "float32",
     output: Literal["mean", "sample"] = "mean",
     condition: Any = None,
-    workers: int = 1,
+    workers: int | None = None,
+    ray: bool | str = False,
     watch: Watch | None = None,
 ) -> Report:
     """Samples 0 to ``n`` of ``seed`` as files in a folder: each exactly once, whatever is killed on the way.
@@ -82,10 +84,14 @@ def generate(
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
-        workers: 1 computes on threads of this process, more start as many processes, which share its threads (in plain
-            PyTorch each has as many, because rows depend on it). A script must then call this below
-            ``if __name__ == "__main__":``.
-        watch: called with a :class:`Progress` at the start, after every shard, and at the end.
+        workers: 1, the default without Ray, computes on threads of this process, more start as many processes, which
+            share its threads (in plain PyTorch each has as many, because rows depend on it). A script must then call
+            this below ``if __name__ == "__main__":``. With Ray the default is as many as the cluster has room for.
+        ray: workers are actors of Ray, each with a GPU and a CPU, or where the model is on the CPU with as many CPUs as
+            it has threads, 1 unless ``threads`` of the model say otherwise. True takes the Ray that this process is
+            connected to, or the cluster that ``ray.init()`` finds or starts; text is an address that ``ray.init``
+            takes. ``out`` must be on storage that all nodes see.
+        watch: called with a :class:`Progress` at the start, when a worker is ready, after every shard, and at the end.
 
     Returns:
         A Report, also if the job was done before.
@@ -93,10 +99,10 @@ def generate(
     Raises:
         InputError: an argument out of range.
         JobError: the folder holds another job (the message says how it differs) or other files, or another process is
-            working on it.
+            working on it; or Ray has no cluster, or a node that would make other rows or does not see the folder.
         IncompleteJobError: some shards failed three times; all others are done.
         OutputError: the folder cannot be written or reached, or the disk is full. What is there stays.
-        UnsupportedError: a package that the format or the URL needs is not installed. Besides, what
+        UnsupportedError: a package that the format, the URL or Ray needs is not installed. Besides, what
             :func:`fastvae.load` raises.
     """
     if not isinstance(format, str) or format not in FORMATS:
@@ -107,7 +113,9 @@ def generate(
         raise InputError(f"output: expected 'mean' or 'sample', got {output!r:.80}")
     path = folder_path("out", out)
     n, seed = noise.check_count("n", n), noise.check_seed(seed)
-    workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
+    if workers is not None:
+        workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
+    ray = check_address(ray)
     if shard_size is not None:
         shard_size = noise.check_count("shard_size", shard_size, least=1)
     vae = invariant(model)
@@ -133,16 +141,23 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, open_folder(path), workers, watch or _unwatched)
+    return run(job, vae, vectors, open_folder(path), workers, ray, watch or _unwatched)
 
 
-def run(job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int, watch: Watch) -> Report:
+def run(
+    job: Job,
+    vae: VAE,
+    condition: Rows | None,
+    folder: JobFolder,
+    workers: int | None,
+    ray: bool | str,
+    watch: Watch,
+) -> Report:
     """Run a job in its folder; errors as :func:`generate`."""
-    start = _starter(job, vae, condition, folder, workers)
-    with folder.locked():
+    with folder.locked(), _crew(job, vae, condition, folder, workers, ray) as crew:
         try:
             folder.prepare(job)
-            success = Driver(job, folder, start, workers, watch).run()
+            success = Driver(job, folder, crew, watch).run()
         except BrokenPipeError:  # whoever watches has gone
             raise
         except OSError as error:
@@ -162,26 +177,22 @@ def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
     return VAE(model._engine.model, replace(settings, batch_invariant=True))
 
 
-def _starter(job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int) -> Any:
-    """What makes the worker of a number."""
-    if workers == 1:
-
-        def on_threads(index: int) -> Hand:
-            return ThreadHand(job, folder, Samples(vae, condition))
-
-        return on_threads
-    if not folder.shared:
-        raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1")
+def _crew(
+    job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int | None, ray: bool | str
+) -> contextlib.AbstractContextManager[Crew]:
+    """What makes the job's workers."""
     engine = vae._engine
     settings = replace(engine.settings, device=str(engine.device))
     recipe = Recipe(engine.model, settings, condition, job, folder.path)
-    fixed = job.threads != ANY_NUMBER
-    threads = int(job.threads) if fixed else max(1, torch.get_num_threads() // workers)
-
-    def in_process(index: int) -> Hand:
-        return ProcessHand(pickle.dumps(recipe.for_worker(index)), threads)
-
-    return in_process
+    fixed = None if job.threads == ANY_NUMBER else int(job.threads)
+    if not folder.shared and (ray is not False or workers not in (None, 1)):
+        raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1 and no Ray")
+    if ray is not False:
+        return cluster(ray, recipe, workers, fixed or settings.threads or 1)
+    if workers is None or workers == 1:
+        return contextlib.nullcontext(Threads(job, folder, Samples(vae, condition)))
+    threads = fixed or max(1, torch.get_num_threads() // workers)
+    return contextlib.nullcontext(Processes(recipe, workers, threads))
 
 
 def _unwatched(progress: Progress) -> None:

@@ -8,8 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from fastvae.bulk.content import added, content_of
 from fastvae.bulk.job import Job
@@ -42,7 +41,14 @@ class Ready:
     """A worker has its model."""
 
 
-Message: TypeAlias = Record | Failed | Ready
+@dataclass(frozen=True)
+class Unfit:
+    """A worker would not make the job's rows, and why; neither would another in its place."""
+
+    error: str
+
+
+Message: TypeAlias = Record | Failed | Ready | Unfit
 
 
 class Stopped(Exception):  # noqa: N818 - no error
@@ -73,15 +79,25 @@ def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: JobFolder) 
     return Record(shard, low, high - low, written, f"{content:016x}")
 
 
+class Line(Protocol):
+    """A worker's end of the line to its driver."""
+
+    def recv(self) -> int:
+        """The next shard; EOFError or OSError once the other end has closed."""
+
+    def send(self, message: Any) -> None:
+        """Answer; OSError if nobody listens."""
+
+
 class Worker:
-    """Makes the shards whose numbers come in through a connection, and answers with messages, in order.
+    """Makes the shards whose numbers come in through a line, and answers with messages, in order.
 
     One thread computes, one writes, and the one that called :meth:`run` waits for numbers. The other end's closing
     stops all: whatever is unfinished leaves nothing.
     """
 
-    def __init__(self, connection: Connection, job: Job, folder: JobFolder, source: RowSource) -> None:
-        self._connection, self._job, self._folder, self._source = connection, job, folder, source
+    def __init__(self, line: Line, job: Job, folder: JobFolder, source: RowSource) -> None:
+        self._line, self._job, self._folder, self._source = line, job, folder, source
         self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._blocks: queue.Queue[Any] = queue.Queue(AHEAD)
         self._stopped = threading.Event()
@@ -95,7 +111,7 @@ class Worker:
         self._send(Ready())
         try:
             while True:
-                self._shards.put(self._connection.recv())
+                self._shards.put(self._line.recv())
         except (EOFError, OSError):
             self._stopped.set()
             self._shards.put(None)
@@ -104,7 +120,7 @@ class Worker:
 
     def _send(self, message: Message) -> None:
         with contextlib.suppress(OSError):  # nobody listens: the reading thread finds out
-            self._connection.send(message)
+            self._line.send(message)
 
     def _compute(self) -> None:
         """Queue the blocks of every shard, each between its number and None; or what went wrong before None."""

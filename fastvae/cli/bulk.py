@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 from typer import Argument, Option
 
 import fastvae
@@ -23,10 +25,13 @@ from fastvae.bulk.job import Job
 from fastvae.bulk.opening import folder_path, is_url, open_folder
 from fastvae.cli.options import MODEL, ConditionText, ModelOptions, RunOptions, Seed, command
 from fastvae.cli.work import note, progress, read_condition
+from fastvae.cli.workers import worker_lines
 from fastvae.errors import IncompleteJobError, InputError
 
 FOLDERS = "Writing a folder of shards"
 NOT_ALL = 1
+# What --ray without an address means; no address begins like this.
+ANY_RAY = ":any"
 # Between lines where there is no terminal.
 PATIENCE = 5.0
 
@@ -45,7 +50,21 @@ class BulkOptions:
     dtype: Annotated[
         str | None, Option(help="float32 (default), float16, or uint8 for [0, 1].", rich_help_panel=FOLDERS)
     ] = None
-    workers: Annotated[int | None, Option(help="Processes; default: this one.", rich_help_panel=FOLDERS)] = None
+    workers: Annotated[
+        int | None,
+        Option(
+            help="Processes; default: this one. With --ray: actors; default: all there is room for.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None
+    ray: Annotated[
+        str | None,
+        Option(
+            help="Workers on a Ray cluster at this address; alone: RAY_ADDRESS, the one on this machine, or a new one.",
+            metavar="[ADDRESS]",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None
     as_json: Annotated[
         bool, Option("--json", help="Print what happens as JSON, a line each.", rich_help_panel=FOLDERS)
     ] = False
@@ -60,6 +79,13 @@ class BulkOptions:
             if getattr(self, field.name) != field.default:
                 name = "json" if field.name == "as_json" else field.name.replace("_", "-")
                 raise InputError(f"--{name}: only for a folder of shards; --out names a single file")
+
+
+def with_addresses(arguments: list[str]) -> list[str]:
+    """The arguments of a command, a ``--ray`` without an address with one that stands for any."""
+    follows = [*arguments[1:], "-"]
+    alone = [word == "--ray" and next.startswith("-") for word, next in zip(arguments, follows, strict=True)]
+    return [f"--ray={ANY_RAY}" if bare else word for word, bare in zip(arguments, alone, strict=True)]
 
 
 def names_folder(out: str) -> bool:
@@ -88,7 +114,8 @@ def generate_folder(
                 dtype=cast(Any, options.dtype or "float32"),
                 output=cast(Any, output),
                 condition=labels,
-                workers=1 if options.workers is None else options.workers,
+                workers=options.workers,
+                ray=False if options.ray is None else options.ray == ANY_RAY or options.ray,
                 watch=watch,
             )
         except IncompleteJobError as error:
@@ -159,13 +186,15 @@ def _watching(out: Path | str, *, as_json: bool) -> Iterator[Callable[[bulk.Prog
     if as_json:
         yield lambda state: print(json.dumps(dataclasses.asdict(state)), flush=True)
     elif console.is_terminal:
-        with Bar(TextColumn("generate"), BarColumn(), TextColumn("{task.description}"), console=console) as bar:
-            task = bar.add_task("", total=None)
+        bar = Bar(TextColumn("generate"), BarColumn(), TextColumn("{task.description}"))
+        task = bar.add_task("", total=None)
+        with Live(bar, console=console) as live:
 
             def draw(state: bulk.Progress) -> None:
                 bar.update(task, total=state.n, completed=state.samples, description=_figures(state))
+                live.update(Group(bar, *map(Text, worker_lines(state.workers))))
                 if state.message:
-                    bar.console.print(state.message, markup=False, highlight=False)
+                    live.console.print(state.message, markup=False, highlight=False)
 
             yield draw
     else:

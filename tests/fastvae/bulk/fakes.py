@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fastvae.bulk.driver import Driver
 from fastvae.bulk.folder import TEMPORARY, Folder
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder, Success
-from fastvae.bulk.pool import Hand, ThreadHand
+from fastvae.bulk.pool import Hand, Threads
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.store import Store
@@ -182,6 +183,8 @@ class FaultyStore(Store):
 class ForkedHand:
     """A worker in a process that is forked, so that any source will do and it starts at once."""
 
+    loaded, hint = False, ""
+
     def __init__(self, job: Job, folder: JobFolder, source: MadeRows) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
@@ -195,6 +198,9 @@ class ForkedHand:
         self.process.start()
         theirs.close()
 
+    def send(self, shard: int) -> None:
+        self.connection.send(shard)
+
     @property
     def waitable(self) -> Sequence[Any]:
         return [self.connection, self.process.sentinel]
@@ -205,8 +211,33 @@ class ForkedHand:
 
     def stop(self) -> None:
         self.process.kill()
+
+    def join(self) -> None:
         self.process.join()
         self.connection.close()
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Forked workers."""
+
+    job: Job
+    folder: JobFolder
+    source: MadeRows
+    workers: int
+
+    def size(self) -> int:
+        return self.workers
+
+    def start(self, index: int) -> Hand:
+        return ForkedHand(self.job, self.folder, self.source)
+
+
+def drive_with(crew: Any, job: Job, folder: JobFolder, watch: Callable[[Progress], None]) -> Success:
+    """Run a made job with workers of a crew."""
+    with folder.locked():
+        folder.prepare(job)
+        return Driver(job, folder, crew, watch).run()
 
 
 def drive(
@@ -221,13 +252,52 @@ def drive(
 ) -> Success:
     """Run a made job on threads, or with forked ``workers``; a path that is text is a URL."""
     folder = StoreFolder(path, store) if isinstance(path, str) else Folder(path, disk or QuickDisk())
+    found = source or MadeRows()
+    crew = Forks(job, folder, found, workers) if workers else Threads(job, folder, found)
+    return drive_with(crew, job, folder, watch)
 
-    def start(index: int) -> Hand:
-        return (ForkedHand if workers else ThreadHand)(job, folder, source or MadeRows())
 
-    with folder.locked():
-        folder.prepare(job)
-        return Driver(job, folder, start, max(workers, 1), watch).run()
+def die_once(folder: Path, step: str) -> None:
+    """End this process if the file of the step is there, and remove the file first."""
+    try:
+        (folder / step).unlink()
+    except FileNotFoundError:
+        return
+    die()
+
+
+class DeadlyDisk(QuickDisk):
+    """A disk whose process dies before a call for which there is a file in ``steps``, once."""
+
+    def __init__(self, steps: Path) -> None:
+        self._steps = steps
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name in vars(Disk):
+            die_once(self._steps, name)
+        return super().__getattribute__(name)
+
+
+@dataclass(frozen=True)
+class MadeRecipe:
+    """Made rows, one of which fails, in a process that dies once at every file in ``steps``."""
+
+    job: Job
+    path: Path
+    steps: Path
+
+    def place(self) -> Folder:
+        return Folder(self.path, DeadlyDisk(self.steps))
+
+    def source(self) -> MadeRows:
+        die_once(self.steps, "load")
+
+        def before(index: int) -> None:
+            die_once(self.steps, f"row {index}")
+            if index == 39:
+                raise ValueError("thirty-nine")
+
+        return MadeRows(before)
 
 
 def die() -> None:

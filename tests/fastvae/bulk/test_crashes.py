@@ -259,6 +259,16 @@ def test_an_interrupted_driver_stops_its_workers_and_sweeps(tmp_path: Path) -> N
         assert_whole(job, path)
 
 
+def test_any_number_of_workers_and_size_of_shards_make_the_same_rows(tmp_path: Path) -> None:
+    reports = [
+        drive(made_job(n=800, shard_size=size), tmp_path / f"{workers}-{size}", workers=workers)
+        for workers in (0, 1, 2, 4)
+        for size in (100, 77)
+    ]
+    assert len({report.content for report in reports}) == 1
+    assert {report.shards for report in reports} == {8, 11}
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_that_are_killed_are_replaced(tmp_path: Path, workers: int) -> None:
     job = made_job(n=200, shard_size=10)
@@ -275,7 +285,12 @@ def test_workers_that_are_killed_are_replaced(tmp_path: Path, workers: int) -> N
     path = tmp_path / "job"
     drive(job, path, source=MadeRows(before), workers=workers, watch=events.append)
     assert_whole(job, path)
-    assert [event.event for event in events].count("worker") == 4
+    names = [event.event for event in events]
+    assert names.count("worker") == 4
+    assert 1 <= names.count("ready") <= workers + 4
+    last = [event.workers for event in events if event.workers][-1]
+    assert [worker.number for worker in last] == list(range(workers))
+    assert (sum(worker.replaced for worker in last), sum(worker.done for worker in last)) == (4, 20)
     assert len((path / "manifest.jsonl").read_text().splitlines()) == job.shards
 
 
@@ -353,6 +368,7 @@ def test_a_worker_on_threads_stops_in_the_midst_of_a_shard(tmp_path: Path) -> No
     hand.connection.send(0)
     assert begun.wait(60)
     hand.stop()
+    hand.join()
     assert len(blocks) < 9000
     assert not list(tmp_path.iterdir())
 
