@@ -2,6 +2,8 @@
 
     job.json          what the job is
     shard-*.parquet   the shards, or .npy
+    rejected-*.jsonl  a line for every row of a shard that was rejected, in a job that masks them
+    input.jsonl       a line for every file that the job reads
     manifest.jsonl    a line for every shard that is on the disk under its final name
     _SUCCESS          written last: the job's id and the checksum of all rows
     .lock             held while a driver is at work
@@ -28,6 +30,7 @@ from filelock import FileLock, Timeout
 from fastvae.bulk.content import added
 from fastvae.bulk.disk import Disk, NewFile, Written
 from fastvae.bulk.job import Job
+from fastvae.bulk.rejects import files_of
 from fastvae.bulk.shards import FORMATS
 from fastvae.errors import JobError, OutputError
 
@@ -116,7 +119,7 @@ class Folder:
                     "choose another folder, or delete this one"
                 )
             return
-        self._write(JOB, job.to_json())
+        self.write_text(JOB, job.to_json())
 
     def sweep(self) -> None:
         """Remove files that were never finished."""
@@ -187,7 +190,7 @@ class Folder:
         for record in records.values():
             content = added(content, int(record.content, 16))
         success = Success(job.id, job.n, job.shards, f"{content:016x}")
-        self._write(SUCCESS, json.dumps(asdict(success)) + "\n")
+        self.write_text(SUCCESS, json.dumps(asdict(success)) + "\n")
         return success
 
     @contextlib.contextmanager
@@ -205,7 +208,15 @@ class Folder:
                     file.discard()
             raise
 
-    def _write(self, name: str, text: str) -> None:
+    def read_text(self, name: str) -> str | None:
+        """What a file of the folder holds; None if it is not there, or no text."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole or not at all. Only in :meth:`locked`."""
         with self.new_files([name]) as (file,):
             file.write(text.encode())
             file.publish()
@@ -233,7 +244,7 @@ def _record(line: bytes, job: Job) -> Record | None:
         record = Record(**{**values, "files": tuple(Written(**file) for file in values["files"])})
         low, high = job.bounds(record.shard)
         int(record.content, 16)
-        names = FORMATS[job.format].names(job, record.shard)
+        names = files_of(job, record.shard)
     except (ValueError, TypeError, KeyError):
         return None
     known = 0 <= record.shard < job.shards and (record.start, record.rows) == (low, high - low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,15 +14,18 @@ import torch
 import fastvae
 from fastvae import noise
 from fastvae.api import VAE
+from fastvae.bulk import identity
+from fastvae.bulk.data_rows import row_source
 from fastvae.bulk.driver import Driver
-from fastvae.bulk.folder import Folder
+from fastvae.bulk.folder import JOB, Folder
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.pool import Hand, ProcessHand, Recipe, ThreadHand
 from fastvae.bulk.progress import Progress, Watch
 from fastvae.bulk.shards import FORMATS
-from fastvae.bulk.source import Samples, check_dtype, condition_hash, condition_rows
+from fastvae.bulk.source import check_dtype, condition_hash, condition_rows
 from fastvae.bulk.table import Column, Rows
 from fastvae.errors import InputError, OutputError
+from fastvae.files.dataset import Dataset
 from fastvae.loading import load
 from fastvae.plan import build_plan, plan_cost
 
@@ -41,6 +45,7 @@ class Report:
         n, shards: its samples and files.
         content: checksum of all rows in the order of their indices, as in ``_SUCCESS``; the same for any size and
             format of shards and any number of workers.
+        rejected: rows of a data set that were masked.
     """
 
     folder: Path
@@ -48,6 +53,7 @@ class Report:
     n: int
     shards: int
     content: str
+    rejected: int = 0
 
 
 def generate(
@@ -95,21 +101,15 @@ def generate(
         OutputError: the folder cannot be written, or the disk is full. What is there stays.
         UnsupportedError: pyarrow is not installed. Besides, what :func:`fastvae.load` raises.
     """
-    if not isinstance(format, str) or format not in FORMATS:
-        raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r:.80}")
+    check_common(format, dtype, shard_size, workers)
     if not isinstance(output, str) or output not in ("mean", "sample"):
         raise InputError(f"output: expected 'mean' or 'sample', got {output!r:.80}")
     path = folder_path("out", out)
     n, seed = noise.check_count("n", n), noise.check_seed(seed)
-    workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
-    if shard_size is not None:
-        shard_size = noise.check_count("shard_size", shard_size, least=1)
     vae = invariant(model)
     engine = vae._engine
     check_dtype(dtype, engine)
-    vectors = condition_rows(condition, engine, n)
+    vectors = condition_rows(condition, engine, n, "decode")
     columns = (Column("sample", dtype, engine.spec.input_shape),)
     FORMATS[format].check(columns)
     flops = plan_cost(build_plan(engine.model, "decode", device="meta")).flops
@@ -129,15 +129,43 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, Folder(path), workers, watch or _unwatched)
+    return run(job, vae, vectors, Folder(path), workers, watch or unwatched)
 
 
-def run(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int, watch: Watch) -> Report:
-    """Run a job in its folder; errors as :func:`generate`."""
-    start = _starter(job, vae, condition, folder, workers)
+def check_common(format: Any, dtype: Any, shard_size: Any, workers: Any) -> None:
+    """Refuse what no job can be made of.
+
+    Raises:
+        InputError: no such format or dtype, or a number out of range.
+    """
+    if not isinstance(format, str) or format not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r:.80}")
+    noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
+    if shard_size is not None:
+        noise.check_count("shard_size", shard_size, least=1)
+
+
+def run(
+    job: Job,
+    vae: VAE,
+    condition: Rows | None,
+    folder: Folder,
+    workers: int,
+    watch: Watch,
+    data: Dataset | None = None,
+    entries: Sequence[identity.Entry] = (),
+) -> Report:
+    """Run a job in its folder, one over ``data`` with the ``entries`` of their files; errors as :func:`generate`."""
+    start = _starter(job, vae, condition, folder, workers, data)
     with folder.locked():
         try:
+            if data is not None and folder.read_text(JOB) is not None:
+                identity.refuse_changed(folder, job, entries)
             folder.prepare(job)
+            if data is not None:
+                identity.keep(folder, entries)
             success = Driver(job, folder, start, workers, watch).run()
         except BrokenPipeError:  # whoever watches has gone
             raise
@@ -165,17 +193,17 @@ def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
     return VAE(model._engine.model, replace(settings, batch_invariant=True))
 
 
-def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int) -> Any:
+def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int, data: Dataset | None) -> Any:
     """What makes the worker of a number."""
     if workers == 1:
 
         def on_threads(index: int) -> Hand:
-            return ThreadHand(job, folder, Samples(vae, condition))
+            return ThreadHand(job, folder, row_source(vae, condition, data))
 
         return on_threads
     engine = vae._engine
     settings = replace(engine.settings, device=str(engine.device))
-    recipe = Recipe(engine.model, settings, condition, job, folder.path)
+    recipe = Recipe(engine.model, settings, condition, job, folder.path, data)
     fixed = job.threads != ANY_NUMBER
     threads = int(job.threads) if fixed else max(1, torch.get_num_threads() // workers)
 
@@ -185,5 +213,5 @@ def _starter(job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers
     return in_process
 
 
-def _unwatched(progress: Progress) -> None:
+def unwatched(progress: Progress) -> None:
     """Nobody looks."""

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 import torch
 
 from fastvae.api import VAE
+from fastvae.bulk.data_rows import row_source
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job, check_numerics
-from fastvae.bulk.source import RowSource, Samples
+from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Rows
 from fastvae.bulk.work import Worker
+from fastvae.files.dataset import Dataset
 from fastvae.model import Model
 from fastvae.runtime import Settings
 
@@ -79,6 +81,7 @@ class Recipe:
     condition: Rows | None
     job: Job
     folder: Path
+    data: Dataset | None = None
 
     def for_worker(self, index: int) -> Recipe:
         """The recipe for one of several workers: on GPUs, unless one was named, each has its own in turn."""
@@ -87,7 +90,7 @@ class Recipe:
             settings = replace(settings, device=f"cuda:{index % torch.cuda.device_count()}")
         return replace(self, settings=settings)
 
-    def source(self) -> Samples:
+    def source(self) -> RowSource:
         """The rows.
 
         Raises:
@@ -95,7 +98,7 @@ class Recipe:
         """
         vae = VAE(self.model, self.settings)
         check_numerics(self.job, vae)
-        return Samples(vae, self.condition)
+        return row_source(vae, self.condition, self.data)
 
 
 class ProcessHand:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from fastvae.bulk.content import added, content_of
 from fastvae.bulk.folder import Folder, Record
 from fastvae.bulk.job import Job
+from fastvae.bulk.rejects import MASK, files_of, lines_of
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Block
@@ -58,12 +59,14 @@ def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: Folder) -> 
     low, high = job.bounds(shard)
     content, done = 0, low
     format = FORMATS[job.format]
-    with folder.new_files(format.names(job, shard)) as files:
-        with format.writer(job, shard, files) as writer:
+    with folder.new_files(files_of(job, shard)) as files:
+        with format.writer(job, shard, files[: len(format.names(job, shard))]) as writer:
             for block in blocks:
                 if block.start != done:
                     raise AssertionError(f"shard {shard}: rows {done} to {block.start} are missing")
                 writer.write(block)
+                if job.invalid == MASK:
+                    files[-1].write(lines_of(block))
                 content = added(content, content_of(block))
                 done += len(block)
             if done != high:

@@ -63,7 +63,7 @@ def generate(
         generate_folder(model, Path(target.out), bulk, n, seed, output, condition)
         return
     bulk.check_unused()
-    out = OutOptions(Path(target.out), target.force)
+    out = target.file()
     suffix = out.check(*ARRAYS, *TABLES, ".png")
     vae = model.load(batch_invariant=True)
     columns = square_columns(max(n, 0))

@@ -6,7 +6,6 @@ Only NumPy is needed at import; pandas, pyarrow and Pillow are imported by the f
 from fastvae.files._common import needs
 from fastvae.files._images import check_grid
 from fastvae.files.ahead import read_ahead
-from fastvae.files.parts import Parts
 from fastvae.files.sinks import SUFFIXES as OUTPUT_SUFFIXES
 from fastvae.files.sinks import Field, Sink, check_target, open_sink, square_columns
 from fastvae.files.source import SUFFIXES as INPUT_SUFFIXES
@@ -16,7 +15,6 @@ __all__ = [
     "INPUT_SUFFIXES",
     "OUTPUT_SUFFIXES",
     "Field",
-    "Parts",
     "ReadOptions",
     "Sink",
     "Source",
