@@ -20,7 +20,7 @@ from fastvae.bulk.progress import Watch
 from fastvae.bulk.rejects import MASK, RAISE, parsed, rejects_name
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import check_dtype, condition_hash, condition_rows
-from fastvae.bulk.table import Column, Rejected
+from fastvae.bulk.table import TEXT, Column, Rejected
 from fastvae.errors import InputError, JobError
 from fastvae.files import ReadOptions
 from fastvae.files.dataset import Dataset, open_dataset
@@ -268,6 +268,11 @@ class _Input:
         if repeated := next((name for name in names if name == "index" or names.count(name) > 1), None):
             raise InputError(f"id_columns: {repeated!r} is also a column of the result")
         FORMATS[asked.format].check(columns)
+        texts = [column.name for column in columns if column.dtype == TEXT]
+        if texts and asked.format not in WITH_TEXT:
+            raise InputError(
+                f"format: {asked.format!r} has no place for ids of text ({', '.join(texts)}); use 'parquet'"
+            )
         row_bytes = sum(column.bytes for column in columns) + 4 * math.prod(self.spec.input_shape)
         flops = flops_of(self.vae, self.spec, plans, settings.get("samples", 0))
         rows, block = sizes(n, row_bytes, flops, asked.shard_size)

@@ -135,7 +135,8 @@ def _files(path: Path, options: ReadOptions) -> list[Path]:
     found = sorted(path.rglob("*") if options.recursive else path.iterdir())
     if any(file.suffix.lower() in IMAGES for file in found):
         return [path]
-    files = [file for file in found if file.suffix.lower() in SUFFIXES and file.is_file()]
+    visible = (file for file in found if not file.name.startswith((".", "_")))
+    files = [file for file in visible if file.suffix.lower() in SUFFIXES and file.is_file()]
     kinds = sorted({file.suffix.lower() for file in files})
     if len(kinds) > 1:
         raise InputError(f"{path}: holds {' and '.join(kinds)} files; name those of one kind, such as '*{kinds[0]}'")

@@ -48,21 +48,26 @@ class DataFile:
     """A file that a data set reads, and what it looked like when it was opened.
 
     Args:
-        path: where it is.
-        name: its path below the data set's root.
+        root: the data set's.
+        name: the file's path below it.
     """
 
-    path: Path
+    root: Path
     name: str
     bytes: int
     mtime_ns: int
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.root / self.name
 
     @staticmethod
     def of(path: Path, root: Path) -> DataFile:
         """The file at ``path``; InputError if there is none."""
         check_regular(path)
         status = path.stat()
-        return DataFile(path, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+        return DataFile(root, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
 
     def check(self) -> None:
         """Refuse a file that is no longer what it was.

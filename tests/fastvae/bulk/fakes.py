@@ -21,7 +21,7 @@ from fastvae.bulk.job import Job
 from fastvae.bulk.pool import Hand, ThreadHand
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
-from fastvae.bulk.table import Block, Column, Rows
+from fastvae.bulk.table import Block, Column, Rejected, Rows
 from fastvae.bulk.work import Worker
 
 WIDTH = 3
@@ -63,7 +63,8 @@ class MadeRows:
             yield self.block(job, start, min(start + job.block_rows, high))
 
     def block(self, job: Job, low: int, high: int) -> Block:
-        return Block(low, {"sample": rows_of(job, low, high)})
+        rejected = [Rejected(index, {"id": "é"}, "odd") for index in range(low, high) if index % 3 == 1]
+        return Block(low, {"sample": rows_of(job, low, high)}, rejected)
 
 
 class QuickDisk(Disk):

@@ -51,10 +51,12 @@ def assert_nothing_partial(job: Job, path: Path, expected: dict[str, bytes]) -> 
         assert all(file.name in found for file in record.files)
 
 
-@pytest.mark.parametrize(("format", "torn"), [("npy", False), ("parquet", True)])
-def test_killed_at_every_system_call(tmp_path: Path, format: str, torn: bool) -> None:
-    job = made_job(n=7, format=format)
+@pytest.mark.parametrize(("format", "torn", "invalid"), [("npy", False, "mask"), ("parquet", True, "")])
+def test_killed_at_every_system_call(tmp_path: Path, format: str, torn: bool, invalid: str) -> None:
+    job = made_job(n=7, format=format, invalid=invalid)
     expected, calls = undisturbed(job, tmp_path / "undisturbed")
+    lists = b"".join(expected[name] for name in sorted(expected) if name.startswith("rejected-"))
+    assert [json.loads(line)["index"] for line in lists.splitlines()] == ([1, 4] if invalid else [])
     for at in range(calls):
         path = tmp_path / str(at)
         disk = FaultyDisk(at, die, torn=torn)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -150,22 +149,12 @@ def test_conditions(tmp_path: Path, rows: Rows) -> None:
         bulk.encode(model, tmp_path / "x.npy", tmp_path / "none")
 
 
-def test_workers_in_processes_one_of_them_killed(
-    tmp_path: Path, gaussian: fastvae.VAE, table: Path, rows: Rows
-) -> None:
-    killed = []
-
-    def watch(state: Progress) -> None:
-        if state.event == "shard" and not killed:
-            killed.append(multiprocessing.active_children()[0])
-            killed[0].kill()
-
+def test_workers_in_processes(tmp_path: Path, gaussian: fastvae.VAE, table: Path, rows: Rows) -> None:
     settings: dict[str, Any] = {"reading": IDS, "shard_size": 20, "invalid": "mask"}
     rows = rows.copy()
     rows[[5, 250], 2] = np.nan
     write_table(table, rows)
-    report = bulk.encode(gaussian, table, tmp_path / "two", workers=2, watch=watch, **settings)
-    assert killed
+    report = bulk.encode(gaussian, table, tmp_path / "two", workers=2, **settings)
     assert report.content == bulk.encode(gaussian, table, tmp_path / "one", **settings).content
     assert [row.index for row in bulk.rejected(tmp_path / "two")] == [5, 250]
 
@@ -431,6 +420,14 @@ def test_ids_that_are_called_like_a_result(tmp_path: Path, gaussian: fastvae.VAE
         pq.write_table(pa.table({name: np.arange(N)} | {f"x{i}": rows[:, i] for i in range(6)}), path)
         with pytest.raises(InputError, match=f"id_columns: '{name}' is also a column of the result"):
             bulk.encode(gaussian, path, tmp_path / "out", reading=ReadOptions(id_columns=(name,)))
+
+
+def test_text_in_a_format_that_has_no_place_for_it(
+    tmp_path: Path, gaussian: fastvae.VAE, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastvae.bulk.datasets.WITH_TEXT", ())
+    with pytest.raises(InputError, match=r"format: 'parquet' has no place for text \(name\)"):
+        bulk.encode(gaussian, table, tmp_path / "out", reading=IDS)
 
 
 def test_nothing_to_do(tmp_path: Path, model: fastvae.VAE) -> None:

@@ -54,6 +54,11 @@ def csv(path: Path) -> Path:
     return path
 
 
+def without_header(path: Path) -> Path:
+    np.savetxt(path, ROWS, "%.9g", ",")
+    return path
+
+
 def npy_of(row: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, row)
@@ -112,6 +117,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], ReadOptions, str]] = {
     "lists.parquet": (lambda path: lists(path, ROWS.tolist()), IDS, "49"),
     "parts": (parts, IDS, "r49"),
     "c.csv": (csv, IDS, 'r "49\n'),
+    "h.csv": (without_header, ReadOptions(header=False, image_shape=(6,)), ""),
     "x.npy": (saved, FLAT, ""),
     "x.npz": (zipped, ReadOptions(key="b", image_shape=(6,)), ""),
     "array": (array, FLAT, ""),
@@ -145,6 +151,7 @@ def test_data_in_pieces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.values, ROWS[[1, 10, 11]])
     two = open_dataset([tmp_path / "3.npy", str(tmp_path / "2.npy")], FLAT)
     np.testing.assert_array_equal(next(two.blocks(0, 2, 2)).values, ROWS[[3, 2]])
+    (tmp_path / "_metadata.csv").touch()
     (tmp_path / "below").mkdir()
     np.save(tmp_path / "below" / "a.npy", ROWS)
     assert len(open_dataset(tmp_path, ReadOptions(image_shape=(6,), recursive=True))) == 62
