@@ -136,6 +136,30 @@ def test_score(tmp_path: Path, gaussian: fastvae.VAE, table: Path, rows: Rows) -
         )
 
 
+def test_text_is_looked_at(tmp_path: Path, gaussian: fastvae.VAE, table: Path, rows: Rows) -> None:
+    bulk.score(gaussian, table, tmp_path / "out", reading=IDS)
+    path = tmp_path / "out" / "shard-000000000.parquet"
+    found = pq.read_table(path)
+    names = found["name"].to_pylist()
+    names[7] = "somebody"
+    pq.write_table(found.set_column(1, found.schema.field("name"), [names]), path)
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    line = json.loads(manifest.read_text())
+    content = path.read_bytes()
+    line["files"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest.write_text(json.dumps(line) + "\n")
+    problems = bulk.verify(tmp_path / "out", gaussian, data=table, rows=N).problems
+    assert problems == ("row 7: made again, it has other bits (name)",)
+
+
+def test_the_checksum_covers_text() -> None:
+    text = np.array(["a", "é", ""], dtype=object)
+    whole = content_of(Block(0, {"name": text}))
+    parts = [content_of(Block(0, {"name": text[:2]})), content_of(Block(2, {"name": text[2:]}))]
+    assert sum(parts) % 2**64 == whole
+    assert content_of(Block(0, {"name": np.array(["a", "e", ""], dtype=object)})) != whole
+
+
 def test_conditions(tmp_path: Path, rows: Rows) -> None:
     model = vae(mlp_spec(condition=Condition(3)), device="cpu", impl="reference")
     np.save(tmp_path / "x.npy", rows)
@@ -321,6 +345,9 @@ def test_an_input_is_hashed_again_only_where_it_may_have_changed(
     table.touch()
     bulk.score(gaussian, table, tmp_path / "out", reading=IDS)
     assert len(hashed) == 3
+    monkeypatch.setattr("fastvae.bulk.identity.RACE_NS", 10**15)
+    bulk.score(gaussian, table, tmp_path / "out", reading=IDS)
+    assert len(hashed) == 5
 
 
 def test_an_input_that_changes_meanwhile_fails_its_shards(
@@ -426,7 +453,7 @@ def test_text_in_a_format_that_has_no_place_for_it(
     tmp_path: Path, gaussian: fastvae.VAE, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastvae.bulk.datasets.WITH_TEXT", ())
-    with pytest.raises(InputError, match=r"format: 'parquet' has no place for text \(name\)"):
+    with pytest.raises(InputError, match=r"format: 'parquet' has no place for ids of text \(name\)"):
         bulk.encode(gaussian, table, tmp_path / "out", reading=IDS)
 
 

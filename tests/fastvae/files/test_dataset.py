@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fastvae.errors import InputError, JobError, UnsupportedError
 from fastvae.files import ReadOptions
 from fastvae.files.dataset import Chunk, Dataset, open_dataset
+from fastvae.files.dataset._part import batched
 
 Rows = NDArray[Any]
 N = 50
@@ -48,8 +49,13 @@ def lists(path: Path, values: Any) -> Path:
 
 
 def csv(path: Path) -> Path:
-    """Names with quotes and newlines, cells that end with a carriage return, empty lines."""
-    lines = [f'"r ""{i}\n",' + ",".join(map(repr, row.tolist())) + "\r\n" * (1 + i % 3) for i, row in enumerate(ROWS)]
+    """Names with quotes and newlines, one of them long, cells that end with a carriage return, empty lines."""
+    long = f"r\n{'y' * 90}\n"
+    names = [long if i == 25 else f'r ""{i}\n' for i in range(N)]
+    cells = [",".join(map(repr, row.tolist())) for row in ROWS]
+    lines = [
+        f'"{name}",{numbers}' + "\r\n" * (1 + i % 3) for i, (name, numbers) in enumerate(zip(names, cells, strict=True))
+    ]
     path.write_bytes(("id," + ",".join(NAMES) + "\n\n" + "".join(lines)).removesuffix("\r\n").encode())
     return path
 
@@ -140,6 +146,11 @@ def test_rows_from_any_one_on(tmp_path: Path, name: str) -> None:
         if high == N:
             assert [str(values[-1]) for values in chunks[-1].ids.values()] == ([last] if last else [])
     assert not list(found.blocks(5, 5, 5))
+
+
+def test_what_is_wrong_with_rows_keeps_its_place() -> None:
+    chunks = [Chunk(np.zeros(3), {}, {1: "a"}), Chunk(np.zeros(4), {}, {0: "b", 3: "c"})]
+    assert [chunk.bad for chunk in batched(chunks, 5)] == [{1: "a", 3: "b"}, {1: "c"}]
 
 
 def test_data_in_pieces(tmp_path: Path) -> None:
