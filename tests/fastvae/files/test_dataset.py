@@ -50,7 +50,7 @@ def lists(path: Path, values: Any) -> Path:
 
 def csv(path: Path) -> Path:
     """Names with quotes and newlines, one of them long, cells that end with a carriage return, empty lines."""
-    long = f"r\n{'y' * 90}\n"
+    long = "long\n" * 30
     names = [long if i == 25 else f'r ""{i}\n' for i in range(N)]
     cells = [",".join(map(repr, row.tolist())) for row in ROWS]
     lines = [
