@@ -22,6 +22,8 @@ from fastvae.files.dataset import DataFile
 
 INPUT: Final = "input.jsonl"
 CHUNK = 2**20
+# Files that are one task of a thread.
+MOST_AT_ONCE = 256
 # A file may change within a tick of its clock after it was hashed: what is as young as that is hashed again.
 RACE_NS = 2 * 10**9
 
@@ -51,26 +53,30 @@ def identify(files: Sequence[DataFile], known: Mapping[str, Entry]) -> list[Entr
         JobError: one changed since it was opened.
     """
 
-    def entry(file: DataFile) -> Entry:
-        return _entry(file, known.get(file.name))
+    threads = default_threads()
+    size = max(1, min(MOST_AT_ONCE, len(files) // (8 * threads)))
 
-    with ThreadPoolExecutor(default_threads()) as pool:
-        return list(pool.map(entry, files))
+    def several(low: int) -> list[Entry]:
+        return [_entry(file, known.get(file.name)) for file in files[low : low + size]]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [entry for found in pool.map(several, range(0, len(files), size)) for entry in found]
 
 
 def _entry(file: DataFile, known: Entry | None) -> Entry:
     try:
-        ctime = file.path.stat().st_ctime_ns
+        path = file.path
+        ctime = path.stat().st_ctime_ns
         stamp = (file.bytes, file.mtime_ns, ctime)
         if known is not None and stamp == (known.bytes, known.mtime_ns, known.ctime_ns) and known.settled:
             return known
         begun = time.time_ns()
         digest = hashlib.sha256()
-        with file.path.open("rb") as content:
+        with path.open("rb") as content:
             while chunk := content.read(CHUNK):
                 digest.update(chunk)
     except OSError as error:
-        raise InputError(f"{file.path}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     file.check()
     return Entry(file.name, file.bytes, digest.hexdigest(), file.mtime_ns, ctime, begun)
 

@@ -128,10 +128,10 @@ def _expanded(data: Any) -> list[Path]:
 
 def _files(path: Path, options: ReadOptions) -> list[Path]:
     """What makes the parts of a file or folder: itself, or the files of its one kind."""
-    if not path.is_dir() or (path / ZARR).exists():
-        return [path]
     if (path / JOB).exists() and not (path / SUCCESS).exists():
         raise InputError(f"{path}: the job in this folder is not done")
+    if not path.is_dir() or (path / ZARR).exists():
+        return [path]
     found = sorted(path.rglob("*") if options.recursive else path.iterdir())
     if any(file.suffix.lower() in IMAGES for file in found):
         return [path]

@@ -328,6 +328,20 @@ def test_an_input_that_changed_is_refused(tmp_path: Path, gaussian: fastvae.VAE,
     ]
 
 
+def test_an_input_of_many_files(
+    tmp_path: Path, gaussian: fastvae.VAE, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastvae.bulk.identity.default_threads", lambda: 2)
+    (tmp_path / "data").mkdir()
+    for row in range(100):
+        np.save(tmp_path / "data" / f"{row:03}.npy", rows[row : row + 1])
+    bulk.score(gaussian, tmp_path / "data", tmp_path / "out")
+    np.testing.assert_array_equal(columns_in(tmp_path / "out")["reconstruction"], invariant(gaussian).score(rows[:100]))
+    entries = [json.loads(line) for line in (tmp_path / "out" / "input.jsonl").read_text().splitlines()]
+    assert [entry["name"] for entry in entries] == [f"{row:03}.npy" for row in range(100)]
+    assert entries[7]["sha256"] == hashlib.sha256((tmp_path / "data" / "007.npy").read_bytes()).hexdigest()
+
+
 def test_an_input_is_hashed_again_only_where_it_may_have_changed(
     tmp_path: Path, gaussian: fastvae.VAE, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
