@@ -137,6 +137,7 @@ def test_score(tmp_path: Path, gaussian: fastvae.VAE, table: Path, rows: Rows) -
 
 
 def test_text_is_looked_at(tmp_path: Path, gaussian: fastvae.VAE, table: Path, rows: Rows) -> None:
+    write_table(table, rows[:20])
     bulk.score(gaussian, table, tmp_path / "out", reading=IDS)
     path = tmp_path / "out" / "shard-000000000.parquet"
     found = pq.read_table(path)
