@@ -2,6 +2,8 @@
 
     job.json          what the job is
     shard-*.parquet   the shards, or as their format says, with what goes with all of them
+    rejected-*.jsonl  a line for every row of a shard that was rejected, in a job that masks them
+    input.jsonl       a line for every file that the job reads
     manifest.jsonl    a line for every shard that is on the disk under its final name
     _SUCCESS          written last: the job's id and the checksum of all rows
     .lock             held while a driver is at work
@@ -186,6 +188,17 @@ class Folder:
     def local(self, job: Job, record: Record) -> Iterator[Path]:
         """See :class:`JobFolder`."""
         yield self.path
+
+    def read_text(self, name: str) -> str | None:
+        """See :class:`JobFolder`."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """See :class:`JobFolder`."""
+        self._write(name, text.encode())
 
     def _write(self, name: str, data: bytes) -> None:
         with self.new_files([name]) as (file,):

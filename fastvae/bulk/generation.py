@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,17 +14,20 @@ import torch
 import fastvae
 from fastvae import noise
 from fastvae.api import VAE
+from fastvae.bulk import identity
+from fastvae.bulk.data_rows import row_source
 from fastvae.bulk.driver import Driver
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.opening import folder_path, open_folder
-from fastvae.bulk.place import JobFolder
+from fastvae.bulk.place import JOB, JobFolder
 from fastvae.bulk.pool import Crew, Processes, Recipe, Threads
 from fastvae.bulk.progress import Progress, Watch
 from fastvae.bulk.ray_workers import check_address, cluster
 from fastvae.bulk.shards import FORMATS
-from fastvae.bulk.source import Samples, check_dtype, condition_hash, condition_rows
+from fastvae.bulk.source import check_dtype, condition_hash, condition_rows
 from fastvae.bulk.table import Column, Rows
 from fastvae.errors import InputError, OutputError
+from fastvae.files.dataset import Dataset
 from fastvae.loading import load
 from fastvae.plan import build_plan, plan_cost
 
@@ -43,6 +47,7 @@ class Report:
         n, shards: its samples and files.
         content: checksum of all rows in the order of their indices, as in ``_SUCCESS``; the same for any size and
             format of shards and any number of workers.
+        rejected: rows of a data set that were masked.
     """
 
     folder: Path | str
@@ -50,6 +55,7 @@ class Report:
     n: int
     shards: int
     content: str
+    rejected: int = 0
 
 
 def generate(
@@ -105,23 +111,16 @@ def generate(
         UnsupportedError: a package that the format, the URL or Ray needs is not installed. Besides, what
             :func:`fastvae.load` raises.
     """
-    if not isinstance(format, str) or format not in FORMATS:
-        raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r:.80}")
+    check_common(format, dtype, shard_size, workers)
     if not isinstance(output, str) or output not in ("mean", "sample"):
         raise InputError(f"output: expected 'mean' or 'sample', got {output!r:.80}")
     path = folder_path("out", out)
     n, seed = noise.check_count("n", n), noise.check_seed(seed)
-    if workers is not None:
-        workers = noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
     ray = check_address(ray)
-    if shard_size is not None:
-        shard_size = noise.check_count("shard_size", shard_size, least=1)
     vae = invariant(model)
     engine = vae._engine
     check_dtype(dtype, engine)
-    vectors = condition_rows(condition, engine, n)
+    vectors = condition_rows(condition, engine, n, "decode")
     columns = (Column("sample", dtype, engine.spec.input_shape),)
     FORMATS[format].check(columns)
     flops = plan_cost(build_plan(engine.model, "decode", device="meta")).flops
@@ -141,7 +140,23 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, open_folder(path), workers, ray, watch or _unwatched)
+    return run(job, vae, vectors, open_folder(path), workers, ray, watch or unwatched)
+
+
+def check_common(format: Any, dtype: Any, shard_size: Any, workers: Any) -> None:
+    """Refuse what no job can be made of.
+
+    Raises:
+        InputError: no such format or dtype, or a number out of range.
+    """
+    if not isinstance(format, str) or format not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r:.80}")
+    if workers is not None:
+        noise.check_count("workers", workers, least=1, most=MOST_WORKERS)
+    if shard_size is not None:
+        noise.check_count("shard_size", shard_size, least=1)
 
 
 def run(
@@ -152,11 +167,17 @@ def run(
     workers: int | None,
     ray: bool | str,
     watch: Watch,
+    data: Dataset | None = None,
+    entries: Sequence[identity.Entry] = (),
 ) -> Report:
-    """Run a job in its folder; errors as :func:`generate`."""
-    with folder.locked(), _crew(job, vae, condition, folder, workers, ray) as crew:
+    """Run a job in its folder, one over ``data`` with the ``entries`` of their files; errors as :func:`generate`."""
+    with _crew(job, vae, condition, folder, workers, ray, data) as crew, folder.locked():
         try:
+            if data is not None and folder.read_text(JOB) is not None:
+                identity.refuse_changed(folder, job, entries)
             folder.prepare(job)
+            if data is not None:
+                identity.keep(folder, entries)
             success = Driver(job, folder, crew, watch).run()
         except BrokenPipeError:  # whoever watches has gone
             raise
@@ -178,22 +199,33 @@ def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
 
 
 def _crew(
-    job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int | None, ray: bool | str
+    job: Job,
+    vae: VAE,
+    condition: Rows | None,
+    folder: JobFolder,
+    workers: int | None,
+    ray: bool | str,
+    data: Dataset | None,
 ) -> contextlib.AbstractContextManager[Crew]:
-    """What makes the job's workers."""
+    """What makes the job's workers.
+
+    Raises:
+        InputError: there shall be several, and no other process sees the folder.
+    """
+    if ray is False and (workers is None or workers == 1):
+        return contextlib.nullcontext(Threads(job, folder, row_source(vae, condition, data)))
+    if not folder.shared:
+        raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1 and no Ray")
     engine = vae._engine
     settings = replace(engine.settings, device=str(engine.device))
-    recipe = Recipe(engine.model, settings, condition, job, folder.path)
+    recipe = Recipe(engine.model, settings, condition, job, folder.path, data)
     fixed = None if job.threads == ANY_NUMBER else int(job.threads)
-    if not folder.shared and (ray is not False or workers not in (None, 1)):
-        raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1 and no Ray")
     if ray is not False:
         return cluster(ray, recipe, workers, fixed or settings.threads or 1)
-    if workers is None or workers == 1:
-        return contextlib.nullcontext(Threads(job, folder, Samples(vae, condition)))
+    workers = workers or 1
     threads = fixed or max(1, torch.get_num_threads() // workers)
     return contextlib.nullcontext(Processes(recipe, workers, threads))
 
 
-def _unwatched(progress: Progress) -> None:
+def unwatched(progress: Progress) -> None:
     """Nobody looks."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from fastvae.bulk.content import added
 from fastvae.bulk.disk import Output, Written
 from fastvae.bulk.job import Job
+from fastvae.bulk.rejects import files_of
 from fastvae.bulk.shards import FORMATS
 from fastvae.errors import JobError
 
@@ -98,6 +99,12 @@ class JobFolder(Protocol):
     def append(self, record: Record) -> None:
         """Add a shard to the manifest; the shard counts from then on."""
 
+    def read_text(self, name: str) -> str | None:
+        """What a file of the folder holds; None if it is not there, or no text."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole or not at all. Only in :meth:`locked`."""
+
     def begin_again(self) -> None:
         """Take ``_SUCCESS`` away: something of the job is missing."""
 
@@ -121,7 +128,7 @@ def record_of(line: bytes, job: Job) -> Record | None:
         record = Record(**{**values, "files": tuple(Written(**file) for file in values["files"])})
         low, high = job.bounds(record.shard)
         int(record.content, 16)
-        names = FORMATS[job.format].names(job, record.shard)
+        names = files_of(job, record.shard)
     except (ValueError, TypeError, KeyError):
         return None
     known = 0 <= record.shard < job.shards and (record.start, record.rows) == (low, high - low)

@@ -18,13 +18,15 @@ import torch
 
 import fastvae
 from fastvae.api import VAE
+from fastvae.bulk.data_rows import row_source
 from fastvae.bulk.job import Job, check_numerics
 from fastvae.bulk.opening import open_folder
 from fastvae.bulk.place import JobFolder
-from fastvae.bulk.source import RowSource, Samples
+from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Rows
 from fastvae.bulk.work import Unfit, Worker
 from fastvae.errors import FastVAEError, JobError
+from fastvae.files.dataset import Dataset
 from fastvae.model import Model
 from fastvae.runtime import Settings
 
@@ -116,6 +118,7 @@ class Recipe:
     condition: Rows | None
     job: Job
     folder: Path | str
+    data: Dataset | None = None
 
     def for_worker(self, index: int) -> Recipe:
         """The recipe for one of several workers: on GPUs, unless one was named, each has its own in turn."""
@@ -128,7 +131,7 @@ class Recipe:
         """The job's folder."""
         return open_folder(self.folder)
 
-    def source(self) -> Samples:
+    def source(self) -> RowSource:
         """The rows.
 
         Raises:
@@ -138,7 +141,7 @@ class Recipe:
             raise JobError(f"the job is one of fastvae {self.job.engine}, and here is {fastvae.__version__}")
         vae = VAE(self.model, self.settings)
         check_numerics(self.job, vae)
-        return Samples(vae, self.condition)
+        return row_source(vae, self.condition, self.data)
 
 
 class ProcessHand:

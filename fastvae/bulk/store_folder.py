@@ -1,7 +1,7 @@
 """The folder of a job in an object store, which renames nothing, appends to nothing and locks nothing.
 
     job.json                  what the job is; put only if there is none
-    shard-*.parquet           the shards, as in a local folder; put whole, and only if there is none
+    shard-*.parquet           the shards, and what goes with them, as in a local folder; put whole, if there is none
     manifest/000000000.json   a record for every shard that is there, put after it
     _SUCCESS                  put last
 
@@ -129,6 +129,17 @@ class StoreFolder:
     def append(self, record: Record) -> None:
         """See :class:`JobFolder`."""
         self._ensure(f"{MANIFEST}{record.shard:09d}.json", record.to_json())
+
+    def read_text(self, name: str) -> str | None:
+        """See :class:`JobFolder`."""
+        try:
+            return self._store.get(name).decode()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """See :class:`JobFolder`."""
+        self._ensure(name, text.encode())
 
     def begin_again(self) -> None:
         """See :class:`JobFolder`."""

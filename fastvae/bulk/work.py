@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from fastvae.bulk.content import added, content_of
+from fastvae.bulk.disk import NewFile
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder, Record
+from fastvae.bulk.rejects import MASK, files_of, lines_of
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Block
@@ -64,12 +66,16 @@ def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: JobFolder) 
     low, high = job.bounds(shard)
     content, done = 0, low
     format = FORMATS[job.format]
-    with folder.new_files(format.names(job, shard)) as files:
-        with format.writer(job, shard, files) as writer:
+    with folder.new_files(files_of(job, shard)) as files:
+        rejects = files[-1] if job.invalid == MASK else None
+        assert rejects is None or isinstance(rejects, NewFile)
+        with format.writer(job, shard, files[: len(format.names(job, shard))]) as writer:
             for block in blocks:
                 if block.start != done:
                     raise AssertionError(f"shard {shard}: rows {done} to {block.start} are missing")
                 writer.write(block)
+                if rejects is not None:
+                    rejects.write(lines_of(block))
                 content = added(content, content_of(block))
                 done += len(block)
             if done != high:

@@ -1,4 +1,4 @@
-"""Bulk jobs: ``generate`` into a folder, and ``verify``."""
+"""Bulk jobs: ``generate``, ``encode``, ``reconstruct`` and ``score`` into a folder, and ``verify``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -23,7 +24,16 @@ import fastvae
 from fastvae import bulk
 from fastvae.bulk.job import Job
 from fastvae.bulk.opening import folder_path, is_url, open_folder
-from fastvae.cli.options import MODEL, ConditionText, ModelOptions, RunOptions, Seed, command
+from fastvae.cli.options import (
+    MODEL,
+    ConditionText,
+    DataOptions,
+    ModelOptions,
+    OutTarget,
+    RunOptions,
+    Seed,
+    command,
+)
 from fastvae.cli.work import note, progress, read_condition
 from fastvae.cli.workers import worker_lines
 from fastvae.errors import IncompleteJobError, InputError
@@ -83,9 +93,8 @@ class BulkOptions:
 
 def with_addresses(arguments: list[str]) -> list[str]:
     """The arguments of a command, a ``--ray`` without an address with one that stands for any."""
-    follows = [*arguments[1:], "-"]
-    alone = [word == "--ray" and next.startswith("-") for word, next in zip(arguments, follows, strict=True)]
-    return [f"--ray={ANY_RAY}" if bare else word for word, bare in zip(arguments, alone, strict=True)]
+    pairs = pairwise([*arguments, "-"])
+    return [f"--ray={ANY_RAY}" if word == "--ray" and next.startswith("-") else word for word, next in pairs]
 
 
 def names_folder(out: str) -> bool:
@@ -102,18 +111,45 @@ def generate_folder(
     out = folder_path("out", target)
     vae = model.load(batch_invariant=True)
     labels = read_condition(condition, vae.spec, n)
-    with _watching(out, as_json=options.as_json) as watch:
+    _run(bulk.generate, "samples", out, options, vae, n, out, seed=seed, output=output, condition=labels)
+
+
+def data_folder(
+    verb: Callable[..., bulk.Report],
+    model: RunOptions,
+    data: DataOptions,
+    target: OutTarget,
+    options: BulkOptions,
+    condition: str | None,
+    invalid: str,
+    **settings: Any,
+) -> None:
+    """``fastvae encode``, ``reconstruct`` or ``score`` into a folder; errors as :func:`fastvae.bulk.encode`."""
+    if model.batch_invariant is False:
+        raise InputError("--no-batch-invariant: the shards of a folder are always batch-invariant")
+    if target.force:
+        raise InputError("--force: not for a folder of shards; delete it to begin anew")
+    out = folder_path("out", target.out)
+    vae = model.load(batch_invariant=True)
+    reading = data.reading()
+    if data.size is not None:
+        reading = dataclasses.replace(reading, image_shape=data.spec_for(vae.spec).input_shape)
+    settings |= {"reading": reading, "invalid": invalid, "condition": read_condition(condition, vae.spec, None)}
+    _run(verb, "rows", out, options, vae, data.data, out, **settings)
+
+
+def _run(
+    verb: Callable[..., bulk.Report], what: str, out: Path | str, options: BulkOptions, *arguments: Any, **settings: Any
+) -> None:
+    """Run a job whose rows are called ``what``."""
+    with _watching(out, as_json=options.as_json, title=verb.__name__) as watch:
         try:
-            report = bulk.generate(
-                vae,
-                n,
-                out,
-                seed=seed,
+            report = verb(
+                *arguments,
+                **settings,
                 shard_size=options.shard_size,
-                format=cast(Any, options.shards or "parquet"),
-                dtype=cast(Any, options.dtype or "float32"),
-                output=cast(Any, output),
-                condition=labels,
+                format=options.shards or "parquet",
+                dtype=options.dtype or "float32",
                 workers=options.workers,
                 ray=False if options.ray is None else options.ray == ANY_RAY or options.ray,
                 watch=watch,
@@ -125,12 +161,13 @@ def generate_folder(
             note(f"{out}: stopped; the same command goes on with what is there")
             raise
     if not options.as_json:
-        note(f"{out}: {report.n:,} samples in {report.shards:,} shards, content {report.content}")
+        lists = f", {report.rejected:,} of them rejected" if report.rejected else ""
+        note(f"{out}: {report.n:,} {what} in {report.shards:,} shards{lists}, content {report.content}")
 
 
 @command("fastvae verify samples/ --model mnist")
 def verify(
-    folder: Annotated[str, Argument(help="Folder of a job of fastvae generate, or its URL.")],
+    folder: Annotated[str, Argument(help="Folder of shards, or its URL.")],
     model: Annotated[
         str | None, Option(help="The model it was made with: rows are made again.", rich_help_panel=MODEL)
     ] = None,
@@ -142,6 +179,9 @@ def verify(
     ] = False,
     device: Annotated[str, Option(help="As for generate.", rich_help_panel=MODEL)] = "auto",
     condition: ConditionText = None,
+    data: Annotated[
+        Path | None, Option(help="For encode, reconstruct and score: the data it was made of.", rich_help_panel=MODEL)
+    ] = None,
     rows: Annotated[int, Option(help="How many rows to make again.")] = 64,
     seed: Seed = 0,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
@@ -156,7 +196,7 @@ def verify(
     vae = None if model is None else _load(options, job, device)
     labels = None if vae is None else read_condition(condition, vae.spec, job.n)
     with progress("verify", job.shards) as advance:
-        found = bulk.verify(place, vae, rows=rows, seed=seed, condition=labels, watch=lambda *_: advance(1))
+        found = bulk.verify(place, vae, rows=rows, seed=seed, condition=labels, data=data, watch=lambda *_: advance(1))
     if as_json:
         facts = {"ok": found.ok, "shards": found.shards, "rows": found.rows, "problems": found.problems}
         print(json.dumps({"job": job.id, **facts}))
@@ -176,17 +216,19 @@ def _load(options: ModelOptions, job: Job, device: str) -> fastvae.VAE:
         device=device,
         precision=job.precision,
         impl=job.implementation,
+        scaled_latents=job.scaled_latents,
+        max_memory=job.max_memory or None,
     ).load(batch_invariant=True)
 
 
 @contextmanager
-def _watching(out: Path | str, *, as_json: bool) -> Iterator[Callable[[bulk.Progress], None]]:
+def _watching(out: Path | str, *, as_json: bool, title: str = "generate") -> Iterator[Callable[[bulk.Progress], None]]:
     """What shows a job's progress: JSON on stdout, a bar on a terminal, or else a line now and then."""
     console = Console(stderr=True)
     if as_json:
         yield lambda state: print(json.dumps(dataclasses.asdict(state)), flush=True)
     elif console.is_terminal:
-        bar = Bar(TextColumn("generate"), BarColumn(), TextColumn("{task.description}"))
+        bar = Bar(TextColumn(title), BarColumn(), TextColumn("{task.description}"))
         task = bar.add_task("", total=None)
         with Live(bar, console=console) as live:
 

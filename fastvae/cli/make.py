@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def generate(
         generate_folder(model, target.out, bulk, n, seed, output, condition)
         return
     bulk.check_unused()
-    out = OutOptions(Path(target.out), target.force)
+    out = target.file()
     suffix = out.check(*ARRAYS, *TABLES, ".png")
     vae = model.load(batch_invariant=True)
     columns = square_columns(max(n, 0))

@@ -7,7 +7,6 @@ from fastvae.files._common import needs
 from fastvae.files._images import check_grid
 from fastvae.files._pictures import MALFORMED
 from fastvae.files.ahead import read_ahead
-from fastvae.files.parts import Parts
 from fastvae.files.sinks import SUFFIXES as OUTPUT_SUFFIXES
 from fastvae.files.sinks import Field, Sink, check_target, open_sink, square_columns
 from fastvae.files.source import SUFFIXES as INPUT_SUFFIXES
@@ -18,7 +17,6 @@ __all__ = [
     "MALFORMED",
     "OUTPUT_SUFFIXES",
     "Field",
-    "Parts",
     "ReadOptions",
     "Sink",
     "Source",

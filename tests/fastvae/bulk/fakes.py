@@ -27,7 +27,7 @@ from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.store import Store
 from fastvae.bulk.store_folder import StoreFolder
-from fastvae.bulk.table import Block, Column, Rows
+from fastvae.bulk.table import Block, Column, Rejected, Rows
 from fastvae.bulk.work import Worker
 
 WIDTH = 3
@@ -74,7 +74,8 @@ class MadeRows:
             yield self.block(job, start, min(start + job.block_rows, high))
 
     def block(self, job: Job, low: int, high: int) -> Block:
-        return Block(low, columns_of(job, low, high))
+        rejected = [Rejected(index, {"id": "é"}, "odd") for index in range(low, high) if index % 3 == 1]
+        return Block(low, columns_of(job, low, high), rejected)
 
 
 class QuickDisk(Disk):

@@ -53,11 +53,14 @@ def assert_nothing_partial(job: Job, path: Path, expected: dict[str, bytes]) -> 
 
 
 @pytest.mark.parametrize(
-    ("format", "n", "torn"), [("npy", 7, False), ("parquet", 7, True), ("zarr", 3, False), ("png", 2, True)]
+    ("format", "n", "torn", "invalid"),
+    [("npy", 7, False, "mask"), ("parquet", 7, True, ""), ("zarr", 3, False, ""), ("png", 2, True, "")],
 )
-def test_killed_at_every_system_call(tmp_path: Path, format: str, n: int, torn: bool) -> None:
-    job = made_job(n=n, format=format)
+def test_killed_at_every_system_call(tmp_path: Path, format: str, n: int, torn: bool, invalid: str) -> None:
+    job = made_job(n=n, format=format, invalid=invalid)
     expected, calls = undisturbed(job, tmp_path / "undisturbed")
+    lists = b"".join(expected[name] for name in sorted(expected) if name.startswith("rejected-"))
+    assert [json.loads(line)["index"] for line in lists.splitlines()] == ([1, 4] if invalid else [])
     for at in range(calls):
         path = tmp_path / str(at)
         disk = FaultyDisk(at, die, torn=torn)
