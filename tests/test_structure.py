@@ -29,6 +29,10 @@ OPTIONAL = (
     "matplotlib",
     "diffusers",
     "scipy",
+    "zarr",
+    "webdataset",
+    "fsspec",
+    "s3fs",
 )
 
 # Each room of fastvae and the level it is on; a module may only import from its own room or a lower level.

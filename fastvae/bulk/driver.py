@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Final
 
-from fastvae.bulk.folder import Folder, Record, Success
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Record, Success
 from fastvae.bulk.pool import Crew, Hand
 from fastvae.bulk.progress import At, Event, Progress, Watch, WorkerState
 from fastvae.bulk.work import Failed, Message, Ready, Unfit
@@ -40,7 +40,7 @@ class Slot:
 class Driver:
     """Runs what is missing of a job; the ``crew`` is asked for nothing if nothing is missing."""
 
-    def __init__(self, job: Job, folder: Folder, crew: Crew, watch: Watch) -> None:
+    def __init__(self, job: Job, folder: JobFolder, crew: Crew, watch: Watch) -> None:
         self._job, self._folder, self._crew, self._watch = job, folder, crew, watch
         self._attempts: Counter[int] = Counter()
         self._failed: dict[int, str] = {}

@@ -14,8 +14,9 @@ import fastvae
 from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk.driver import Driver
-from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_hash, weights_hash
+from fastvae.bulk.opening import folder_path, open_folder
+from fastvae.bulk.place import JobFolder
 from fastvae.bulk.pool import Crew, Processes, Recipe, Threads
 from fastvae.bulk.progress import Progress, Watch
 from fastvae.bulk.ray_workers import check_address, cluster
@@ -28,7 +29,7 @@ from fastvae.plan import build_plan, plan_cost
 
 MOST_WORKERS = 1024
 
-Format: TypeAlias = Literal["parquet", "npy"]
+Format: TypeAlias = Literal["parquet", "npy", "zarr", "webdataset", "png"]
 Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 
 
@@ -37,14 +38,14 @@ class Report:
     """A job that is done.
 
     Args:
-        folder: where its files are.
+        folder: where its files are: a path, or a URL.
         job: its id.
         n, shards: its samples and files.
         content: checksum of all rows in the order of their indices, as in ``_SUCCESS``; the same for any size and
             format of shards and any number of workers.
     """
 
-    folder: Path
+    folder: Path | str
     job: str
     n: int
     shards: int
@@ -74,10 +75,12 @@ def generate(
     Args:
         model: a model, or what :func:`fastvae.load` takes.
         n: number of samples.
-        out: a folder, made if need be; it must be empty or hold this very job.
+        out: a folder, made if need be, or a URL that fsspec understands (``s3://bucket/samples``); it must be empty or
+            hold this very job.
         seed: unsigned 64-bit integer.
         shard_size: samples of a file; None is 64 MiB of them, or fewer of a large model.
-        format: ``parquet`` (columns ``index`` and ``sample``) or ``npy``.
+        format: ``parquet`` (columns ``index`` and ``sample``), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
+            ``uint8``).
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
@@ -98,8 +101,9 @@ def generate(
         JobError: the folder holds another job (the message says how it differs) or other files, or another process is
             working on it; or Ray has no cluster, or a node that would make other rows or does not see the folder.
         IncompleteJobError: some shards failed three times; all others are done.
-        OutputError: the folder cannot be written, or the disk is full. What is there stays.
-        UnsupportedError: pyarrow, or Ray, is not installed. Besides, what :func:`fastvae.load` raises.
+        OutputError: the folder cannot be written or reached, or the disk is full. What is there stays.
+        UnsupportedError: Ray, or a package that the format or the URL needs, is not installed. Besides, what
+            :func:`fastvae.load` raises.
     """
     if not isinstance(format, str) or format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r:.80}")
@@ -137,20 +141,20 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, Folder(path), workers, ray, watch or _unwatched)
+    return run(job, vae, vectors, open_folder(path), workers, ray, watch or _unwatched)
 
 
 def run(
     job: Job,
     vae: VAE,
     condition: Rows | None,
-    folder: Folder,
+    folder: JobFolder,
     workers: int | None,
     ray: bool | str,
     watch: Watch,
 ) -> Report:
     """Run a job in its folder; errors as :func:`generate`."""
-    with folder.locked(), _crew(job, vae, condition, folder, workers, ray) as crew:
+    with _crew(job, vae, condition, folder, workers, ray) as crew, folder.locked():
         try:
             folder.prepare(job)
             success = Driver(job, folder, crew, watch).run()
@@ -161,13 +165,6 @@ def run(
                 f"{folder.path}: cannot be written ({error}); what is there stays, and the same call goes on with it"
             ) from error
     return Report(folder.path, job.id, job.n, job.shards, success.content)
-
-
-def folder_path(name: str, value: Any) -> Path:
-    """The argument ``name`` as a path; InputError if it cannot be one."""
-    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value) or not os.fspath(value):
-        raise InputError(f"{name}: expected a folder, got {value!r:.200}")
-    return Path(value)
 
 
 def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
@@ -181,17 +178,24 @@ def invariant(model: VAE | str | os.PathLike[str]) -> VAE:
 
 
 def _crew(
-    job: Job, vae: VAE, condition: Rows | None, folder: Folder, workers: int | None, ray: bool | str
+    job: Job, vae: VAE, condition: Rows | None, folder: JobFolder, workers: int | None, ray: bool | str
 ) -> contextlib.AbstractContextManager[Crew]:
-    """What makes the job's workers."""
+    """What makes the job's workers.
+
+    Raises:
+        InputError: there shall be several, and no other process sees the folder.
+    """
+    if ray is False and (workers is None or workers == 1):
+        return contextlib.nullcontext(Threads(job, folder, Samples(vae, condition)))
+    if not folder.shared:
+        raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1 and no Ray")
     engine = vae._engine
     settings = replace(engine.settings, device=str(engine.device))
     recipe = Recipe(engine.model, settings, condition, job, folder.path)
     fixed = None if job.threads == ANY_NUMBER else int(job.threads)
     if ray is not False:
         return cluster(ray, recipe, workers, fixed or settings.threads or 1)
-    if workers is None or workers == 1:
-        return contextlib.nullcontext(Threads(job, folder, Samples(vae, condition)))
+    workers = workers or 1
     threads = fixed or max(1, torch.get_num_threads() // workers)
     return contextlib.nullcontext(Processes(recipe, workers, threads))
 

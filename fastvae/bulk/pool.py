@@ -18,8 +18,9 @@ import torch
 
 import fastvae
 from fastvae.api import VAE
-from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job, check_numerics
+from fastvae.bulk.opening import open_folder
+from fastvae.bulk.place import JobFolder
 from fastvae.bulk.source import RowSource, Samples
 from fastvae.bulk.table import Rows
 from fastvae.bulk.work import Unfit, Worker
@@ -78,7 +79,7 @@ class ThreadHand:
 
     loaded, hint = True, ""
 
-    def __init__(self, job: Job, folder: Folder, source: RowSource) -> None:
+    def __init__(self, job: Job, folder: JobFolder, source: RowSource) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         self._thread = threading.Thread(target=Worker(theirs, job, folder, source).run, daemon=True)
         self._thread.start()
@@ -114,7 +115,7 @@ class Recipe:
     settings: Settings
     condition: Rows | None
     job: Job
-    folder: Path
+    folder: Path | str
 
     def for_worker(self, index: int) -> Recipe:
         """The recipe for one of several workers: on GPUs, unless one was named, each has its own in turn."""
@@ -123,9 +124,9 @@ class Recipe:
             settings = replace(settings, device=f"cuda:{index % torch.cuda.device_count()}")
         return replace(self, settings=settings)
 
-    def place(self) -> Folder:
+    def place(self) -> JobFolder:
         """The job's folder."""
-        return Folder(self.folder)
+        return open_folder(self.folder)
 
     def source(self) -> Samples:
         """The rows.
@@ -202,7 +203,7 @@ class Threads:
     """One worker, on threads of this process."""
 
     job: Job
-    folder: Folder
+    folder: JobFolder
     source: RowSource
 
     def size(self) -> int:

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 
-from fastvae.bulk.folder import Folder, Record
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Record
 from fastvae.bulk.source import RowSource
 from fastvae.bulk.work import Failed, Message, Ready, Unfit, Worker
 from fastvae.errors import FastVAEError, JobError
@@ -25,7 +25,7 @@ class Ingredients(Protocol):
     def job(self) -> Job:
         """The job."""
 
-    def place(self) -> Folder:
+    def place(self) -> JobFolder:
         """Its folder."""
 
     def source(self) -> RowSource:
@@ -86,7 +86,7 @@ class Seat:
             self._answers.pop(message.shard).set_result(message)
 
 
-def _check_seen(folder: Folder, job: Job) -> None:
+def _check_seen(folder: JobFolder, job: Job) -> None:
     """Refuse a folder that is not the driver's.
 
     Raises:

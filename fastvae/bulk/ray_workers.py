@@ -111,7 +111,8 @@ def cluster(address: bool | str, recipe: Recipe, workers: int | None, threads: i
     """Actors that make a recipe, each with ``threads`` where it runs on CPUs, or the one GPU that Ray shows it."""
     gpu = recipe.settings.device.startswith("cuda")
     settings = replace(recipe.settings, device="cuda" if gpu else recipe.settings.device)
-    sent = replace(recipe, settings=settings, folder=Path(os.path.abspath(recipe.folder)))
+    folder = recipe.folder if isinstance(recipe.folder, str) else Path(os.path.abspath(recipe.folder))
+    sent = replace(recipe, settings=settings, folder=folder)
     return Cluster(address, sent, workers, threads=threads, gpu=gpu)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ import numpy as np
 
 from fastvae import noise
 from fastvae.api import VAE
-from fastvae.bulk.content import added
-from fastvae.bulk.folder import SUCCESS, Folder, Record
-from fastvae.bulk.generation import folder_path, invariant
+from fastvae.bulk.disk import sha256_of
+from fastvae.bulk.generation import invariant
 from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
+from fastvae.bulk.opening import open_folder
+from fastvae.bulk.place import SUCCESS, JobFolder, Record, Success, success_for
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import Samples, condition_hash, condition_rows
 from fastvae.errors import JobError
-
-CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def verify(
     With a model, also make ``rows`` rows again, drawn at random by ``seed``, and compare their bits; write nothing.
 
     Args:
-        folder: that of a job of :func:`generate`, done or not.
+        folder: that of a job of :func:`generate`, done or not; a path or a URL.
         model: the one it was made with.
         condition: the one it was made with.
         watch: called with the shards done and all shards.
@@ -68,15 +66,18 @@ def verify(
         A Verification. A shard that it names can be deleted; the call that made the job then makes it again.
 
     Raises:
-        JobError: the folder holds no job, or the model is another or would compute it in another way.
+        JobError: the folder holds no job or cannot be read, or the model is another or would compute it in another way.
         InputError: an argument out of range. Besides, what :func:`fastvae.load` raises.
     """
     rows, seed = noise.check_count("rows", rows, most=2**20), noise.check_seed(seed)
-    place = Folder(folder_path("folder", folder))
+    place = open_folder(folder)
     job = place.job()
     FORMATS[job.format].check(job.columns)
     source = None if model is None else _source(job, model, condition)
-    records = place.records(job)
+    try:
+        records, success = place.records(job), place.success()
+    except OSError as error:
+        raise JobError(f"{place.path}: its manifest cannot be read: {error}") from error
     problems: dict[int, str] = {}
     for shard in range(job.shards):
         record = records.get(shard)
@@ -86,10 +87,10 @@ def verify(
         if watch is not None:
             watch(shard + 1, job.shards)
     whole = [shard for shard in range(job.shards) if shard not in problems]
-    found = list(problems.values()) + _wrong_success(job, place, records)
+    found = list(problems.values()) + _wrong_success(job, success, records)
     again = 0
     if source is not None and whole:
-        wrong, again = _made_again(job, place, source, whole, rows, seed)
+        wrong, again = _made_again(job, place, source, [records[shard] for shard in whole], rows, seed)
         found += wrong
     return Verification(job, len(whole), again, tuple(found))
 
@@ -114,57 +115,50 @@ def _source(job: Job, model: VAE | str | os.PathLike[str], condition: Any) -> Sa
     return Samples(vae, vectors)
 
 
-def _wrong(job: Job, place: Folder, record: Record) -> str:
+def _wrong(job: Job, place: JobFolder, record: Record) -> str:
     """What is wrong with a shard's files; nothing if it is empty."""
     if problem := place.present(record):
         return problem
     try:
-        for written in record.files:
-            digest = hashlib.sha256()
-            with (place.path / written.name).open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-            if digest.hexdigest() != written.sha256:
-                return f"{written.name} has another SHA-256 than the manifest says"
-        count = FORMATS[job.format].count(job, record.shard, place.path)
+        with place.local(job, record) as folder:
+            for written in record.files:
+                if sha256_of(folder / written.name) != written.sha256:
+                    return f"{written.name} has another SHA-256 than the manifest says"
+            count = FORMATS[job.format].count(job, record.shard, folder)
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
     return "" if count == record.rows else f"has {count:,} rows instead of {record.rows:,}"
 
 
-def _wrong_success(job: Job, place: Folder, records: dict[int, Record]) -> list[str]:
-    success = place.success()
+def _wrong_success(job: Job, success: Success | None, records: dict[int, Record]) -> list[str]:
     if success is None:
         return [f"{SUCCESS} is missing: the job is not done"]
-    content = 0
-    for record in records.values():
-        content = added(content, int(record.content, 16))
-    if (success.job, success.n, success.shards, success.content) != (job.id, job.n, job.shards, f"{content:016x}"):
+    if success != success_for(job, records):
         return [f"{SUCCESS} does not belong to these shards"]
     return []
 
 
 def _made_again(
-    job: Job, place: Folder, source: Samples, whole: list[int], rows: int, seed: int
+    job: Job, place: JobFolder, source: Samples, whole: list[Record], rows: int, seed: int
 ) -> tuple[list[str], int]:
     """Problems of rows drawn at random from the ``whole`` shards, and how many were looked at."""
-    sizes = np.array([np.subtract(*job.bounds(shard)[::-1]) for shard in whole], np.int64)
+    sizes = np.array([record.rows for record in whole], np.int64)
     before = np.concatenate([[0], np.cumsum(sizes)])
     drawn = np.sort(np.random.default_rng(seed).choice(before[-1], min(rows, before[-1]), replace=False))
     problems: list[str] = []
     at = np.searchsorted(before, drawn, side="right") - 1
     for position in np.unique(at):
-        shard = whole[position]
         places = [int(place) for place in drawn[at == position] - before[position]]
-        problems += _compared(job, place, source, shard, places)
+        problems += _compared(job, place, source, whole[position], places)
     return problems, len(drawn) - len(problems)
 
 
-def _compared(job: Job, place: Folder, source: Samples, shard: int, places: list[int]) -> list[str]:
+def _compared(job: Job, place: JobFolder, source: Samples, record: Record, places: list[int]) -> list[str]:
     """Problems of some rows of a shard."""
-    start = job.bounds(shard)[0]
+    shard, start = record.shard, record.start
     try:
-        indices, found = FORMATS[job.format].read(job, shard, place.path, places)
+        with place.local(job, record) as folder:
+            indices, found = FORMATS[job.format].read(job, shard, folder, places)
     except (OSError, ValueError, IndexError) as error:
         return [f"shard {shard}: cannot be read: {error}"]
     problems = []

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from fastvae.bulk.content import added, content_of
-from fastvae.bulk.folder import Folder, Record
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Record
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Block
@@ -55,7 +55,7 @@ class Stopped(Exception):  # noqa: N818 - no error
     """Nobody waits for the shard any more."""
 
 
-def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: Folder) -> Record:
+def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: JobFolder) -> Record:
     """Write the ``blocks`` of a shard under its final names; its line for the manifest.
 
     Raises:
@@ -96,7 +96,7 @@ class Worker:
     stops all: whatever is unfinished leaves nothing.
     """
 
-    def __init__(self, line: Line, job: Job, folder: Folder, source: RowSource) -> None:
+    def __init__(self, line: Line, job: Job, folder: JobFolder, source: RowSource) -> None:
         self._line, self._job, self._folder, self._source = line, job, folder, source
         self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._blocks: queue.Queue[Any] = queue.Queue(AHEAD)

@@ -21,8 +21,8 @@ from typer import Argument, Option
 
 import fastvae
 from fastvae import bulk
-from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job
+from fastvae.bulk.opening import folder_path, is_url, open_folder
 from fastvae.cli.options import MODEL, ConditionText, ModelOptions, RunOptions, Seed, command
 from fastvae.cli.work import note, progress, read_condition
 from fastvae.cli.workers import worker_lines
@@ -41,7 +41,8 @@ class BulkOptions:
     """How a folder of shards is written."""
 
     shards: Annotated[
-        str | None, Option(help="Files of a folder: parquet (default) or npy.", rich_help_panel=FOLDERS)
+        str | None,
+        Option(help="Files of a folder: parquet (default), npy, zarr, webdataset or png.", rich_help_panel=FOLDERS),
     ] = None
     shard_size: Annotated[
         int | None, Option(help="Samples of a file; default: 64 MiB, fewer of a large model.", rich_help_panel=FOLDERS)
@@ -88,16 +89,17 @@ def with_addresses(arguments: list[str]) -> list[str]:
 
 
 def names_folder(out: str) -> bool:
-    """Whether ``--out`` is a folder for shards: it ends in a slash, is one, or has no suffix."""
-    return out.endswith("/") or Path(out).is_dir() or not Path(out).suffix
+    """Whether ``--out`` is a folder for shards: a URL, or it ends in a slash, is one, or has no suffix."""
+    return is_url(out) or out.endswith("/") or Path(out).is_dir() or not Path(out).suffix
 
 
 def generate_folder(
-    model: RunOptions, out: Path, options: BulkOptions, n: int, seed: int, output: str, condition: str | None
+    model: RunOptions, target: str, options: BulkOptions, n: int, seed: int, output: str, condition: str | None
 ) -> None:
     """``fastvae generate`` into a folder; errors as :func:`fastvae.bulk.generate`."""
     if model.batch_invariant is False:
         raise InputError("--no-batch-invariant: the shards of a folder are always batch-invariant")
+    out = folder_path("out", target)
     vae = model.load(batch_invariant=True)
     labels = read_condition(condition, vae.spec, n)
     with _watching(out, as_json=options.as_json) as watch:
@@ -128,7 +130,7 @@ def generate_folder(
 
 @command("fastvae verify samples/ --model mnist")
 def verify(
-    folder: Annotated[Path, Argument(help="Folder of a job of fastvae generate.")],
+    folder: Annotated[str, Argument(help="Folder of a job of fastvae generate, or its URL.")],
     model: Annotated[
         str | None, Option(help="The model it was made with: rows are made again.", rich_help_panel=MODEL)
     ] = None,
@@ -148,12 +150,13 @@ def verify(
 
     With --model also some rows, drawn at random by --seed, are made again and compared bit by bit.
     """
-    job = Folder(folder).job()
+    place = folder_path("folder", folder)
+    job = open_folder(place).job()
     options = ModelOptions(model or "", format, spec, cast, allow_nonfinite)
     vae = None if model is None else _load(options, job, device)
     labels = None if vae is None else read_condition(condition, vae.spec, job.n)
     with progress("verify", job.shards) as advance:
-        found = bulk.verify(folder, vae, rows=rows, seed=seed, condition=labels, watch=lambda *_: advance(1))
+        found = bulk.verify(place, vae, rows=rows, seed=seed, condition=labels, watch=lambda *_: advance(1))
     if as_json:
         facts = {"ok": found.ok, "shards": found.shards, "rows": found.rows, "problems": found.problems}
         print(json.dumps({"job": job.id, **facts}))
@@ -161,7 +164,7 @@ def verify(
         for problem in found.problems:
             print(problem)
         again = f", {found.rows:,} rows made again" if vae is not None else ""
-        note(f"{folder}: {found.shards:,} of {job.shards:,} shards are as they were written{again}")
+        note(f"{place}: {found.shards:,} of {job.shards:,} shards are as they were written{again}")
     if not found.ok:
         raise typer.Exit(NOT_ALL)
 
@@ -177,7 +180,7 @@ def _load(options: ModelOptions, job: Job, device: str) -> fastvae.VAE:
 
 
 @contextmanager
-def _watching(out: Path, *, as_json: bool) -> Iterator[Callable[[bulk.Progress], None]]:
+def _watching(out: Path | str, *, as_json: bool) -> Iterator[Callable[[bulk.Progress], None]]:
     """What shows a job's progress: JSON on stdout, a bar on a terminal, or else a line now and then."""
     console = Console(stderr=True)
     if as_json:
@@ -201,7 +204,7 @@ def _watching(out: Path, *, as_json: bool) -> Iterator[Callable[[bulk.Progress],
 class _Lines:
     """Prints a line at the start, when something happens, and every PATIENCE seconds."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path | str) -> None:
         self._out, self._next = out, 0.0
 
     def __call__(self, state: bulk.Progress) -> None:

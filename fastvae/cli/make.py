@@ -60,7 +60,7 @@ def generate(
     if names_folder(target.out):
         if start or target.force:
             raise InputError(f"--{'start' if start else 'force'}: not for a folder of shards")
-        generate_folder(model, Path(target.out), bulk, n, seed, output, condition)
+        generate_folder(model, target.out, bulk, n, seed, output, condition)
         return
     bulk.check_unused()
     out = OutOptions(Path(target.out), target.force)

@@ -260,7 +260,8 @@ class OutTarget:
     """Where the result goes: a file, or a folder of shards, which a Path would not tell by the slash at its end."""
 
     out: Annotated[
-        str, Option("--out", "-o", help="File to write, or a folder for a job of shards.", rich_help_panel=WRITING)
+        str,
+        Option("--out", "-o", help="File to write, or a folder or URL for a job of shards.", rich_help_panel=WRITING),
     ]
     force: Annotated[bool, Option("--force", help="Replace the file if it exists.", rich_help_panel=WRITING)] = False
 

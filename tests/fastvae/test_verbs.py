@@ -170,9 +170,9 @@ def test_a_row_alone_has_the_bits_of_the_row_in_a_batch(name: str, impl: str) ->
     x = data_for(spec, 80).astype(np.float32)
     how = {"impl": impl, "device": "cpu", "batch_invariant": True}
     together = every_row_result(vae(spec, **how), x, 0)
-    for row in (0, 1, 63, 64, 79):
-        for batch_size in (None, 10):
-            model = vae(spec, **how, batch_size=batch_size)
+    for batch_size in (None, 10):
+        model = vae(spec, **how, batch_size=batch_size)
+        for row in (0, 63, 79):
             alone = every_row_result(model, x[row : row + 1], row)
             for verb, result in alone.items():
                 np.testing.assert_array_equal(result[0], together[verb][row], err_msg=f"{verb}, row {row}")

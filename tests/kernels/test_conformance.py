@@ -1,5 +1,7 @@
 """Every op, in every implementation, against a float64 oracle and the same list of demands."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from tests.kernels.support import (
     NARROW,
     call,
     case_of,
+    first_case,
     interpreted,
     same_bits,
 )
@@ -86,6 +89,18 @@ def by_columns(x: Tensor) -> Tensor:
     return x.T.contiguous().T if x.dim() == 2 else x.contiguous()
 
 
+def called_with_care(op: str, impl: str, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The op's results, which lie in memory of their own; its inputs are as they were."""
+    tensors = [v for v in arguments.values() if isinstance(v, Tensor)]
+    before = [v.clone() for v in tensors]
+    results = call(op, impl, arguments)
+    assert all(same_bits((tensor,), (copy,)) for tensor, copy in zip(tensors, before, strict=True))
+    inputs, new = ([t.untyped_storage().data_ptr() for t in group] for group in (tensors, results))
+    assert len({*new}) == len(results)
+    assert not {*inputs} & {*new}
+    return results
+
+
 @pytest.mark.parametrize(("op", "impl", "case"), EVERY)
 def test_strides_do_not_matter(op: str, impl: str, case: str) -> None:
     """Tensors of any strides give the same bits as contiguous ones.
@@ -93,12 +108,11 @@ def test_strides_do_not_matter(op: str, impl: str, case: str) -> None:
     Matrices by columns are too much to ask of PyTorch's activations, which round the last few in memory otherwise.
     """
     arguments = case_of(op, case)
-    layouts = [torch.Tensor.contiguous, spread, *([] if (op, impl) == ("affine", "reference") else [by_columns])]
-    plain, *others = (
-        call(op, impl, {k: layout(v) if isinstance(v, Tensor) else v for k, v in arguments.items()})
-        for layout in layouts
-    )
-    for results in others:
+    plain = call(op, impl, {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in arguments.items()})
+    for layout in [spread] if (op, impl) == ("affine", "reference") else [spread, by_columns]:
+        results = called_with_care(
+            op, impl, {k: layout(v) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+        )
         assert all(result.is_contiguous() for result in results)
         assert same_bits(results, plain)
 
@@ -113,26 +127,14 @@ def test_a_row_has_the_same_bits_in_any_batch(op: str, impl: str, case: str) -> 
         assert same_bits(some, tuple(result_rows(arguments, n, result, rows) for result in full))
 
 
-@pytest.mark.parametrize(("op", "impl", "case"), EVERY)
-def test_no_rows(op: str, impl: str, case: str) -> None:
-    arguments, none = case_of(op, case), slice(0, 0)
+@pytest.mark.parametrize(("op", "impl"), IMPLS)
+def test_no_rows(op: str, impl: str) -> None:
+    arguments, none = first_case(op), slice(0, 0)
     n, full = batch_size(op, arguments), call(op, impl, arguments)
     empty = call(op, impl, take_rows(op, arguments, none))
     for result, whole in zip(empty, full, strict=True):
         assert result.shape == result_rows(arguments, n, whole, none).shape
         assert result.dtype == whole.dtype
-
-
-@pytest.mark.parametrize(("op", "impl", "case"), EVERY)
-def test_inputs_are_left_alone_and_outputs_are_new(op: str, impl: str, case: str) -> None:
-    arguments = case_of(op, case)
-    tensors = {k: v for k, v in arguments.items() if isinstance(v, Tensor)}
-    before = {k: v.clone() for k, v in tensors.items()}
-    results = call(op, impl, arguments)
-    memory = [t.untyped_storage().data_ptr() for t in (*tensors.values(), *results)]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
-    assert len({*memory[len(tensors) :]}) == len(results)
-    assert not {*memory[: len(tensors)]} & {*memory[len(tensors) :]}
 
 
 @pytest.mark.parametrize(("op", "impl"), [pair for pair in IMPLS if "channels_last" in CASES[pair[0]]])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastvae.bulk.disk import NewFile
+from fastvae.bulk.disk import NewFile, Output
 from fastvae.bulk.job import Job
 from fastvae.bulk.shards._format import ShardWriter
 from fastvae.bulk.table import Block, Column, Rows
@@ -84,10 +84,16 @@ class Parquet:
         """See :class:`ShardFormat`."""
         return (f"{job.stem(shard)}.parquet",)
 
-    @contextlib.contextmanager
-    def writer(self, job: Job, shard: int, files: Sequence[NewFile]) -> Iterator[ShardWriter]:
+    def common(self, job: Job) -> Mapping[str, bytes]:
         """See :class:`ShardFormat`."""
-        writer = _ParquetWriter(job, files[0])
+        return {}
+
+    @contextlib.contextmanager
+    def writer(self, job: Job, shard: int, files: Sequence[Output]) -> Iterator[ShardWriter]:
+        """See :class:`ShardFormat`."""
+        (file,) = files
+        assert isinstance(file, NewFile)
+        writer = _ParquetWriter(job, file)
         try:
             yield writer
         except BaseException:

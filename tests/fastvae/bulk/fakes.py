@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -17,11 +19,14 @@ import numpy as np
 
 from fastvae.bulk.disk import Disk
 from fastvae.bulk.driver import Driver
-from fastvae.bulk.folder import TEMPORARY, Folder, Success
+from fastvae.bulk.folder import TEMPORARY, Folder
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Success
 from fastvae.bulk.pool import Hand, Threads
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
+from fastvae.bulk.store import Store
+from fastvae.bulk.store_folder import StoreFolder
 from fastvae.bulk.table import Block, Column, Rows
 from fastvae.bulk.work import Worker
 
@@ -29,7 +34,9 @@ WIDTH = 3
 
 
 def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: Any) -> Job:
-    """A job of ``n`` rows of three numbers; ``changed`` are other fields of it."""
+    """A job of ``n`` rows of three numbers, or of small images for ``png``; ``changed`` are other fields of it."""
+    if changed.get("format") == "png":
+        changed.setdefault("columns", (Column("sample", "uint8", (1, 1, WIDTH)),))
     text = dict.fromkeys(("weights", "spec", "condition", "device", "libraries"), "")
     fields: dict[str, Any] = {
         "verb": "generate",
@@ -46,10 +53,13 @@ def made_job(n: int = 10, shard_size: int = 4, block_rows: int = 3, **changed: A
     return Job(**{**text, **fields, **changed}, n=n, shard_size=shard_size, block_rows=block_rows)
 
 
-def rows_of(job: Job, low: int, high: int) -> Rows:
+def columns_of(job: Job, low: int, high: int) -> dict[str, Rows]:
     """Rows low to high of a made job."""
-    indices = np.arange(low, high)[:, None] + np.arange(WIDTH) / 8
-    return indices.astype(job.columns[0].dtype)
+    found = {}
+    for number, column in enumerate(job.columns):
+        values = np.arange(low, high)[:, None] + np.arange(math.prod(column.shape)) / 8 + 9 * number
+        found[column.name] = values.astype(column.dtype).reshape(-1, *column.shape)
+    return found
 
 
 class MadeRows:
@@ -64,7 +74,7 @@ class MadeRows:
             yield self.block(job, start, min(start + job.block_rows, high))
 
     def block(self, job: Job, low: int, high: int) -> Block:
-        return Block(low, {"sample": rows_of(job, low, high)})
+        return Block(low, columns_of(job, low, high))
 
 
 class QuickDisk(Disk):
@@ -101,6 +111,9 @@ class FaultyDisk(QuickDisk):
     def create(self, path: Path) -> int:
         return int(self._around(super().create, path))
 
+    def create_folder(self, path: Path) -> None:
+        self._around(super().create_folder, path)
+
     def open_append(self, path: Path) -> int:
         return int(self._around(super().open_append, path))
 
@@ -120,12 +133,59 @@ class FaultyDisk(QuickDisk):
         self._around(super().sync_folder, folder)
 
 
+class FaultyStore(Store):
+    """A store of a process that dies before, or right after, its call number ``at``: no call comes through any more.
+
+    With ``passing`` it does not die, only that call fails.
+    """
+
+    def __init__(self, url: str, at: int = -1, *, after: bool = False, passing: bool = False) -> None:
+        super().__init__(url)
+        self.log: list[str] = []
+        self._at, self._after, self._passing = at, after, passing
+        self._dead = False
+        self._calls = threading.Lock()
+
+    def _around(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        with self._calls:
+            if self._dead:
+                raise OSError(errno.EROFS, "dead")
+            chosen = len(self.log) == self._at
+            self.log.append(" ".join([call.__name__, *arguments[:1]]))
+            self._dead = chosen and not self._passing
+            error = OSError(errno.EIO if self._passing else errno.EROFS, "the call that was chosen")
+            if chosen and not self._after:
+                raise error
+            result = call(*arguments)
+            if chosen:
+                raise error
+            return result
+
+    def list(self) -> dict[str, int]:
+        return dict(self._around(super().list))
+
+    def get(self, name: str) -> bytes:
+        return bytes(self._around(super().get, name))
+
+    def download(self, name: str, target: Path) -> None:
+        self._around(super().download, name, target)
+
+    def create(self, name: str, source: Path) -> bool:
+        return bool(self._around(super().create, name, source))
+
+    def put(self, name: str, source: Path) -> None:
+        self._around(super().put, name, source)
+
+    def delete(self, name: str) -> None:
+        self._around(super().delete, name)
+
+
 class ForkedHand:
     """A worker in a process that is forked, so that any source will do and it starts at once."""
 
     loaded, hint = False, ""
 
-    def __init__(self, job: Job, folder: Folder, source: MadeRows) -> None:
+    def __init__(self, job: Job, folder: JobFolder, source: MadeRows) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
 
@@ -162,7 +222,7 @@ class Forks:
     """Forked workers."""
 
     job: Job
-    folder: Folder
+    folder: JobFolder
     source: MadeRows
     workers: int
 
@@ -173,7 +233,7 @@ class Forks:
         return ForkedHand(self.job, self.folder, self.source)
 
 
-def drive_with(crew: Any, job: Job, folder: Folder, watch: Callable[[Progress], None]) -> Success:
+def drive_with(crew: Any, job: Job, folder: JobFolder, watch: Callable[[Progress], None]) -> Success:
     """Run a made job with workers of a crew."""
     with folder.locked():
         folder.prepare(job)
@@ -182,15 +242,16 @@ def drive_with(crew: Any, job: Job, folder: Folder, watch: Callable[[Progress], 
 
 def drive(
     job: Job,
-    path: Path,
+    path: Path | str,
     *,
+    store: Store | None = None,
     disk: Disk | None = None,
     source: MadeRows | None = None,
     workers: int = 0,
     watch: Callable[[Progress], None] = lambda state: None,
 ) -> Success:
-    """Run a made job on threads, or with forked ``workers``."""
-    folder = Folder(path, disk or QuickDisk())
+    """Run a made job on threads, or with forked ``workers``; a path that is text is a URL."""
+    folder = StoreFolder(path, store) if isinstance(path, str) else Folder(path, disk or QuickDisk())
     found = source or MadeRows()
     crew = Forks(job, folder, found, workers) if workers else Threads(job, folder, found)
     return drive_with(crew, job, folder, watch)
@@ -255,11 +316,18 @@ def in_child(work: Callable[[], Any]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def files_in(path: Path) -> dict[str, bytes]:
+    """All files in a folder, and below it."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
 def contents(path: Path) -> dict[str, bytes]:
-    """The files of a folder, but the manifest's lines sorted and without the lock."""
-    files = {file.name: file.read_bytes() for file in path.iterdir() if file.name != ".lock"}
+    """The files of a folder, but of the manifest the last line of every shard, sorted, and without the lock."""
+    files = files_in(path)
+    files.pop(".lock")
     lines = [json.loads(line) for line in files.pop("manifest.jsonl", b"").splitlines()]
-    files["manifest.jsonl"] = json.dumps(sorted(lines, key=lambda line: line["shard"])).encode()
+    last = {line["shard"]: line for line in lines}
+    files["manifest.jsonl"] = json.dumps([last[shard] for shard in sorted(last)]).encode()
     return files
 
 
@@ -270,5 +338,8 @@ def assert_whole(job: Job, path: Path) -> None:
         assert FORMATS[job.format].count(job, shard, path) == high - low
         indices, columns = FORMATS[job.format].read(job, shard, path, range(high - low))
         np.testing.assert_array_equal(indices, np.arange(low, high))
-        np.testing.assert_array_equal(columns["sample"], rows_of(job, low, high))
+        assert columns.keys() == {column.name for column in job.columns}
+        for name, expected in columns_of(job, low, high).items():
+            np.testing.assert_array_equal(columns[name], expected)
+            assert columns[name].dtype == expected.dtype
     assert not any(TEMPORARY.fullmatch(name.name) for name in path.iterdir())

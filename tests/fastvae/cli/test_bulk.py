@@ -48,6 +48,16 @@ def test_a_folder_of_shards(tmp_path: Path, call: Call, models: Path, monkeypatc
     assert not result.stderr
 
 
+def test_a_url(call: Call, models: Path) -> None:
+    model, out = models / "table.safetensors", "memory://cli/job.v1"
+    arguments = ["generate", model, "-n", 70, "--out", f"{out}/", "--shard-size", 30]
+    assert call(*arguments).stderr.splitlines()[-1].startswith(f"{out}: 70 samples in 3 shards, content ")
+    result = call("verify", out, "--model", model)
+    assert result.output == f"{out}: 3 of 3 shards are as they were written, 64 rows made again\n"
+    assert "use workers=1" in call(*arguments[:5], "memory://cli/other", "--workers", 2, status=2).stderr
+    assert "Protocol not known" in call("verify", "nope://job", status=2).stderr
+
+
 def test_options_of_a_folder(tmp_path: Path, call: Call, models: Path) -> None:
     model = models / "rgb.safetensors"
     call("generate", model, "-n", 9, "-o", f"{tmp_path}/with.npy/", "--dtype", "uint8", "--output", "sample")
