@@ -1,10 +1,11 @@
-"""What reading pictures costs beside computing: images a second of ``fastvae encode`` on a folder, and of encode alone.
+"""What reading pictures costs beside computing: images a second of ``fastvae encode`` on a folder, and of its model.
 
 Run as ``python -m bench.folder``: an autoencoder with random weights that diffusers writes, and JPEGs of made-up
-pictures, both in a temporary folder. Three ways take turns, on the same blocks of images: ``compute`` has them decoded
-in memory; ``pipeline`` is what the command line does, pictures decoded in threads ahead of the model, scaled, cropped,
-latents written as parts; ``in turn`` does the same without reading ahead. Nothing is timed before the parts have been
-compared with the latents of ``compute``. A row for each size goes to ``bench/results/folder.jsonl``.
+pictures, both in a temporary folder. Three ways take turns, in batch-invariant mode: ``compute`` has the images decoded
+in memory; ``pipeline`` is a bulk job, pictures hashed, decoded in threads ahead of the model, scaled, cropped, latents
+written as shards; ``in turn`` has no hashes, reads nothing ahead and writes one file. Nothing is timed before the
+shards have been compared with the latents of ``compute``, bit by bit. A row for each size goes to
+``bench/results/folder.jsonl``.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import fastvae
 from bench.environment import OUT, environment
 from bench.image_models import IMAGE_MODELS, autoencoder
 from bench.timing import interleaved, quantiles
-from fastvae.cli.parts import PartsOptions, encode_rows
+from fastvae import bulk
 from fastvae.cli.work import block_rows
-from fastvae.files import Parts, ReadOptions, Source, open_source, read_ahead
+from fastvae.files import ReadOptions, Source, open_source, read_ahead
 from fastvae_kernels import sample_uniform
 
 # Of a picture: that of ImageNet's most common one.
@@ -51,8 +52,8 @@ def write_pictures(folder: Path, images: int) -> None:
 class Comparison:
     """The ways to the latents of a folder's pictures."""
 
-    def __init__(self, vae: fastvae.VAE, source: Source, scratch: Path, readers: int | None) -> None:
-        self._vae, self._source, self._scratch, self._readers = vae, source, scratch, readers
+    def __init__(self, vae: fastvae.VAE, source: Source, reading: ReadOptions, scratch: Path) -> None:
+        self._vae, self._source, self._reading, self._scratch = vae, source, reading, scratch
         self._blocks = list(read_ahead(source, self._ranges()))
         self._runs = count()
 
@@ -63,45 +64,42 @@ class Comparison:
 
     def compute(self) -> list[Any]:
         """Means of decoded images, block by block."""
-        return [self._vae.encode(values).mean for _, values in self._blocks]
+        return [self._vae.embed(values) for _, values in self._blocks]
 
     def pipeline(self) -> Path:
-        """The folder of parts that the command line writes."""
+        """The folder of the job that the command line runs."""
         folder = self._scratch / f"run{next(self._runs)}"
-        with Parts(folder, self._source.ids["file"], {}, len(self._source)) as parts:
-            encode_rows(self._vae, self._source, parts, PartsOptions(readers=self._readers), "raise")
+        bulk.encode(self._vae, self._source.path, folder, output="mean", format="npy", reading=self._reading)
         return folder
 
     def in_turn(self) -> None:
         """The same, each block read when the one before is done with."""
-        means = [self._vae.encode(self._source.block(low, high)).mean for low, high in self._ranges()]
+        means = [self._vae.embed(self._source.block(low, high)) for low, high in self._ranges()]
         np.savez(self._scratch / "in_turn.npz", mean=np.concatenate(means))
 
     def verify(self) -> None:
-        """Compare the parts with what ``compute`` gives; AssertionError if they differ."""
-        (part,) = self.pipeline().iterdir()
-        with np.load(part) as arrays:
-            found, expected = arrays["mean"], np.concatenate(self.compute())
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        """Compare the shards with what ``compute`` gives; AssertionError if they differ."""
+        found = np.concatenate([np.load(path) for path in sorted(self.pipeline().glob("*.npy"))])
+        np.testing.assert_array_equal(found, np.concatenate(self.compute()))
 
 
-def measure(name: str, size: int, images: int, readers: int | None, rounds: int) -> dict[str, Any]:
+def measure(name: str, size: int, images: int, rounds: int) -> dict[str, Any]:
     """One row: images a second of each way, and which share that is of ``compute``'s, round by round."""
     folder = Path(tempfile.mkdtemp())
     try:
         autoencoder(name, size).save_pretrained(folder / "model")
         (folder / "images").mkdir()
         write_pictures(folder / "images", images)
-        vae = fastvae.load(folder / "model", device="cpu", threads=torch.get_num_threads())
+        vae = fastvae.load(folder / "model", device="cpu", threads=torch.get_num_threads(), batch_invariant=True)
         shape = vae.spec.resized(size, size).input_shape
         options = ReadOptions(image_shape=shape, crop="center", pixel_range=vae.spec.pixel_range or (0.0, 1.0))
-        comparison = Comparison(vae, open_source(folder / "images", options), folder, readers)
+        comparison = Comparison(vae, open_source(folder / "images", options), options, folder)
         comparison.verify()
         calls = {"compute": comparison.compute, "pipeline": comparison.pipeline, "in turn": comparison.in_turn}
         times, _ = interleaved(calls, rounds=rounds, min_rounds=rounds, seconds=0)
     finally:
         shutil.rmtree(folder)
-    case = {"model": name, "size": size, "images": images, "readers": readers, "picture": list(PICTURE)}
+    case = {"model": name, "size": size, "images": images, "picture": list(PICTURE)}
     speeds = {way: quantiles([1e6 * images / t for t in times[way]], 2) for way in WAYS}
     shares = {
         way: quantiles([alone / t for t, alone in zip(times[way], times["compute"], strict=True)], 3)
@@ -118,13 +116,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="threads of the model")
-    parser.add_argument("--readers", type=int, default=None, help="threads that decode; default: one a core")
     parser.add_argument("--out", type=Path, default=OUT / "folder.jsonl", help="JSON lines to append to")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     for name in options.models:
         for size in options.sizes:
-            row = measure(name, size, options.images, options.readers, options.rounds)
+            row = measure(name, size, options.images, options.rounds)
             with options.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             speeds = ", ".join(f"{way} {row['images_per_second'][way]['p50']:.2f}" for way in WAYS)

@@ -29,6 +29,10 @@ OPTIONAL = (
     "matplotlib",
     "diffusers",
     "scipy",
+    "zarr",
+    "webdataset",
+    "fsspec",
+    "s3fs",
 )
 
 # Each room of fastvae and the level it is on; a module may only import from its own room or a lower level.
@@ -118,6 +122,19 @@ def test_kernels_is_a_source_root() -> None:
 def test_importing_and_running_imports_nothing_optional() -> None:
     code = (
         "import sys, fastvae; fastvae.load('digits', impl='reference').generate(1); "
+        f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
+    )
+    path = f"{ROOT}:{ROOT / 'kernels'}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_bulk_job_imports_only_what_its_files_need(tmp_path: Path) -> None:
+    code = (
+        "import sys, fastvae.bulk; from fastvae import load; vae = load('digits', impl='reference'); "
+        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'job')!r}, format='npy'); "
         f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
     )
     path = f"{ROOT}:{ROOT / 'kernels'}"

@@ -1,7 +1,7 @@
 """A checksum of rows in the order of their indices that does not depend on how they are cut into shards or stored.
 
-With the bytes of row ``i`` (column after column, little endian, each with zeros up to a multiple of 4) read as 32-bit
-words ``w``, it is
+With the bytes of row ``i`` (column after column, little endian, each with zeros up to a multiple of 4; of a string the
+BLAKE2b of its UTF-8, 8 bytes) read as 32-bit words ``w``, it is
 
     sum over i of mix(mix(i) + sum over j of c[j] w[j])   (mod 2**64),   c[j] = mix(2**63 + j) | 1,
 
@@ -11,6 +11,7 @@ the whole. It is there to compare runs; what guards a file's bytes is its SHA-25
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,9 @@ def added(contents: int, content: int) -> int:
 
 def _words(rows: NDArray[Any]) -> NDArray[np.uint32]:
     """A column's rows as words."""
+    if rows.dtype == object:
+        digests = (blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in rows)
+        return np.frombuffer(b"".join(digests), "<u4").reshape(len(rows), 2)
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
     if flat.shape[1] % 4:
         flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4)))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Final
 
-from fastvae.bulk.folder import Folder, Record, Success
 from fastvae.bulk.job import Job
-from fastvae.bulk.pool import Hand
-from fastvae.bulk.progress import Event, Progress, Watch
-from fastvae.bulk.work import Failed, Message, Ready
+from fastvae.bulk.place import JobFolder, Record, Success
+from fastvae.bulk.pool import Crew, Hand
+from fastvae.bulk.progress import At, Event, Progress, Watch, WorkerState
+from fastvae.bulk.work import Failed, Message, Ready, Unfit
 from fastvae.errors import IncompleteJobError, JobError, OutputError
 
 # How often a shard is tried, and how often in a row a worker may die before it has its model.
@@ -24,19 +23,25 @@ HELD: Final = 2
 
 @dataclass
 class Slot:
-    """A place for a worker, whether it has its model, and the shards it holds, in their order."""
+    """A place for a worker: whether it has its model, the shards it holds, how many were done, how many died here."""
 
     hand: Hand
-    ready: bool = False
+    ready: bool
     held: deque[int] = field(default_factory=deque)
+    done: int = 0
+    replaced: int = 0
+
+    def state(self, number: int) -> WorkerState:
+        """What is told of it."""
+        at: At = "loading" if not self.ready else "working" if self.held else "idle"
+        return WorkerState(number, at, tuple(self.held), self.done, self.replaced)
 
 
 class Driver:
-    """Runs what is missing of a job; ``start`` makes the worker of a number."""
+    """Runs what is missing of a job; the ``crew`` is asked for nothing if nothing is missing."""
 
-    def __init__(self, job: Job, folder: Folder, start: Callable[[int], Hand], workers: int, watch: Watch) -> None:
-        self._job, self._folder, self._start, self._watch = job, folder, start, watch
-        self._workers = workers
+    def __init__(self, job: Job, folder: JobFolder, crew: Crew, watch: Watch) -> None:
+        self._job, self._folder, self._crew, self._watch = job, folder, crew, watch
         self._attempts: Counter[int] = Counter()
         self._failed: dict[int, str] = {}
         self._deaths = 0
@@ -51,7 +56,7 @@ class Driver:
 
         Raises:
             IncompleteJobError: some kept failing; the others are done.
-            JobError: workers cannot be started.
+            JobError: workers cannot be started, or one of them would make other rows.
             OSError: the disk is full or cannot be written.
         """
         job, folder = self._job, self._folder
@@ -78,28 +83,36 @@ class Driver:
         return success
 
     def _work(self) -> None:
-        for index in range(min(self._workers, len(self._todo))):
-            self._slots.append(Slot(self._start(index)))
+        for index in range(min(self._crew.size(), len(self._todo))):
+            hand = self._crew.start(index)
+            self._slots.append(Slot(hand, hand.loaded))
         while self._todo or any(slot.held for slot in self._slots):
-            for room in range(1, HELD + 1):
-                for slot in self._slots:
-                    self._feed(slot, room)
+            self._feed_all()
             wait([waitable for slot in self._slots for waitable in slot.hand.waitable])
             for index, slot in enumerate(self._slots):
                 self._listen(slot)
                 if not slot.hand.alive:
                     self._replace(index, slot)
 
+    def _feed_all(self) -> None:
+        """Give every worker a first shard, and then a second, but none that one still loading could begin with."""
+        loading = sum(not slot.ready for slot in self._slots)
+        for room in range(1, HELD + 1):
+            kept = loading if room > 1 else 0
+            for slot in self._slots:
+                if len(self._todo) > kept:
+                    self._feed(slot, room)
+
     def _feed(self, slot: Slot, room: int) -> None:
         """Give a worker a shard if it holds fewer than ``room``; one that failed before has a worker to itself."""
-        if not self._todo or len(slot.held) >= room:
+        if not slot.ready or len(slot.held) >= room:
             return
         shard = self._todo[0]
         if slot.held and (self._attempts[shard] or self._attempts[slot.held[0]]):
             return
         try:
-            slot.hand.connection.send(shard)
-        except OSError:  # it died; its sentinel says so as well
+            slot.hand.send(shard)
+        except OSError:  # it died; its waitables say so as well
             return
         self._todo.popleft()
         slot.held.append(shard)
@@ -118,7 +131,12 @@ class Driver:
     def _handle(self, slot: Slot, message: Message) -> None:
         match message:
             case Ready():
-                slot.ready, self._deaths = True, 0
+                self._deaths = 0
+                if not slot.ready:
+                    slot.ready = True
+                    self._tell("ready")
+            case Unfit():
+                raise JobError(f"a worker does not fit the job: {message.error}")
             case Failed():
                 slot.held.remove(message.shard)
                 if message.disk:
@@ -126,6 +144,7 @@ class Driver:
                 self._again(message.shard, message.error)
             case Record():
                 slot.held.remove(message.shard)
+                slot.done += 1
                 self._keep(message)
 
     def _keep(self, record: Record) -> None:
@@ -149,23 +168,24 @@ class Driver:
         self._listen(slot)
         self._deaths += not slot.ready
         slot.hand.stop()
+        slot.hand.join()
         if self._deaths == ATTEMPTS:
-            raise JobError(
-                "workers: their processes die before they have loaded the model; a script must call this below "
-                "if __name__ == '__main__':, and memory must suffice for all of them"
-            )
-        for shard in slot.held:
-            if slot.ready:
-                self._again(shard, "its worker died")
-            else:  # it was never looked at
-                self._todo.append(shard)
+            raise JobError(f"workers: their processes die before they have loaded the model; {slot.hand.hint}")
+        lost = list(slot.held)
         slot.held.clear()
-        slot.hand, slot.ready = self._start(index), False
+        slot.hand = self._crew.start(index)
+        slot.ready = slot.hand.loaded
+        slot.replaced += 1
+        for shard in lost:
+            self._again(shard, "its worker died")
         self._tell("worker", f"worker {index} died and is replaced")
 
     def _stop(self) -> None:
         for slot in self._slots:
             slot.hand.stop()
+        for slot in self._slots:
+            slot.hand.join()
+        self._slots.clear()
         self._folder.sweep()
 
     def _tell(self, event: Event, message: str = "") -> None:
@@ -173,7 +193,8 @@ class Driver:
         rate = (self._samples - self._earlier) / seconds if seconds > 0 else 0.0
         eta = (self._job.n - self._samples) / rate if rate else None
         counts = (self._samples, self._job.n, len(self._records), self._job.shards, len(self._failed))
-        self._watch(Progress(event, *counts, seconds, rate, eta, message))
+        workers = tuple(slot.state(number) for number, slot in enumerate(self._slots))
+        self._watch(Progress(event, *counts, seconds, rate, eta, message, workers))
 
     def _summary(self) -> str:
         shard, error = next(iter(self._failed.items()))

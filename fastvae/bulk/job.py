@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from fastvae.api import VAE
-from fastvae.bulk.table import Column
+from fastvae.bulk.table import TEXT, Column
 from fastvae.errors import InputError, JobError
 from fastvae.model import Model
 from fastvae.runtime import Engine
@@ -21,6 +21,8 @@ from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_to_json
 
 DTYPES: Final = ("float32", "float16", "uint8")
+# What columns of ids have, besides.
+ID_DTYPES: Final = ("int64", TEXT)
 # A shard of the default size takes a few seconds on a small machine, and is large enough for any file system.
 SHARD_BYTES, SHARD_FLOPS = 64 * 2**20, 2 * 10**11
 # A block is computed, queued and written at once, and is a row group: the step in which a job can be stopped.
@@ -46,6 +48,12 @@ class Job:
         precision, numerics, implementation, device, threads, libraries: how it is computed; a row has the same bits
             where they are the same. ``threads`` are those of a process where they matter, in plain PyTorch.
         engine: version of fastvae.
+        data: what the rows are computed from, as :func:`fastvae.bulk.identity.digest` has it; empty for ``generate``.
+        reading: how they are read, as JSON.
+        invalid: what becomes of bad rows, ``raise`` or ``mask``.
+        samples: draws of a row; 0 for none.
+        beta: weight of the divergence in ``elbo``.
+        scaled_latents, max_memory: as the model was loaded, for verbs whose bits depend on it.
     """
 
     verb: str
@@ -66,6 +74,13 @@ class Job:
     threads: str
     libraries: str
     engine: str
+    data: str = ""
+    reading: str = ""
+    invalid: str = ""
+    samples: int = 0
+    beta: float = 1.0
+    scaled_latents: bool = False
+    max_memory: str = ""
 
     @property
     def id(self) -> str:
@@ -119,13 +134,13 @@ class Job:
         return _differences(self, {field.name: getattr(other, field.name) for field in fields(other)})
 
 
-KINDS = {"str": str, "int": int, "tuple[Column, ...]": tuple}
+KINDS = {"str": str, "int": int, "float": float, "bool": bool, "tuple[Column, ...]": tuple}
 
 
 def _sensible(column: Column) -> bool:
     """Whether there can be such a column."""
     shape = all(type(size) is int and size > 0 for size in column.shape)
-    return shape and isinstance(column.name, str) and column.name != "index" and column.dtype in DTYPES
+    return shape and isinstance(column.name, str) and column.name != "index" and column.dtype in (*DTYPES, *ID_DTYPES)
 
 
 def _differences(held: Job, asked: Mapping[str, Any]) -> str:
@@ -154,7 +169,7 @@ def spec_hash(spec: ModelSpec) -> str:
     return hashlib.sha256(spec_to_json(spec).encode()).hexdigest()
 
 
-def numerics_of(engine: Engine) -> dict[str, str]:
+def numerics_of(engine: Engine) -> dict[str, Any]:
     """The fields of a Job that say how an engine computes."""
     packages, threads = ["numpy", "torch"], ANY_NUMBER
     if engine.device.type == "cuda":

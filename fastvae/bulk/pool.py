@@ -16,12 +16,17 @@ from typing import Any, Protocol
 
 import torch
 
+import fastvae
 from fastvae.api import VAE
-from fastvae.bulk.folder import Folder
+from fastvae.bulk.data_rows import row_source
 from fastvae.bulk.job import Job, check_numerics
-from fastvae.bulk.source import RowSource, Samples
+from fastvae.bulk.opening import open_folder
+from fastvae.bulk.place import JobFolder
+from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Rows
-from fastvae.bulk.work import Worker
+from fastvae.bulk.work import Unfit, Worker
+from fastvae.errors import FastVAEError, JobError
+from fastvae.files.dataset import Dataset
 from fastvae.model import Model
 from fastvae.runtime import Settings
 
@@ -30,9 +35,21 @@ PATIENCE = 2.0
 
 
 class Hand(Protocol):
-    """A worker: numbers of shards go into its connection, messages come out."""
+    """A worker: numbers of shards are sent to it, messages come out of its connection.
+
+    ``loaded``: whether it has its model from the start, without saying so. ``hint``: what may be the matter if it dies
+    before it has.
+    """
 
     connection: Connection
+    loaded: bool
+
+    @property
+    def hint(self) -> str:
+        """See above."""
+
+    def send(self, shard: int) -> None:
+        """Give it a shard; OSError if it has died."""
 
     @property
     def waitable(self) -> Sequence[Any]:
@@ -43,16 +60,35 @@ class Hand(Protocol):
         """Whether it still works."""
 
     def stop(self) -> None:
-        """Stop it, at once and for good."""
+        """Have it stop for good, without waiting for that."""
+
+    def join(self) -> None:
+        """Wait for a moment until a stopped one has ended."""
+
+
+class Crew(Protocol):
+    """Where workers come from."""
+
+    def size(self) -> int:
+        """How many there shall be."""
+
+    def start(self, index: int) -> Hand:
+        """The worker of a number, from 0; another in its place if it has died."""
 
 
 class ThreadHand:
     """A worker on threads of this process."""
 
-    def __init__(self, job: Job, folder: Folder, source: RowSource) -> None:
+    loaded, hint = True, ""
+
+    def __init__(self, job: Job, folder: JobFolder, source: RowSource) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         self._thread = threading.Thread(target=Worker(theirs, job, folder, source).run, daemon=True)
         self._thread.start()
+
+    def send(self, shard: int) -> None:
+        """See :class:`Hand`."""
+        self.connection.send(shard)
 
     @property
     def waitable(self) -> Sequence[Any]:
@@ -67,6 +103,9 @@ class ThreadHand:
     def stop(self) -> None:
         """See :class:`Hand`."""
         self.connection.close()
+
+    def join(self) -> None:
+        """See :class:`Hand`."""
         self._thread.join(PATIENCE)
 
 
@@ -78,7 +117,8 @@ class Recipe:
     settings: Settings
     condition: Rows | None
     job: Job
-    folder: Path
+    folder: Path | str
+    data: Dataset | None = None
 
     def for_worker(self, index: int) -> Recipe:
         """The recipe for one of several workers: on GPUs, unless one was named, each has its own in turn."""
@@ -87,19 +127,28 @@ class Recipe:
             settings = replace(settings, device=f"cuda:{index % torch.cuda.device_count()}")
         return replace(self, settings=settings)
 
-    def source(self) -> Samples:
+    def place(self) -> JobFolder:
+        """The job's folder."""
+        return open_folder(self.folder)
+
+    def source(self) -> RowSource:
         """The rows.
 
         Raises:
-            JobError: they would be computed in another way than the job's.
+            JobError: they would be computed in another way than the job's, or by another version of fastvae.
         """
+        if self.job.engine != fastvae.__version__:
+            raise JobError(f"the job is one of fastvae {self.job.engine}, and here is {fastvae.__version__}")
         vae = VAE(self.model, self.settings)
         check_numerics(self.job, vae)
-        return Samples(vae, self.condition)
+        return row_source(vae, self.condition, self.data)
 
 
 class ProcessHand:
     """A worker in a process of its own, started afresh; plain pickles, so that no memory is shared with it."""
+
+    loaded = False
+    hint = "a script must call this below if __name__ == '__main__':, and memory must suffice for all of them"
 
     def __init__(self, recipe: bytes, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -108,6 +157,10 @@ class ProcessHand:
         with _interrupts_ignored():
             self._process.start()
         theirs.close()
+
+    def send(self, shard: int) -> None:
+        """See :class:`Hand`."""
+        self.connection.send(shard)
 
     @property
     def waitable(self) -> Sequence[Any]:
@@ -127,6 +180,9 @@ class ProcessHand:
     def stop(self) -> None:
         """See :class:`Hand`; a process may die at any time without harm."""
         self._process.kill()
+
+    def join(self) -> None:
+        """See :class:`Hand`."""
         self._process.join()
         self.connection.close()
 
@@ -136,8 +192,47 @@ def work(connection: Connection, recipe: bytes, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it as well, and decides
     torch.set_num_threads(threads)
     found: Recipe = pickle.loads(recipe)
-    Worker(connection, found.job, Folder(found.folder), found.source()).run(wait=False)
+    try:
+        source = found.source()
+    except FastVAEError as error:
+        connection.send(Unfit(str(error)))
+    else:
+        Worker(connection, found.job, found.place(), source).run(wait=False)
     os._exit(0)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """One worker, on threads of this process."""
+
+    job: Job
+    folder: JobFolder
+    source: RowSource
+
+    def size(self) -> int:
+        """See :class:`Crew`."""
+        return 1
+
+    def start(self, index: int) -> Hand:
+        """See :class:`Crew`."""
+        return ThreadHand(self.job, self.folder, self.source)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Workers in processes on this machine, each with so many threads."""
+
+    recipe: Recipe
+    workers: int
+    threads: int
+
+    def size(self) -> int:
+        """See :class:`Crew`."""
+        return self.workers
+
+    def start(self, index: int) -> Hand:
+        """See :class:`Crew`."""
+        return ProcessHand(pickle.dumps(self.recipe.for_worker(index)), self.threads)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How far a job is: what the driver tells after every shard."""
+"""How far a job is, and what its workers are at: what the driver tells after every shard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Event = Literal["start", "shard", "retry", "failed", "worker", "done"]
+At: TypeAlias = Literal["loading", "working", "idle"]
+Event: TypeAlias = Literal["start", "ready", "shard", "retry", "failed", "worker", "done"]
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What a worker is at.
+
+    Args:
+        number: its place, from 0; a worker that replaces another has the same.
+        state: ``loading``, until it has its model; ``working``; ``idle``, without a shard.
+        shards: those it holds, in the order they were given.
+        done: shards made at this place in this run.
+        replaced: how many died at it.
+    """
+
+    number: int
+    state: At
+    shards: tuple[int, ...]
+    done: int
+    replaced: int
 
 
 @dataclass(frozen=True)
@@ -14,8 +34,8 @@ class Progress:
     """The state of a job at an event.
 
     Args:
-        event: ``start``; ``shard``, one is done; ``retry``, one failed and is tried again; ``failed``, for good;
-            ``worker``, one died and is replaced; ``done``.
+        event: ``start``; ``ready``, a worker other than this process has its model; ``shard``, one is done; ``retry``,
+            one failed and is tried again; ``failed``, for good; ``worker``, one died and is replaced; ``done``.
         samples, shards: on the disk by now, those of earlier runs included.
         n, of_shards: what they will be in the end.
         failed: shards given up.
@@ -23,6 +43,7 @@ class Progress:
         rate: samples per second in this run; 0 before its first shard.
         eta: seconds that are left at this rate; None without one.
         message: what happened, where there is something to say.
+        workers: what each of them is at; none at the start and at the end.
     """
 
     event: Event
@@ -35,6 +56,7 @@ class Progress:
     rate: float
     eta: float | None
     message: str = ""
+    workers: tuple[WorkerState, ...] = ()
 
 
 Watch: TypeAlias = Callable[[Progress], None]

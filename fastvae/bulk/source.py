@@ -41,11 +41,7 @@ class Samples:
     def block(self, job: Job, low: int, high: int) -> Block:
         """See :class:`RowSource`."""
         output = cast(Literal["mean", "sample"], job.output)
-        condition = self._condition
-        if condition is not None and len(condition) > 1:
-            condition = condition[low:high]
-        elif condition is not None:
-            condition = condition[0]
+        condition = condition_block(self._condition, low, high)
         rows = self._vae.generate(high - low, job.seed, low, output, condition)
         assert isinstance(rows, np.ndarray)
         (column,) = job.columns
@@ -72,13 +68,20 @@ def stored(rows: Rows, dtype: str) -> Rows:
     return rows.astype(np.float32, copy=False)
 
 
-def condition_rows(condition: Any, engine: Engine, n: int) -> Rows | None:
-    """The condition of a job as vectors, (n, dim) or (1, dim) for all samples.
+def condition_block(condition: Rows | None, low: int, high: int) -> Rows | None:
+    """What :func:`condition_rows` gave, for rows low to high: (high - low, dim), or (dim,) for all."""
+    if condition is None:
+        return None
+    return condition[low:high] if len(condition) > 1 else condition[0]
+
+
+def condition_rows(condition: Any, engine: Engine, n: int, *plans: str) -> Rows | None:
+    """The condition of a job that runs these ``plans`` as vectors, (n, dim) or (1, dim) for all rows.
 
     Raises:
         InputError: it does not fit the model, or ``n``.
     """
-    if condition is None and not engine.is_conditional("decode"):
+    if condition is None and not any(map(engine.is_conditional, plans)):
         return None
     spec = engine.spec.condition
     dim = None if spec is None else spec.dim

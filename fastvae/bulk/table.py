@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
+# The dtype of a column of strings, whose arrays are of objects; and what one is taken to need.
+TEXT: Final = "text"
+TEXT_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, NumPy's name of its dtype, and the shape of one row's value."""
+    """A column: its name, NumPy's name of its dtype or ``text``, and the shape of one row's value."""
 
     name: str
     dtype: str
@@ -24,6 +27,8 @@ class Column:
     @property
     def bytes(self) -> int:
         """Of one row."""
+        if self.dtype == TEXT:
+            return TEXT_BYTES
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -31,11 +36,24 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """A row of the input that has no result: its index, its ids by name, and what is wrong with it."""
+
+    index: int
+    ids: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Block:
-    """Rows in the order of their indices, from ``start`` on: an array (rows, ...) for every column of the job."""
+    """Rows in the order of their indices, from ``start`` on: an array (rows, ...) for every column of the job.
+
+    Those ``rejected`` are NaN.
+    """
 
     start: int
     columns: Mapping[str, Rows]
+    rejected: Sequence[Rejected] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -47,12 +65,14 @@ class Block:
             AssertionError: it is not as the job says.
         """
         rows = np.ascontiguousarray(self.columns[column.name])
-        if rows.dtype != column.dtype or rows.shape != (len(self), *column.shape):
+        dtype = "object" if column.dtype == TEXT else column.dtype
+        if rows.dtype != dtype or rows.shape != (len(self), *column.shape):
             raise AssertionError(
                 f"column {column.name}: {rows.dtype} {rows.shape[1:]}, not {column.dtype} {column.shape}"
             )
         return rows
 
     def __getitem__(self, place: slice) -> Block:
-        low = place.indices(len(self))[0]
-        return Block(self.start + low, {name: rows[place] for name, rows in self.columns.items()})
+        low, high, _ = place.indices(len(self))
+        rejected = [row for row in self.rejected if low <= row.index - self.start < high]
+        return Block(self.start + low, {name: rows[place] for name, rows in self.columns.items()}, rejected)

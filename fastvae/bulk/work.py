@@ -8,12 +8,13 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from fastvae.bulk.content import added, content_of
-from fastvae.bulk.folder import Folder, Record
+from fastvae.bulk.disk import NewFile
 from fastvae.bulk.job import Job
+from fastvae.bulk.place import JobFolder, Record
+from fastvae.bulk.rejects import MASK, files_of, lines_of
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Block
@@ -42,14 +43,21 @@ class Ready:
     """A worker has its model."""
 
 
-Message: TypeAlias = Record | Failed | Ready
+@dataclass(frozen=True)
+class Unfit:
+    """A worker would not make the job's rows, and why; neither would another in its place."""
+
+    error: str
+
+
+Message: TypeAlias = Record | Failed | Ready | Unfit
 
 
 class Stopped(Exception):  # noqa: N818 - no error
     """Nobody waits for the shard any more."""
 
 
-def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: Folder) -> Record:
+def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: JobFolder) -> Record:
     """Write the ``blocks`` of a shard under its final names; its line for the manifest.
 
     Raises:
@@ -58,12 +66,16 @@ def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: Folder) -> 
     low, high = job.bounds(shard)
     content, done = 0, low
     format = FORMATS[job.format]
-    with folder.new_files(format.names(job, shard)) as files:
-        with format.writer(job, shard, files) as writer:
+    with folder.new_files(files_of(job, shard)) as files:
+        rejects = files[-1] if job.invalid == MASK else None
+        assert rejects is None or isinstance(rejects, NewFile)
+        with format.writer(job, shard, files[: len(format.names(job, shard))]) as writer:
             for block in blocks:
                 if block.start != done:
                     raise AssertionError(f"shard {shard}: rows {done} to {block.start} are missing")
                 writer.write(block)
+                if rejects is not None:
+                    rejects.write(lines_of(block))
                 content = added(content, content_of(block))
                 done += len(block)
             if done != high:
@@ -73,15 +85,25 @@ def run_shard(job: Job, shard: int, blocks: Iterator[Block], folder: Folder) -> 
     return Record(shard, low, high - low, written, f"{content:016x}")
 
 
+class Line(Protocol):
+    """A worker's end of the line to its driver."""
+
+    def recv(self) -> int:
+        """The next shard; EOFError or OSError once the other end has closed."""
+
+    def send(self, message: Any) -> None:
+        """Answer; OSError if nobody listens."""
+
+
 class Worker:
-    """Makes the shards whose numbers come in through a connection, and answers with messages, in order.
+    """Makes the shards whose numbers come in through a line, and answers with messages, in order.
 
     One thread computes, one writes, and the one that called :meth:`run` waits for numbers. The other end's closing
     stops all: whatever is unfinished leaves nothing.
     """
 
-    def __init__(self, connection: Connection, job: Job, folder: Folder, source: RowSource) -> None:
-        self._connection, self._job, self._folder, self._source = connection, job, folder, source
+    def __init__(self, line: Line, job: Job, folder: JobFolder, source: RowSource) -> None:
+        self._line, self._job, self._folder, self._source = line, job, folder, source
         self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._blocks: queue.Queue[Any] = queue.Queue(AHEAD)
         self._stopped = threading.Event()
@@ -95,7 +117,7 @@ class Worker:
         self._send(Ready())
         try:
             while True:
-                self._shards.put(self._connection.recv())
+                self._shards.put(self._line.recv())
         except (EOFError, OSError):
             self._stopped.set()
             self._shards.put(None)
@@ -104,7 +126,7 @@ class Worker:
 
     def _send(self, message: Message) -> None:
         with contextlib.suppress(OSError):  # nobody listens: the reading thread finds out
-            self._connection.send(message)
+            self._line.send(message)
 
     def _compute(self) -> None:
         """Queue the blocks of every shard, each between its number and None; or what went wrong before None."""

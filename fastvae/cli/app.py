@@ -18,6 +18,11 @@ USER_ERROR = 2
 class Commands(TyperGroup):
     """The commands; a user's mistake in any of them is one line on stderr, never a traceback."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of this call, and its arguments."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found, bulk.with_addresses(rest)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command of this call."""
         try:

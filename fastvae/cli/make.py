@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -60,10 +59,10 @@ def generate(
     if names_folder(target.out):
         if start or target.force:
             raise InputError(f"--{'start' if start else 'force'}: not for a folder of shards")
-        generate_folder(model, Path(target.out), bulk, n, seed, output, condition)
+        generate_folder(model, target.out, bulk, n, seed, output, condition)
         return
     bulk.check_unused()
-    out = OutOptions(Path(target.out), target.force)
+    out = target.file()
     suffix = out.check(*ARRAYS, *TABLES, ".png")
     vae = model.load(batch_invariant=True)
     columns = square_columns(max(n, 0))

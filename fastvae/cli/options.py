@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -153,7 +153,10 @@ class RunOptions(ModelOptions):
 class DataOptions:
     """Which data, and how to read them."""
 
-    data: Annotated[Path, Argument(help="Rows: .npy, .npz, .csv, .parquet, or a folder of images.")]
+    data: Annotated[
+        Path,
+        Argument(help="Rows: .npy, .npz, .csv, .parquet, a folder of images; for shards also others."),
+    ]
     key: Annotated[str | None, Option(help="Array of an .npz; default: its first.", rich_help_panel=READING)] = None
     id_column: Annotated[
         list[str] | None,
@@ -205,15 +208,9 @@ class DataOptions:
         except WeightFormatError as error:
             raise InputError(f"--size: {error}") from error
 
-    def open(self, spec: ModelSpec, *, invalid: str = "raise", lazy: bool = False) -> Source:
-        """The data for a model of ``spec``; images that cannot be read are NaN where ``invalid`` lets NaN pass.
-
-        Raises:
-            InputError: they cannot be read, or their rows have another shape.
-            UnsupportedError: the package that reads them is not installed.
-        """
-        shape = self.spec_for(spec).input_shape
-        options = ReadOptions(
+    def reading(self) -> ReadOptions:
+        """How to read; InputError for an option that says nothing that can be done."""
+        return ReadOptions(
             self.key,
             tuple(self.id_column or ()),
             self.header,
@@ -221,12 +218,20 @@ class DataOptions:
             self.resize,
             self.crop,
             self.filter,
-            self.pixel_range(spec),
+            self.pixel_range(),
             self.recursive,
-            lazy,
-            invalid != "raise",
-            image_shape=shape,
         )
+
+    def open(self, spec: ModelSpec, *, invalid: str = "raise") -> Source:
+        """The data for a model of ``spec``; images that cannot be read are NaN where ``invalid`` lets NaN pass.
+
+        Raises:
+            InputError: they cannot be read, or their rows have another shape.
+            UnsupportedError: the package that reads them is not installed.
+        """
+        shape = self.spec_for(spec).input_shape
+        pixels = self.pixel_range() or (pixel_range(spec) if self.data.is_dir() else None)
+        options = replace(self.reading(), pixel_range=pixels, skip=invalid != "raise", image_shape=shape)
         source = open_source(self.data, options)
         count = math.prod(shape)
         if source.shape[1:] not in (shape, (count,)):
@@ -237,10 +242,10 @@ class DataOptions:
             raise InputError(f"{self.data}: expected rows of shape {shape}{flat}, found {source.shape[1:]}")
         return source
 
-    def pixel_range(self, spec: ModelSpec) -> tuple[float, float]:
-        """Values of black and white in the rows of an image folder; InputError if ``--pixels`` says none."""
+    def pixel_range(self) -> tuple[float, float] | None:
+        """Values of black and white in images, if ``--pixels`` says; InputError if it says none."""
         if self.pixels is None:
-            return pixel_range(spec) if self.data.is_dir() else (0.0, 1.0)
+            return None
         try:
             low, high = map(float, self.pixels.split(".."))
         except ValueError as error:
@@ -253,16 +258,6 @@ class DataOptions:
 def pixel_range(spec: ModelSpec) -> tuple[float, float]:
     """Values of black and white in the images of a model; 0 and 1 where it does not say."""
     return spec.pixel_range or (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class OutTarget:
-    """Where the result goes: a file, or a folder of shards, which a Path would not tell by the slash at its end."""
-
-    out: Annotated[
-        str, Option("--out", "-o", help="File to write, or a folder for a job of shards.", rich_help_panel=WRITING)
-    ]
-    force: Annotated[bool, Option("--force", help="Replace the file if it exists.", rich_help_panel=WRITING)] = False
 
 
 OutPath = Annotated[Path, Option("--out", "-o", help="File to write.", rich_help_panel=WRITING)]
@@ -284,3 +279,17 @@ class OutOptions:
     def check(self, *suffixes: str) -> str:
         """The kind of file, one of ``suffixes``; errors as :func:`fastvae.files.check_target`."""
         return check_target(self.out, suffixes, force=self.force)
+
+
+@dataclass(frozen=True)
+class OutTarget:
+    """Where the result goes: a file, or a folder of shards, which a Path would not tell by the slash at its end."""
+
+    out: Annotated[
+        str, Option("--out", "-o", help="File to write, or a folder for a job of shards.", rich_help_panel=WRITING)
+    ]
+    force: Annotated[bool, Option("--force", help="Replace the file if it exists.", rich_help_panel=WRITING)] = False
+
+    def file(self) -> OutOptions:
+        """It as a single file."""
+        return OutOptions(Path(self.out), self.force)

@@ -9,9 +9,20 @@ from typing import Annotated
 import numpy as np
 from typer import Option
 
+import fastvae.bulk
+from fastvae.cli.bulk import FOLDERS, BulkOptions, data_folder, names_folder
 from fastvae.cli.make import ARRAYS, TABLES, columns_of, numbered
-from fastvae.cli.options import ConditionText, DataOptions, Invalid, OutOptions, RunOptions, Seed, command, pixel_range
-from fastvae.cli.parts import PartsOptions, encode_parts
+from fastvae.cli.options import (
+    ConditionText,
+    DataOptions,
+    Invalid,
+    OutOptions,
+    OutTarget,
+    RunOptions,
+    Seed,
+    command,
+    pixel_range,
+)
 from fastvae.cli.work import Rows, note, read_condition, refuse, to_unit, walk
 from fastvae.errors import InputError
 from fastvae.files import Field, ReadOptions, Source, check_grid, open_sink, open_source, square_columns
@@ -35,9 +46,12 @@ def id_values(source: Source, low: int, high: int) -> dict[str, Rows]:
 def encode(
     model: RunOptions,
     data: DataOptions,
-    out: OutOptions,
-    parts: PartsOptions,
+    target: OutTarget,
+    bulk: BulkOptions,
     samples: Annotated[int, Option(help="Also draw this many latents a row from q(z|x).")] = 0,
+    output: Annotated[
+        str | None, Option(help="posterior (default), mean, or sample: --samples draws.", rich_help_panel=FOLDERS)
+    ] = None,
     seed: Seed = 0,
     condition: ConditionText = None,
     invalid: Invalid = "raise",
@@ -45,15 +59,20 @@ def encode(
     """Mean and log-variance of the posterior q(z|x) of every row.
 
     .npz holds the arrays mean and logvar, and samples of shape (draws, rows, ...); .csv and .parquet have columns
-    mean_0, ..., logvar_0, ... and sample_0_0, ... (draw, dimension); .npy holds the mean alone. A name without a suffix
-    is a folder of parts, .npz files of mean, logvar and ids; after an interruption the same command goes on.
+    mean_0, ..., logvar_0, ... and sample_0_0, ... (draw, dimension); .npy holds the mean alone. Into a folder (a name
+    without a suffix, or with a slash at its end) it writes shards: the same command goes on after any stop.
     """
     samples = check_count("--samples", samples, most=MAX_SAMPLES)
-    if not out.out.suffix:
-        if samples or condition is not None:
-            raise InputError("--samples, --condition: a folder of parts has neither; write .npz, .csv or .parquet")
-        encode_parts(model, data, out, parts, invalid)
+    if names_folder(target.out):
+        if samples and output != "sample":
+            raise InputError("--samples: a folder of shards has draws with --output sample, and nothing besides")
+        drawn = {"output": output or "posterior", "samples": samples or 1, "seed": seed}
+        data_folder(fastvae.bulk.encode, model, data, target, bulk, condition, invalid, **drawn)
         return
+    bulk.check_unused()
+    if output is not None:
+        raise InputError("--output: only for a folder of shards; --out names a single file")
+    out = target.file()
     suffix = out.check(*ARRAYS, *TABLES)
     if samples and suffix == ".npy":
         raise InputError("--samples: .npy holds the mean alone; write .npz, .csv or .parquet")
@@ -84,15 +103,21 @@ def encode(
 def reconstruct(
     model: RunOptions,
     data: DataOptions,
-    out: OutOptions,
+    target: OutTarget,
+    bulk: BulkOptions,
     condition: ConditionText = None,
     invalid: Invalid = "raise",
 ) -> None:
     """Every row as the model sees it: decoded from the mean of its posterior.
 
     Writes .npy or .npz in the shape of the data; .csv or .parquet with the data's columns; or a .png of images, each
-    line of originals above the line of their reconstructions.
+    line of originals above the line of their reconstructions; or a folder of shards, as encode does.
     """
+    if names_folder(target.out):
+        data_folder(fastvae.bulk.reconstruct, model, data, target, bulk, condition, invalid)
+        return
+    bulk.check_unused()
+    out = target.file()
     suffix = out.check(*ARRAYS, *TABLES, ".png")
     vae = model.load()
     spec = data.spec_for(vae.spec)

@@ -10,8 +10,20 @@ from rich.console import Console
 from rich.table import Table
 from typer import Option
 
+import fastvae.bulk
+from fastvae.cli.bulk import BulkOptions, data_folder, names_folder
 from fastvae.cli.make import ARRAYS, TABLES
-from fastvae.cli.options import WRITING, ConditionText, DataOptions, Force, Invalid, RunOptions, Seed, command
+from fastvae.cli.options import (
+    WRITING,
+    ConditionText,
+    DataOptions,
+    Force,
+    Invalid,
+    OutTarget,
+    RunOptions,
+    Seed,
+    command,
+)
 from fastvae.cli.rows import id_fields, id_values
 from fastvae.cli.work import Block, Rows, note, read_condition, walk
 from fastvae.files import Field, Source, check_target, open_sink
@@ -23,11 +35,15 @@ TOP = 5
 def score(
     model: RunOptions,
     data: DataOptions,
+    bulk: BulkOptions,
     out: Annotated[
-        Path | None, Option("--out", "-o", help="File to write; default: print a summary.", rich_help_panel=WRITING)
+        str | None,
+        Option("--out", "-o", help="File or folder of shards to write; default: a summary.", rich_help_panel=WRITING),
     ] = None,
     force: Force = False,
-    metric: Annotated[str, Option(help="reconstruction, kl, elbo, iwae, mse or l2.")] = "reconstruction",
+    metric: Annotated[
+        str, Option(help="reconstruction, kl, elbo, iwae, mse or l2; for a folder of shards several, with commas.")
+    ] = "reconstruction",
     samples: Annotated[int | None, Option(help="Draws of z a row; default: z is the posterior's mean.")] = None,
     beta: Annotated[float, Option(help="Weight of the KL in elbo.")] = 1.0,
     seed: Seed = 0,
@@ -36,11 +52,16 @@ def score(
 ) -> None:
     """How surprising the model finds every row; higher is more anomalous.
 
-    Writes .npy, .npz, or .csv and .parquet with a column named after the metric. Without --out it prints a summary and
-    the most anomalous rows.
+    Writes .npy, .npz, or .csv and .parquet with a column named after the metric, or a folder of shards, as encode does.
+    Without --out it prints a summary and the most anomalous rows.
     """
+    if out is not None and names_folder(out):
+        drawn = {"metric": metric.split(","), "samples": samples, "seed": seed, "beta": beta}
+        data_folder(fastvae.bulk.score, model, data, OutTarget(out, force), bulk, condition, invalid, **drawn)
+        return
+    bulk.check_unused()
     if out is not None:
-        check_target(out, (*ARRAYS, *TABLES), force=force)
+        check_target(Path(out), (*ARRAYS, *TABLES), force=force)
     vae = model.load()
     source = data.open(vae.spec, invalid=invalid)
     labels = read_condition(condition, vae.spec, len(source))
@@ -62,7 +83,7 @@ def score(
     if out is None:
         _summarise(metric, np.concatenate([compute(block) for block in blocks]), source)
         return
-    with open_sink(out, len(source), [*id_fields(source), Field(metric, (metric,))]) as sink:
+    with open_sink(Path(out), len(source), [*id_fields(source), Field(metric, (metric,))]) as sink:
         for block in blocks:
             sink.write(id_values(source, block.low, block.high) | {metric: compute(block)})
     note(f"{out}: {len(source):,} scores")

@@ -115,8 +115,8 @@ def note(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def read_condition(text: str | None, spec: ModelSpec, rows: int) -> Any:
-    """What ``--condition`` asks for: None, a label, or an array of ``rows`` labels or vectors.
+def read_condition(text: str | None, spec: ModelSpec, rows: int | None) -> Any:
+    """What ``--condition`` asks for: None, a label, or an array of ``rows`` labels or vectors; of any number for None.
 
     Raises:
         InputError: a file that cannot be read, or one with another number of rows.
@@ -129,6 +129,7 @@ def read_condition(text: str | None, spec: ModelSpec, rows: int) -> Any:
         raise InputError(f"--condition: expected a label, 0 or more, or a file; there is no file {text!r:.200}")
     source = open_source(Path(text), ReadOptions(integers=True))
     values = source.block(0, len(source))
+    rows = len(values) if rows is None else rows
     if len(values) != rows:
         raise InputError(f"--condition: {text} has {len(values)} rows, expected one per sample, {rows}")
     dtypes = source.dtypes or (values.dtype,)

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from fastvae.errors import InputError, UnsupportedError
 
 Values: TypeAlias = NDArray[Any]
-EXTRA = 'pip install "fastvae-engine[cli]"'
 # A compressed file may always unpack to this many bytes; beyond, only to a multiple of its own size.
 FREE_BYTES = 64 * 2**20
 
 
 @contextlib.contextmanager
-def needs(package: str, purpose: str) -> Iterator[None]:
-    """Around an import of an optional ``package``.
+def needs(package: str, purpose: str, extra: str = "cli") -> Iterator[None]:
+    """Around an import of an optional ``package`` that one of fastvae's ``extra`` brings.
 
     Raises:
         UnsupportedError: it is not installed; the message says what it is for and how to get it.
@@ -28,7 +27,8 @@ def needs(package: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UnsupportedError(f"{purpose} need the package {package}: {EXTRA}") from error
+        how = f'pip install "fastvae-engine[{extra}]"'
+        raise UnsupportedError(f"{purpose} need the package {package}: {how}") from error
 
 
 def check_regular(path: Path) -> int:

@@ -23,18 +23,15 @@ GAP_GREY = 90
 class ImageFolder:
     """The images of a folder, sorted by name, as rows that ``preparation`` makes of them.
 
-    Opening it looks at the size of every image, so that a wrong one is found before any work is done; unless it is
-    ``lazy``, which is for more images than anybody wants to look at twice, or bad ones become rows of NaN (``skip``).
-    ``rejected`` has what was wrong with those, by path.
+    Opening it looks at the size of every image, so that a wrong one is found before any work is done; unless bad ones
+    become rows of NaN (``skip``). ``rejected`` has what was wrong with those, by path.
 
     Raises:
         InputError: no images, or one that cannot be read or is of another size.
         UnsupportedError: Pillow is not installed.
     """
 
-    def __init__(
-        self, folder: Path, preparation: Preparation, *, recursive: bool = False, lazy: bool = False, skip: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, preparation: Preparation, *, recursive: bool = False, skip: bool = False) -> None:
         with needs("pillow", "images"):
             import PIL.Image  # noqa: F401
         shape = preparation.shape
@@ -48,7 +45,7 @@ class ImageFolder:
         if not self.paths:
             where = "in this folder or below" if recursive else "in this folder"
             raise InputError(f"{folder}: expected images ({', '.join(SUFFIXES)}) {where}, found none")
-        for path in () if lazy or skip else self.paths:
+        for path in () if skip else self.paths:
             preparation.opened(path).close()
 
     def block(self, low: int, high: int) -> Values:

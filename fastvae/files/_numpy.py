@@ -69,7 +69,7 @@ def read_npz(path: Path, key: str | None = None) -> Values:
             name = f"{path}: {member.filename}"
             check_inflation(name, member.file_size, member.compress_size, MAX_DEFLATE_RATIO)
             with archive.open(member) as file:
-                return _read_member(name, file, member.file_size)
+                return read_member(name, file, member.file_size)
     except InputError:
         raise
     except _BAD_ZIP as error:
@@ -92,7 +92,7 @@ def _choose(path: Path, members: list[zipfile.ZipInfo], key: str | None) -> zipf
     return arrays[key] if key is not None else members[0]
 
 
-def _read_member(name: str, file: IO[bytes], size: int) -> Values:
+def read_member(name: str, file: IO[bytes], size: int) -> Values:
     header = _read_header(name, file)
     _check_size(name, header, size - file.tell())
     array = np.empty(header.nbytes, np.uint8)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -49,8 +49,8 @@ class Preparation:
     filter: str = "lanczos"
     pixel_range: tuple[float, float] = (0.0, 1.0)
 
-    def opened(self, path: Path) -> Image:
-        """The image, not yet decoded, once its size and mode are known to be fine.
+    def opened(self, path: Path, content: IO[bytes] | None = None) -> Image:
+        """The image, not yet decoded, once its size and mode are known to be fine; that in ``content`` if it is given.
 
         Raises:
             InputError: no still image of 8 bits a channel, or one of another size where sizes have to be right.
@@ -59,7 +59,7 @@ class Preparation:
 
         try:
             with _quiet():
-                image = PIL.Image.open(path, formats=FORMATS)
+                image = PIL.Image.open(content or path, formats=FORMATS)
                 size, frames = _upright_size(image), _frames(image)
         except (*MALFORMED, PIL.Image.DecompressionBombError) as error:
             raise InputError(f"{path}: cannot be read as an image: {one_line(error)}") from error
@@ -73,11 +73,11 @@ class Preparation:
             raise InputError(f"{path}: expected a still image, found one of {frames} frames")
         return image
 
-    def row(self, path: Path) -> Values:
+    def row(self, path: Path, content: IO[bytes] | None = None) -> Values:
         """The image as float32 (channels, height, width); errors as :meth:`opened`, or it cannot be decoded."""
         import PIL.ImageOps
 
-        with self.opened(path) as image:
+        with self.opened(path, content) as image:
             try:
                 pixels = image.convert("L" if self.shape[0] == 1 else "RGB")
                 with _quiet():

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fastvae.errors import InputError
 from fastvae.files._common import Values, check_inflation, check_regular, needs, one_line
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,34 +50,60 @@ def read_csv(path: Path, id_columns: Sequence[str] = (), *, header: bool = True)
         InputError: not a CSV file, a column that does not hold numbers, or a missing or doubtful header.
         UnsupportedError: pandas is not installed.
     """
+    check_regular(path)
+    names = csv_names(path, id_columns, header=header)
+    frame = csv_frame(path, path, names, id_columns, header=header)
+    ids = {name: frame[name].to_numpy(dtype=object) for name in id_columns}
+    columns = {name: frame[name].to_numpy() for name in names if name not in ids}
+    if not len(frame):
+        columns = {name: np.empty(0) for name in columns}
+    return make_table(path, columns, ids, names)
+
+
+def csv_names(path: Path, id_columns: Sequence[str], *, header: bool) -> list[str]:
+    """The names of a CSV file's columns; errors as :func:`read_csv`."""
     with needs("pandas", ".csv files"):
         import pandas as pd
-    check_regular(path)
+    with _csv_errors(path):
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    names = [str(name) for name in first.iloc[0]] if header else [f"x_{i}" for i in range(first.shape[1])]
+    if header:
+        check_names(path, names)
+    check_ids(path, names, id_columns)
+    return names
+
+
+def csv_frame(
+    path: Path, lines: Path | IO[bytes], names: Sequence[str], id_columns: Sequence[str], *, header: bool
+) -> pd.DataFrame:
+    """The ``lines`` of a CSV file, ids as text; errors as :func:`read_csv`."""
+    import pandas as pd
+
     # Before 3.1 pandas reads some floats a last bit off unless told not to; since, telling it is deprecated.
     exact: dict[str, Any] = {} if _version(pd.__version__) >= (3, 1) else {"float_precision": "round_trip"}
-    errors = (ValueError, OSError, OverflowError, pd.errors.ParserWarning)
-    with _as_input_error(path, errors, "a CSV table"), warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # lines longer than the header lose their end
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
-        names = [str(name) for name in first.iloc[0]] if header else [f"x_{i}" for i in range(first.shape[1])]
-        if header:
-            _check_names(path, names)
-        _check_ids(path, names, id_columns)
-        frame = pd.read_csv(
-            path,
+    with _csv_errors(path):
+        frame: pd.DataFrame = pd.read_csv(
+            lines,
             header=0 if header else None,
-            names=names,
+            names=list(names),
             index_col=False,
             keep_default_na=False,
             na_values={name: EMPTY for name in names if name not in id_columns},
             dtype=dict.fromkeys(id_columns, str),
             **exact,
         )
-    ids = {name: frame[name].to_numpy(dtype=object) for name in id_columns}
-    columns = {name: frame[name].to_numpy() for name in names if name not in ids}
-    if not len(frame):
-        columns = {name: np.empty(0) for name in columns}
-    return _table(path, columns, ids, names)
+    return frame
+
+
+@contextlib.contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    """Pandas' errors as InputErrors; its warning that lines longer than the header lose their end is one."""
+    import pandas as pd
+
+    errors = (ValueError, OSError, OverflowError, pd.errors.ParserWarning)
+    with as_input_error(path, errors, "a CSV table"), warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        yield
 
 
 def read_parquet(path: Path, id_columns: Sequence[str] = ()) -> Table:
@@ -90,24 +117,24 @@ def read_parquet(path: Path, id_columns: Sequence[str] = ()) -> Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
     size = check_regular(path)
-    with _as_input_error(path, (pa.ArrowException, OSError), "a Parquet table"):
+    with as_input_error(path, (pa.ArrowException, OSError), "a Parquet table"):
         file = pq.ParquetFile(path)
         check_inflation(str(path), 8 * _cells(file.metadata), size, MAX_PARQUET_RATIO)
         names = file.schema_arrow.names
-        _check_names(path, names, numbers=True)
-        _check_ids(path, names, id_columns)
+        check_names(path, names, numbers=True)
+        check_ids(path, names, id_columns)
         table = file.read()
-        ids = {name: _pass_through(table[name]) for name in id_columns}
+        ids = {name: pass_through(table[name]) for name in id_columns}
         rest = [name for name in names if name not in ids]
-        if len(rest) == 1 and _is_list(table.schema.field(rest[0]).type):
+        if len(rest) == 1 and is_list(table.schema.field(rest[0]).type):
             columns = _list_columns(path, rest[0], table[rest[0]].combine_chunks())
         else:
-            columns = {name: _numbers(path, name, table[name]) for name in rest}
-    return _table(path, columns, ids, names)
+            columns = {name: column_numbers(path, name, table[name]) for name in rest}
+    return make_table(path, columns, ids, names)
 
 
 @contextlib.contextmanager
-def _as_input_error(path: Path, errors: tuple[type[BaseException], ...], what: str) -> Iterator[None]:
+def as_input_error(path: Path, errors: tuple[type[BaseException], ...], what: str) -> Iterator[None]:
     try:
         yield
     except InputError:
@@ -120,7 +147,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
-def _check_names(path: Path, names: Sequence[str], *, numbers: bool = False) -> None:
+def check_names(path: Path, names: Sequence[str], *, numbers: bool = False) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not numbers and list(names) != [str(i) for i in range(len(names))] and all(map(_is_number, names)):
         raise InputError(f"{path}: its first line holds only numbers; if it is data, pass --no-header")
@@ -136,14 +163,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_ids(path: Path, names: Sequence[str], id_columns: Sequence[str]) -> None:
+def check_ids(path: Path, names: Sequence[str], id_columns: Sequence[str]) -> None:
     for name in id_columns:
         if name not in names:
             shown = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
             raise InputError(f"{path}: has no column {name!r} (--id-column), only {shown}")
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
@@ -157,11 +184,11 @@ def _list_columns(path: Path, name: str, column: pa.Array) -> dict[str, Values]:
     if len(lengths) > 1 or None in lengths:
         raise InputError(f"{path}: the lists in column {name!r} must all have one length")
     size = lengths.pop() if lengths else getattr(column.type, "list_size", 0)
-    rows = _numbers(path, name, column.flatten()).reshape(-1, size) if size else np.empty((len(column), 0))
+    rows = column_numbers(path, name, column.flatten()).reshape(-1, size) if size else np.empty((len(column), 0))
     return {f"{name}_{i}": rows[:, i] for i in range(size)}
 
 
-def _numbers(path: Path, name: str, column: pa.Array) -> Values:
+def column_numbers(path: Path, name: str, column: pa.Array) -> Values:
     import pyarrow as pa
 
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)):
@@ -179,7 +206,7 @@ def _cells(metadata: pq.FileMetaData) -> int:
     return sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
 
 
-def _pass_through(column: pa.ChunkedArray) -> Values:
+def pass_through(column: pa.ChunkedArray) -> Values:
     import pyarrow as pa
 
     kind = column.type
@@ -189,11 +216,11 @@ def _pass_through(column: pa.ChunkedArray) -> Values:
     return values
 
 
-def _table(path: Path, columns: Mapping[str, Values], ids: Mapping[str, Values], order: Sequence[str]) -> Table:
+def make_table(path: Path, columns: Mapping[str, Values], ids: Mapping[str, Values], order: Sequence[str]) -> Table:
     for name, values in columns.items():
         if values.dtype.kind not in "fiu":
             raise InputError(
-                f"{path}: column {name!r} does not hold numbers{_example(values)}; pass it as --id-column or drop it"
+                f"{path}: column {name!r} does not hold numbers{example(values)}; pass it as --id-column or drop it"
             )
         if values.dtype.kind in "iu" and len(values) and _largest(values) > EXACT_INTEGER:
             raise InputError(f"{path}: column {name!r} holds integers beyond 2**53, which no float can hold")
@@ -211,7 +238,7 @@ def _largest(values: Values) -> int:
     return max(abs(int(values.min())), abs(int(values.max())))
 
 
-def _example(values: Values) -> str:
+def example(values: Values) -> str:
     for row, value in enumerate(values):
         if not isinstance(value, int | float) and not _is_number(str(value)):
             return f" (row {row}: {str(value)[:40]!r})"

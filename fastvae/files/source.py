@@ -31,9 +31,8 @@ class ReadOptions:
         header: whether the first line of a CSV file names its columns.
         scale: what to divide values by; required for arrays of integers.
         resize, crop, filter: what becomes of images of another size than the rows', see ``Preparation``.
-        pixel_range: values of black and white in rows of images.
+        pixel_range: values of black and white in rows of images; None: 0 and 1, in a bulk job those of the model.
         recursive: take the images in folders below as well.
-        lazy: look at images when their turn comes, not all of them beforehand.
         skip: make rows of NaN of images that cannot be read.
         image_shape: a row of an image folder: (channels, height, width).
         integers: take arrays of integers and booleans as they are.
@@ -46,9 +45,8 @@ class ReadOptions:
     resize: bool = False
     crop: str = "none"
     filter: str = "lanczos"
-    pixel_range: tuple[float, float] = (0.0, 1.0)
+    pixel_range: tuple[float, float] | None = None
     recursive: bool = False
-    lazy: bool = False
     skip: bool = False
     image_shape: tuple[int, ...] = ()
     integers: bool = False
@@ -87,12 +85,16 @@ class Source:
 
     def block(self, low: int, high: int) -> Values:
         """Rows low to high, scaled."""
-        values = self.read(low, high)
-        if self.scale is None:
-            return values
-        narrow = np.can_cast(values.dtype, np.float32)
-        with np.errstate(over="ignore"):  # what is infinite then is refused by who looks at the rows
-            return np.true_divide(values, self.scale, dtype=np.float32 if narrow else np.float64)
+        return divided(self.read(low, high), self.scale)
+
+
+def divided(values: Values, scale: float | None) -> Values:
+    """``values`` over ``scale``, as floats; as they are if it is None."""
+    if scale is None:
+        return values
+    narrow = np.can_cast(values.dtype, np.float32)
+    with np.errstate(over="ignore"):  # what is infinite then is refused by who looks at the rows
+        return np.true_divide(values, scale, dtype=np.float32 if narrow else np.float64)
 
 
 def open_source(path: Path, options: ReadOptions | None = None) -> Source:
@@ -114,28 +116,29 @@ def open_source(path: Path, options: ReadOptions | None = None) -> Source:
     if suffix not in SUFFIXES:
         raise InputError(f"{path}: expected {', '.join(SUFFIXES)} or a folder of images")
     if suffix in (".csv", ".parquet"):
-        _check_options(path, options, id_columns=options.id_columns, header=options.header, scale=options.scale)
+        check_options(path, options, id_columns=options.id_columns, header=options.header, scale=options.scale)
         return _of_table(path, options)
     if suffix == ".npz":
-        _check_options(path, options, key=options.key, scale=options.scale)
+        check_options(path, options, key=options.key, scale=options.scale)
         return _of_array(path, read_npz(path, options.key), options)
-    _check_options(path, options, scale=options.scale)
+    check_options(path, options, scale=options.scale)
     return _of_array(path, read_npy(path), options)
 
 
 def _of_images(path: Path, options: ReadOptions) -> Source:
     own = ("resize", "crop", "filter", "pixel_range", "recursive")
-    _check_options(path, options, **{name: getattr(options, name) for name in own})
+    check_options(path, options, **{name: getattr(options, name) for name in own})
     shape = cast("tuple[int, int, int]", options.image_shape)
-    preparation = Preparation(shape, options.resize, options.crop, options.filter, options.pixel_range)
-    folder = ImageFolder(path, preparation, recursive=options.recursive, lazy=options.lazy, skip=options.skip)
+    pixels = options.pixel_range or (0.0, 1.0)
+    preparation = Preparation(shape, options.resize, options.crop, options.filter, pixels)
+    folder = ImageFolder(path, preparation, recursive=options.recursive, skip=options.skip)
     names = np.array(folder.names, dtype=object)
     return Source(path, (len(names), *shape), folder.block, ids={"file": names}, decodes=True, rejected=folder.rejected)
 
 
-def _check_options(path: Path, options: ReadOptions, **taken: Any) -> None:
+def check_options(path: Path, options: ReadOptions, **taken: Any) -> None:
     """Refuse options that do nothing for this kind of file."""
-    always = ("image_shape", "integers", "lazy", "skip")
+    always = ("image_shape", "integers", "skip")
     plain = ReadOptions(**{name: getattr(options, name) for name in always}, **taken)
     if plain == options:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,16 @@ class Graph:
         """A one-dimensional int64 tensor, as shapes and axes are given."""
         return self.constant(f"integers:{values}", np.array(values, dtype=np.int64))
 
+    def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
+        """The float32 value that one of two functions adds, by a boolean known when the graph runs."""
+        branches = {}
+        for name, add in (("then_branch", then), ("else_branch", otherwise)):
+            before, self._nodes = self._nodes, []
+            value = helper.make_tensor_value_info(add(), onnx.TensorProto.FLOAT, None)
+            branches[name] = helper.make_graph(self._nodes, name, [], [value])
+            self._nodes = before
+        return self.add("If", [condition], **branches)
+
     def input(self, name: str, shape: Sequence[int | str], *, rows: str, boolean: bool = False) -> None:
         """An input of shape (rows, *shape), float32 or boolean; ``rows``, and text in ``shape``, name dynamic axes."""
         dtype = onnx.TensorProto.BOOL if boolean else onnx.TensorProto.FLOAT
@@ -67,7 +77,7 @@ class Graph:
 
         Large ones go to ``outside``, by name, where it is given: the model has only their shapes.
         """
-        read = {name for node in self._nodes for name in node.input}
+        read = set(_read(self._nodes))
         constants = []
         for name in [name for name in self._constants if name in read]:
             values = self._constants.pop(name)
@@ -87,6 +97,14 @@ class Graph:
     def _fresh(self, op: str) -> str:
         self._made += 1
         return f"{op.lower()}.{self._made}"
+
+
+def _read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Every value that nodes read, those within branches too."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read(attribute.g.node)
 
 
 def _placeholder(name: str, values: NDArray[Any]) -> onnx.TensorProto:

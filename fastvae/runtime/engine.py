@@ -408,10 +408,11 @@ class Engine:
         results = out
         size = executor.tile_rows
         for low, high in blocks(max(rows, 1), size):
-            tile = executor({name: padded(tensor[low:high], size) for name, tensor in given.items()})
+            place = None if results is None or high - low < size else [result[low:high] for result in results]
+            tile = executor({name: padded(tensor[low:high], size) for name, tensor in given.items()}, None, place)
             if results is None:
                 results = [part.new_empty(rows, *part.shape[1:]) for part in tile]
-            for result, part in zip(results, tile, strict=True):
+            for result, part in () if place else zip(results, tile, strict=True):
                 result[low:high] = part[: len(result) - low]
         return tuple(results or ())
 

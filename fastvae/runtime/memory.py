@@ -6,9 +6,7 @@ rounding can differ, and with it nothing does.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -30,12 +28,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
-
-
-def trim() -> None:
-    """Give the system back what the C library's allocator holds free; where it is not glibc's, nothing."""
-    if sys.platform == "linux" and (give_back := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        give_back(0)
 
 
 class Batched(Protocol):

@@ -3,7 +3,16 @@
 from fastvae.bulk.shards._format import ShardFormat, ShardWriter
 from fastvae.bulk.shards._npy import Npy
 from fastvae.bulk.shards._parquet import Parquet
+from fastvae.bulk.shards._png import Png
+from fastvae.bulk.shards._webdataset import WebDataset
+from fastvae.bulk.shards._zarr import Zarr
 
-FORMATS: dict[str, ShardFormat] = {"parquet": Parquet(), "npy": Npy()}
+FORMATS: dict[str, ShardFormat] = {
+    "parquet": Parquet(),
+    "npy": Npy(),
+    "zarr": Zarr(),
+    "webdataset": WebDataset(),
+    "png": Png(),
+}
 
 __all__ = ["FORMATS", "ShardFormat", "ShardWriter"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from fastvae.bulk.disk import NewFile
+from fastvae.bulk.disk import Output
 from fastvae.bulk.job import Job
 from fastvae.bulk.table import Block, Column, Rows
+from fastvae.errors import InputError
+
+NUMBERS: Final = ("float64", "float32", "float16", "int64", "uint8")
 
 
 class ShardWriter(Protocol):
@@ -34,9 +37,15 @@ class ShardFormat(Protocol):
         """
 
     def names(self, job: Job, shard: int) -> tuple[str, ...]:
-        """Names of a shard's files in the job's folder, which follow from its number alone."""
+        """Names of a shard's files in the job's folder, which follow from its number alone.
 
-    def writer(self, job: Job, shard: int, files: Sequence[NewFile]) -> contextlib.AbstractContextManager[ShardWriter]:
+        One with a slash at its end is a folder of files.
+        """
+
+    def common(self, job: Job) -> Mapping[str, bytes]:
+        """Names and bytes of files that go with all shards; they are there before any shard."""
+
+    def writer(self, job: Job, shard: int, files: Sequence[Output]) -> contextlib.AbstractContextManager[ShardWriter]:
         """The shard, to be written to files of these names."""
 
     def read(self, job: Job, shard: int, folder: Path, places: Sequence[int]) -> tuple[Rows, Mapping[str, Rows]]:
@@ -44,3 +53,30 @@ class ShardFormat(Protocol):
 
     def count(self, job: Job, shard: int, folder: Path) -> int:
         """Rows of a shard; OSError or ValueError if it is none."""
+
+
+def key(job: Job, index: int) -> str:
+    """A sample's name: its index, with zeros in front so that names sort as indices do."""
+    return f"{index:0{max(9, len(str(job.n)))}d}"
+
+
+def check_single(name: str, columns: Sequence[Column]) -> None:
+    """Refuse several columns in a format that holds one.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(columns) != 1:
+        names = ", ".join(column.name for column in columns)
+        raise InputError(f"format: {name!r} holds one column, and these are {len(columns)} ({names}); use 'parquet'")
+
+
+def check_numbers(name: str, columns: Sequence[Column]) -> None:
+    """Refuse columns of anything but numbers.
+
+    Raises:
+        InputError: there is one.
+    """
+    for column in columns:
+        if column.dtype not in NUMBERS:
+            raise InputError(f"format: {name!r} holds numbers only, and {column} are none; use 'parquet'")

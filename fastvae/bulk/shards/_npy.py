@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvae.bulk.disk import NewFile
+from fastvae.bulk.disk import NewFile, Output
 from fastvae.bulk.job import Job
-from fastvae.bulk.shards._format import ShardWriter
+from fastvae.bulk.shards._format import ShardWriter, check_numbers, check_single
 from fastvae.bulk.table import Block, Column, Rows
-from fastvae.errors import InputError
 
 
 class _NpyWriter:
@@ -36,18 +35,23 @@ class Npy:
 
     def check(self, columns: Sequence[Column]) -> None:
         """See :class:`ShardFormat`."""
-        if len(columns) != 1:
-            names = ", ".join(column.name for column in columns)
-            raise InputError(f"format: 'npy' holds one column, and these are {len(columns)} ({names}); use 'parquet'")
+        check_single("npy", columns)
+        check_numbers("npy", columns)
 
     def names(self, job: Job, shard: int) -> tuple[str, ...]:
         """See :class:`ShardFormat`."""
         return (f"{job.stem(shard)}.npy",)
 
-    @contextlib.contextmanager
-    def writer(self, job: Job, shard: int, files: Sequence[NewFile]) -> Iterator[ShardWriter]:
+    def common(self, job: Job) -> Mapping[str, bytes]:
         """See :class:`ShardFormat`."""
-        yield _NpyWriter(job, shard, files[0])
+        return {}
+
+    @contextlib.contextmanager
+    def writer(self, job: Job, shard: int, files: Sequence[Output]) -> Iterator[ShardWriter]:
+        """See :class:`ShardFormat`."""
+        (file,) = files
+        assert isinstance(file, NewFile)
+        yield _NpyWriter(job, shard, file)
 
     def read(self, job: Job, shard: int, folder: Path, places: Sequence[int]) -> tuple[Rows, Mapping[str, Rows]]:
         """See :class:`ShardFormat`; the indices follow from the file's name."""

@@ -1,7 +1,7 @@
 """Parquet files: ``index`` (int64) and the job's columns, a row group for every block.
 
-A value of one number is a number, of several a list of fixed size; but uint8 are the row's bytes: as a list, Parquet
-would hold each of them in 32 bits.
+A value of one number is a number, of several a list of fixed size, and text a string; but uint8 are the row's bytes: as
+a list, Parquet would hold each of them in 32 bits.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from fastvae.bulk.disk import NewFile
+from fastvae.bulk.disk import NewFile, Output
 from fastvae.bulk.job import Job
 from fastvae.bulk.shards._format import ShardWriter
-from fastvae.bulk.table import Block, Column, Rows
+from fastvae.bulk.table import TEXT, Block, Column, Rows
 from fastvae.files import needs
 
 
@@ -55,6 +55,8 @@ class _ParquetWriter:
     def _kind(self, column: Column) -> Any:
         """Arrow's type of a column."""
         pa = self._pa
+        if column.dtype == TEXT:
+            return pa.string()
         value = pa.from_numpy_dtype(np.dtype(column.dtype))
         if not column.shape:
             return value
@@ -84,10 +86,16 @@ class Parquet:
         """See :class:`ShardFormat`."""
         return (f"{job.stem(shard)}.parquet",)
 
-    @contextlib.contextmanager
-    def writer(self, job: Job, shard: int, files: Sequence[NewFile]) -> Iterator[ShardWriter]:
+    def common(self, job: Job) -> Mapping[str, bytes]:
         """See :class:`ShardFormat`."""
-        writer = _ParquetWriter(job, files[0])
+        return {}
+
+    @contextlib.contextmanager
+    def writer(self, job: Job, shard: int, files: Sequence[Output]) -> Iterator[ShardWriter]:
+        """See :class:`ShardFormat`."""
+        (file,) = files
+        assert isinstance(file, NewFile)
+        writer = _ParquetWriter(job, file)
         try:
             yield writer
         except BaseException:
@@ -100,7 +108,7 @@ class Parquet:
         import pyarrow.parquet as pq
 
         indices = [np.empty(0, np.int64)]
-        rows = {column.name: [np.empty((0, *column.shape), column.dtype)] for column in job.columns}
+        rows = {column.name: [np.empty((0, *column.shape), _dtype(column))] for column in job.columns}
         with pq.ParquetFile(folder / self.names(job, shard)[0]) as file:
             low = 0
             for group in range(file.num_row_groups):
@@ -122,8 +130,14 @@ class Parquet:
             return int(file.metadata.num_rows)
 
 
+def _dtype(column: Column) -> str:
+    return "object" if column.dtype == TEXT else column.dtype
+
+
 def _values(column: Column, array: Any) -> Rows:
     """A column that Arrow has read."""
+    if column.dtype == TEXT:
+        return np.array(array.to_pylist(), dtype=object)
     if column.shape and column.dtype == "uint8":
         bytes_ = column.bytes
         flat = np.frombuffer(array.buffers()[1], np.uint8, len(array) * bytes_, offset=array.offset * bytes_)

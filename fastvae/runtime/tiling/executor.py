@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastvae.plan import Plan, Sweep, parameters
+from fastvae.runtime.allocator import large_blocks_apart
 from fastvae.runtime.executor import Draw
-from fastvae.runtime.memory import trim
 from fastvae.runtime.tiling.choose import Tiling
 from fastvae.runtime.tiling.statistics import Statistics, norm_parameters
 from fastvae.runtime.tiling.store import Store
@@ -45,7 +45,7 @@ class TiledExecutor:
         like = next(iter(inputs.values()))
         if out is None:
             out = [like.new_empty(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
-        with self._lock:
+        with self._lock, large_blocks_apart():
             for row in range(rows):
                 stores = {name: Store(inputs[name][row : row + 1]) for name in self.plan.inputs}
                 for name, result in zip(self.plan.outputs, out, strict=True):
@@ -78,7 +78,6 @@ class _Image:
             self._band(sweep, run, given, band, frame)
             above = frames[index + 1] if index + 1 < len(frames) else (sweep.height, sweep.height)
             self._free(sweep, above)
-            trim()  # or what one band has freed stays, in pieces, beside what the next one takes
 
     def _constants(self, sweep: Sweep) -> dict[str, Tensor]:
         """What all bands are given alike: parameters of norms, and images that are read as a whole."""

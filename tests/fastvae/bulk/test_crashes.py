@@ -28,6 +28,7 @@ from tests.fastvae.bulk.fakes import (
     contents,
     die,
     drive,
+    files_in,
     in_child,
     made_job,
 )
@@ -43,18 +44,23 @@ def undisturbed(job: Job, path: Path) -> tuple[dict[str, bytes], int]:
 
 def assert_nothing_partial(job: Job, path: Path, expected: dict[str, bytes]) -> None:
     """Every file under a final name is as it will be in the end, and the manifest names only such files."""
-    found = {file.name: file.read_bytes() for file in path.iterdir()}
+    found = files_in(path)
     for name, data in found.items():
         if name in expected and name != "manifest.jsonl":
             assert data == expected[name], name
     for record in Folder(path).records(job).values():
-        assert all(file.name in found for file in record.files)
+        assert all((path / file.name).exists() for file in record.files)
 
 
-@pytest.mark.parametrize(("format", "torn"), [("npy", False), ("parquet", True)])
-def test_killed_at_every_system_call(tmp_path: Path, format: str, torn: bool) -> None:
-    job = made_job(n=7, format=format)
+@pytest.mark.parametrize(
+    ("format", "n", "torn", "invalid"),
+    [("npy", 7, False, "mask"), ("parquet", 7, True, ""), ("zarr", 3, False, ""), ("png", 2, True, "")],
+)
+def test_killed_at_every_system_call(tmp_path: Path, format: str, n: int, torn: bool, invalid: str) -> None:
+    job = made_job(n=n, format=format, invalid=invalid)
     expected, calls = undisturbed(job, tmp_path / "undisturbed")
+    lists = b"".join(expected[name] for name in sorted(expected) if name.startswith("rejected-"))
+    assert [json.loads(line)["index"] for line in lists.splitlines()] == ([1, 4] if invalid else [])
     for at in range(calls):
         path = tmp_path / str(at)
         disk = FaultyDisk(at, die, torn=torn)
@@ -192,6 +198,22 @@ def test_a_file_damaged_afterwards_is_made_again(tmp_path: Path, damage: str) ->
     assert_whole(job, tmp_path)
 
 
+def test_killed_at_every_system_call_that_replaces_a_folder_of_images(tmp_path: Path) -> None:
+    job = made_job(n=2, format="png")
+    expected, _ = undisturbed(job, tmp_path / "undisturbed")
+    for at in range(20):
+        path = tmp_path / str(at)
+        drive(job, path)
+        (path / job.stem(0) / "000000001.png").unlink()
+        code = in_child(partial(drive, job, path, disk=FaultyDisk(at, die)))
+        assert all(expected[f"{job.stem(0)}/{image.name}"] == image.read_bytes() for image in path.glob("shard-*/*"))
+        drive(job, path)
+        assert contents(path) == expected, at
+        if code != -9:
+            break
+    assert at > 10
+
+
 def test_two_drivers_at_once(tmp_path: Path) -> None:
     job = made_job()
     begun, go_on = threading.Event(), threading.Event()
@@ -240,6 +262,16 @@ def test_an_interrupted_driver_stops_its_workers_and_sweeps(tmp_path: Path) -> N
         assert_whole(job, path)
 
 
+def test_any_number_of_workers_and_size_of_shards_make_the_same_rows(tmp_path: Path) -> None:
+    reports = [
+        drive(made_job(n=800, shard_size=size), tmp_path / f"{workers}-{size}", workers=workers)
+        for workers in (0, 1, 2, 4)
+        for size in (100, 77)
+    ]
+    assert len({report.content for report in reports}) == 1
+    assert {report.shards for report in reports} == {8, 11}
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_that_are_killed_are_replaced(tmp_path: Path, workers: int) -> None:
     job = made_job(n=200, shard_size=10)
@@ -256,7 +288,12 @@ def test_workers_that_are_killed_are_replaced(tmp_path: Path, workers: int) -> N
     path = tmp_path / "job"
     drive(job, path, source=MadeRows(before), workers=workers, watch=events.append)
     assert_whole(job, path)
-    assert [event.event for event in events].count("worker") == 4
+    names = [event.event for event in events]
+    assert names.count("worker") == 4
+    assert 1 <= names.count("ready") <= workers + 4
+    last = [event.workers for event in events if event.workers][-1]
+    assert [worker.number for worker in last] == list(range(workers))
+    assert (sum(worker.replaced for worker in last), sum(worker.done for worker in last)) == (4, 20)
     assert len((path / "manifest.jsonl").read_text().splitlines()) == job.shards
 
 
@@ -334,6 +371,7 @@ def test_a_worker_on_threads_stops_in_the_midst_of_a_shard(tmp_path: Path) -> No
     hand.connection.send(0)
     assert begun.wait(60)
     hand.stop()
+    hand.join()
     assert len(blocks) < 9000
     assert not list(tmp_path.iterdir())
 
@@ -370,13 +408,15 @@ def test_no_call_is_left_out_of_the_protocol(tmp_path: Path) -> None:
             log.append(name)
             return super().__getattribute__(name)
 
-    drive(made_job(n=2), tmp_path, disk=Logged())
+    def logged(job: Job, path: Path) -> list[str]:
+        log.clear()
+        drive(job, path, disk=Logged())
+        return [name for name in log if not name.startswith("_")]
+
     file = ["create", "write", "sync", "replace", "sync_folder"]
     shard = ["create", "write", "write", "sync", "replace", "sync_folder"]  # header, rows
-    assert [name for name in log if not name.startswith("_")] == [
-        *file,
-        *shard,
-        *["open_append", "write", "sync", "sync_folder"],
-        *file,
-    ]
+    line = ["open_append", "write", "sync", "sync_folder"]
+    assert logged(made_job(n=2), tmp_path / "file") == ["sync_folder", *file, *shard, *line, *file]
+    images = ["create_folder", *2 * ["create", "write"], "sync", "sync", "sync_folder", "replace", "sync_folder"]
+    assert logged(made_job(n=2, format="png"), tmp_path / "images") == ["sync_folder", *file, *images, *line, *file]
     assert folder_module.TEMPORARY.fullmatch(".shard-000000000.npy.0123456789abcdef.tmp")

@@ -19,15 +19,14 @@ from fastvae.bulk.table import Column
 from fastvae.errors import InputError, JobError
 
 
-@pytest.fixture(params=["npy", "parquet"])
+@pytest.fixture(params=["npy", "parquet", "zarr", "webdataset"])
 def job(request: pytest.FixtureRequest, tmp_path: Path, gaussian: fastvae.VAE) -> Path:
     bulk.generate(gaussian, 100, tmp_path, shard_size=30, format=request.param)
     return tmp_path
 
 
 def named(job: Job, folder: Path, number: int) -> Path:
-    (name,) = FORMATS[job.format].names(job, number)
-    return folder / name
+    return folder / FORMATS[job.format].names(job, number)[-1]
 
 
 def shard(folder: Path, number: int) -> Path:

@@ -18,7 +18,9 @@ from typer.testing import Result
 import fastvae
 from fastvae import bulk
 from fastvae.bulk.folder import MANIFEST, Folder
+from fastvae.bulk.progress import WorkerState
 from fastvae.cli import bulk as cli
+from fastvae.cli.workers import worker_lines
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).parents[3]
@@ -44,6 +46,16 @@ def test_a_folder_of_shards(tmp_path: Path, call: Call, models: Path, monkeypatc
         ("done", 70, 3),
     ]
     assert not result.stderr
+
+
+def test_a_url(call: Call, models: Path) -> None:
+    model, out = models / "table.safetensors", "memory://cli/job.v1"
+    arguments = ["generate", model, "-n", 70, "--out", f"{out}/", "--shard-size", 30]
+    assert call(*arguments).stderr.splitlines()[-1].startswith(f"{out}: 70 samples in 3 shards, content ")
+    result = call("verify", out, "--model", model)
+    assert result.output == f"{out}: 3 of 3 shards are as they were written, 64 rows made again\n"
+    assert "use workers=1" in call(*arguments[:5], "memory://cli/other", "--workers", 2, status=2).stderr
+    assert "Protocol not known" in call("verify", "nope://job", status=2).stderr
 
 
 def test_options_of_a_folder(tmp_path: Path, call: Call, models: Path) -> None:
@@ -81,6 +93,8 @@ def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) ->
         ("generate table -o job --shards csv", "format: expected one of"),
         ("generate table -o job --dtype int8", "dtype: expected one of"),
         ("generate table -o job --workers 0", "workers: expected"),
+        ("generate table -o job --ray nowhere", "ray: expected True, False, 'auto'"),
+        ("generate table -o o.npy --ray", "--ray: only for a folder"),
         ("verify job", "is not the folder of a job"),
     ],
 )
@@ -113,6 +127,58 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "shard [1]: no" in drawn.getvalue()
 
 
+def test_workers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each of eight, and one for the rest; none for a worker alone."""
+    workers = [WorkerState(number, "working", (number, 99), 5, 0) for number in range(11)]
+    workers[1] = WorkerState(1, "loading", (), 1000, 2)
+    workers[7] = WorkerState(7, "idle", (), 0, 1)
+    workers[9] = WorkerState(9, "working", (3,), 5, 0)
+    workers[10] = WorkerState(10, "loading", (), 1, 1)
+    assert worker_lines(workers[:1]) == []
+    assert worker_lines(workers[9:]) == [
+        "worker 9: working on shard 3, 5 done",
+        "worker 10: loading, 1 done, 1 died and was replaced",
+    ]
+    lines = worker_lines(workers)
+    assert lines[:2] == [
+        "worker 0: working on shards 0 and 99, 5 done",
+        "worker 1: loading, 1,000 done, 2 died and were replaced",
+    ]
+    assert lines[7:] == [
+        "worker 7: idle, 0 done, 1 died and was replaced",
+        "3 more workers: 2 working, 1 loading, 11 done, 1 died and was replaced",
+    ]
+    drawn = io.StringIO()
+    monkeypatch.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with cli._watching(Path("job"), as_json=False) as watch:
+        watch(bulk.Progress("shard", 0, 4000, 0, 4, 0, 0.0, 0.0, None, "", tuple(workers)))
+    assert all(line in drawn.getvalue() for line in lines)
+
+
+def test_an_address_of_ray_may_be_left_out(
+    tmp_path: Path, call: Call, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def generate(*_: object, ray: object, **options: object) -> bulk.Report:
+        asked.append((ray, options["workers"]))
+        return bulk.Report(tmp_path, "", 1, 1, "")
+
+    monkeypatch.setattr(bulk, "generate", generate)
+    model, out = models / "table.safetensors", tmp_path / "job"
+    for arguments in (["--ray"], ["--ray", "--workers", 3], ["--ray", "auto"], ["--ray=ray://head:10001"], []):
+        call("generate", model, "-n", 1, "-o", out, *arguments)
+    call("generate", "--ray", "head:6379", model, "-n", 1, "-o", out)
+    assert asked == [
+        (True, None),
+        (True, 3),
+        ("auto", None),
+        ("ray://head:10001", None),
+        (False, None),
+        ("head:6379", None),
+    ]
+
+
 def _start(out: Path, *arguments: object) -> subprocess.Popen[str]:
     options = ["-n", SAMPLES, "--shard-size", SHARD, "--out", out, *arguments]
     return subprocess.Popen(
@@ -121,6 +187,7 @@ def _start(out: Path, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -135,7 +202,7 @@ def _after(process: subprocess.Popen[str], out: Path, lines: int) -> None:
 
 
 def test_stopped_killed_and_finished(tmp_path: Path) -> None:
-    """Ctrl-C, then a SIGKILL of a driver with two workers, then the same job in this process."""
+    """Ctrl-C, a SIGKILL of a driver with two workers, Ctrl-C of another, then the same job in this process."""
     out = tmp_path / "job"
     process = _start(out)
     _after(process, out, 0)
@@ -160,6 +227,19 @@ def test_stopped_killed_and_finished(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert len(children) >= 2
+    done = len(Folder(out).records(Folder(out).job()))
+
+    process = _start(out, "--workers", 2, "--json")
+    _after(process, out, done)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr == f"{out}: stopped; the same command goes on with what is there\nfastvae: interrupted\n"
+    workers = json.loads(stdout.splitlines()[-1])["workers"]
+    assert [(worker["number"], worker["replaced"]) for worker in workers] == [(0, 0), (1, 0)]
+    untold = len(Folder(out).records(Folder(out).job())) - done - sum(worker["done"] for worker in workers)
+    assert untold in (0, 1)  # stopped between writing a line and telling of it
+    assert not list(out.glob(".*.tmp"))
     assert len(Folder(out).records(Folder(out).job())) < SAMPLES // SHARD
 
     vae = fastvae.load("digits")

@@ -116,9 +116,6 @@ def test_bad_images_are_rows_of_nan_where_asked(tmp_path: Path) -> None:
     assert np.isnan(source.block(0, 5)).all((1, 2, 3)).tolist() == [False, True, True, True, True]
     assert [path.name for path in source.rejected] == ["b.png", "c.png", "d.png", "e.png"]
     assert "cannot be decoded" in source.rejected[tmp_path / "b.png"]
-    lazy = open_source(tmp_path, ReadOptions(image_shape=SHAPE, lazy=True))
-    with pytest.raises(InputError, match=r"b\.png: cannot be decoded"):
-        lazy.block(1, 2)
 
 
 def test_folders_below(tmp_path: Path) -> None:
@@ -138,7 +135,7 @@ def test_options_that_are_none(option: str, value: str) -> None:
 
 def test_options_for_images_only(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 3)))
-    options = ReadOptions(crop="center", filter="bicubic", pixel_range=(-1, 1), recursive=True, lazy=True, skip=True)
+    options = ReadOptions(crop="center", filter="bicubic", pixel_range=(-1, 1), recursive=True, skip=True)
     with pytest.raises(InputError, match="--crop, --filter, --pixels, --recursive means nothing"):
         open_source(tmp_path / "a.npy", options)
 

@@ -124,3 +124,15 @@ def test_group_norm_of_a_large_mean() -> None:
     plan, exact = plans(4, GroupNorm("e", 4, 2))
     x = 1000 + np.random.default_rng(0).standard_normal((2, 4, 8, 8))
     assert_agree(session(plan)[0], exact, x, units=4e3)
+
+
+@pytest.mark.parametrize("side", [511, 1024])
+def test_group_norm_of_many_pixels_adds_them_up_by_rows(side: int) -> None:
+    """Below the limit and above; above, errors grow as the root of a row's and a column's length, not of all pixels'.
+
+    Two sums one after the other, of a mean and of squares: 2 * 2 * sqrt(1024) = 128 units, and a few to normalise.
+    """
+    plan, exact = plans(1, GroupNorm("e", 1, 1))
+    assert (side**2 > images.LONGEST_SUM) == (side == 1024)
+    x = 3 + np.random.default_rng(0).standard_normal((1, 1, side, side))
+    assert_agree(session(plan)[0], exact, x, units=132)
