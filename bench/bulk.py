@@ -2,7 +2,8 @@
 
 Run as ``python -m bench.bulk``, with ``--rows`` for fewer. Everything makes the same samples of an untrained 64-512-784
 decoder, in turn, on this machine's threads: the decoder alone, block by block, in batch-invariant mode and without;
-jobs in this process in each format; and the command line with one and two workers, from the start of its process.
+jobs in this process in each format; and the command line, from the start of its process, with one worker on all
+threads, one on a single thread, and two on a single thread each.
 Medians, and ratios of times that are taken round by round, go to ``bench/results/bulk.jsonl``.
 """
 
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,13 @@ from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 
 ROWS, ROUNDS = 10**6, 3
 FORMATS: tuple[tuple[Format, Dtype], ...] = (("parquet", "float32"), ("npy", "float32"), ("parquet", "uint8"))
-WORKERS = (1, 2)
+# Options of the command line.
+ONE, ONE_THREAD, TWO = "command", "command, 1 thread", "command, 2 workers of 1 thread"
+COMMANDS: dict[str, tuple[str, ...]] = {
+    ONE: (),
+    ONE_THREAD: ("--threads", "1"),
+    TWO: ("--threads", "1", "--workers", "2"),
+}
 ROOT = Path(__file__).parents[1]
 
 
@@ -78,10 +85,10 @@ def job(vae: fastvae.VAE, rows: int, folder: Path, format: Format, dtype: Dtype)
         return time.perf_counter() - begun, shards[0]
 
 
-def command(model: Path, rows: int, folder: Path, workers: int) -> tuple[float, float]:
+def command(model: Path, rows: int, folder: Path, options: Sequence[str]) -> tuple[float, float]:
     """Seconds of ``fastvae generate`` to Parquet, start-up included, and those until its first shard."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        arguments = ["generate", str(model), "-n", str(rows), "--out", out, "--workers", str(workers), "--json"]
+        arguments = ["generate", str(model), "-n", str(rows), "--out", out, *options, "--json"]
         begun = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "fastvae", *arguments],
@@ -113,8 +120,8 @@ def calls(model: Path, rows: int, folder: Path) -> dict[str, Callable[[], tuple[
     }
     for format, dtype in FORMATS:
         timed[f"{format} {dtype}"] = partial(job, invariant, rows, folder, format, dtype)
-    for workers in WORKERS:
-        timed[f"command, {workers} workers"] = partial(command, model, rows, folder, workers)
+    for name, options in COMMANDS.items():
+        timed[name] = partial(command, model, rows, folder, options)
     return timed
 
 
@@ -133,6 +140,7 @@ def main() -> None:
             first = number % len(timed)
             for key in [*timed][first:] + [*timed][:first]:
                 times[key].append(timed[key]())
+                print(f"round {number + 1} of {options.rounds}: {key}, {times[key][-1][0]:.1f} s", file=sys.stderr)
     row = environment() | summary({key: np.array(found) for key, found in times.items()}, options.rows)
     with (OUT / "bulk.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
@@ -142,7 +150,7 @@ def main() -> None:
 def summary(times: dict[str, NDArray[np.float64]], rows: int) -> dict[str, object]:
     """Rows per second, seconds to the first shard or block, and times over the decoder's, as medians over rounds."""
     bare = times["decoder"][:, 0]
-    one, two = (times[f"command, {workers} workers"][:, 0] for workers in WORKERS)
+    one, two = times[ONE_THREAD][:, 0], times[TWO][:, 0]
     return {
         "study": "bulk",
         "rows": rows,

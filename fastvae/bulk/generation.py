@@ -90,9 +90,10 @@ def generate(
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
-        workers: 1, the default without Ray, computes on threads of this process, more start as many processes, which
-            share its threads (in plain PyTorch each has as many, because rows depend on it). A script must then call
-            this below ``if __name__ == "__main__":``. With Ray the default is as many as the cluster has room for.
+        workers: 1 computes on threads of this process, more start as many processes, which share its threads (in plain
+            PyTorch each has as many, because rows depend on it). A script must then call this below
+            ``if __name__ == "__main__":``. The default is one for each GPU, unless the model names one, and 1 on a CPU;
+            with Ray as many as the cluster has room for.
         ray: workers are actors of Ray, each with a GPU and a CPU, or where the model is on the CPU with as many CPUs as
             it has threads, 1 unless ``threads`` of the model say otherwise. True takes the Ray that this process is
             connected to, or the cluster that ``ray.init()`` finds or starts; text is an address that ``ray.init``
@@ -212,19 +213,26 @@ def _crew(
     Raises:
         InputError: there shall be several, and no other process sees the folder.
     """
-    if ray is False and (workers is None or workers == 1):
+    engine = vae._engine
+    if workers is None and ray is False:
+        workers = devices(engine.device)
+    if ray is False and workers == 1:
         return contextlib.nullcontext(Threads(job, folder, row_source(vae, condition, data)))
     if not folder.shared:
         raise InputError(f"workers: {folder.path} is in the memory of one process; use workers=1 and no Ray")
-    engine = vae._engine
     settings = replace(engine.settings, device=str(engine.device))
     recipe = Recipe(engine.model, settings, condition, job, folder.path, data)
     fixed = None if job.threads == ANY_NUMBER else int(job.threads)
     if ray is not False:
         return cluster(ray, recipe, workers, fixed or settings.threads or 1)
-    workers = workers or 1
+    assert workers is not None
     threads = fixed or max(1, torch.get_num_threads() // workers)
     return contextlib.nullcontext(Processes(recipe, workers, threads))
+
+
+def devices(device: torch.device) -> int:
+    """How many workers a model on ``device`` has room for: one, or one on each GPU if it names none."""
+    return max(1, torch.cuda.device_count()) if device == torch.device("cuda") else 1
 
 
 def unwatched(progress: Progress) -> None:

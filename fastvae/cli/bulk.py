@@ -63,7 +63,7 @@ class BulkOptions:
     workers: Annotated[
         int | None,
         Option(
-            help="Processes; default: this one. With --ray: actors; default: all there is room for.",
+            help="Processes; default: one a GPU, or this one. With --ray: actors; default: all there is room for.",
             rich_help_panel=FOLDERS,
         ),
     ] = None

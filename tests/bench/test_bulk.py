@@ -8,12 +8,12 @@ from bench import bulk
 
 
 def test_a_row_of_figures() -> None:
-    times = {"decoder": [[2.0, 0.1], [4.0, 0.3]], "command, 1 workers": [[4.0, 1.0], [6.0, 1.0]]}
-    times["command, 2 workers"] = [[2.0, 1.0], [4.0, 3.0]]
+    times = {"decoder": [[2.0, 0.1], [4.0, 0.3]], bulk.ONE_THREAD: [[4.0, 1.0], [6.0, 1.0]]}
+    times[bulk.TWO] = [[2.0, 1.0], [4.0, 3.0]]
     row = bulk.summary({name: np.array(values) for name, values in times.items()}, 600)
-    assert row["rows_per_second"] == {"decoder": 200, "command, 1 workers": 120, "command, 2 workers": 200}
-    assert row["first_seconds"] == {"decoder": 0.2, "command, 1 workers": 1.0, "command, 2 workers": 2.0}
-    assert row["time_over_decoder"] == {"decoder": 1.0, "command, 1 workers": 1.75, "command, 2 workers": 1.0}
+    assert row["rows_per_second"] == {"decoder": 200, bulk.ONE_THREAD: 120, bulk.TWO: 200}
+    assert row["first_seconds"] == {"decoder": 0.2, bulk.ONE_THREAD: 1.0, bulk.TWO: 2.0}
+    assert row["time_over_decoder"] == {"decoder": 1.0, bulk.ONE_THREAD: 1.75, bulk.TWO: 1.0}
     assert (row["two_workers_over_one"], row["rounds"]) == (1.75, 2)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import fastvae
 from fastvae import bulk
 from fastvae.bulk import job as job_module
 from fastvae.bulk.content import added, content_of
 from fastvae.bulk.folder import Folder
+from fastvae.bulk.generation import devices
 from fastvae.bulk.progress import Progress
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import stored
@@ -288,3 +290,11 @@ def test_the_checksum_is_what_its_page_says() -> None:
     for other in (rows[::-1], rows ^ np.uint8(128), np.roll(rows, 1, 1)):
         assert content_of(block(np.ascontiguousarray(other), 5)) != whole
     assert content_of(block(rows, 6)) != whole
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "workers"), [("cpu", 4, 1), ("cuda", 4, 4), ("cuda", 0, 1), ("cuda:2", 4, 1)]
+)
+def test_a_worker_for_every_gpu(monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, workers: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert devices(torch.device(device)) == workers
