@@ -36,7 +36,12 @@ from fastvae.runtime import Settings
 from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 
 ROWS, ROUNDS = 10**6, 3
-FORMATS: tuple[tuple[Format, Dtype], ...] = (("parquet", "float32"), ("npy", "float32"), ("parquet", "uint8"))
+FORMATS: tuple[tuple[Format, Dtype], ...] = (
+    ("parquet", "float32"),
+    ("parquet-bytes", "float32"),
+    ("npy", "float32"),
+    ("parquet", "uint8"),
+)
 # Options of the command line.
 ONE, ONE_THREAD, TWO = "command", "command, 1 thread", "command, 2 workers of 1 thread"
 COMMANDS: dict[str, tuple[str, ...]] = {

@@ -31,7 +31,7 @@ from fastvae.spec import ModelSpec, PointHead
 
 ENCODED = ("posterior", "mean", "sample")
 # Formats that hold strings, as names of files and keys are.
-WITH_TEXT = ("parquet",)
+WITH_TEXT = ("parquet", "parquet-bytes")
 
 
 def encode(

@@ -33,7 +33,7 @@ from fastvae.plan import build_plan, plan_cost
 
 MOST_WORKERS = 1024
 
-Format: TypeAlias = Literal["parquet", "npy", "zarr", "webdataset", "png"]
+Format: TypeAlias = Literal["parquet", "parquet-bytes", "npy", "zarr", "webdataset", "png"]
 Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 
 
@@ -85,7 +85,8 @@ def generate(
             hold this very job.
         seed: unsigned 64-bit integer.
         shard_size: samples of a file; None is 64 MiB of them, or fewer of a large model.
-        format: ``parquet`` (columns ``index`` and ``sample``), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
+        format: ``parquet`` (columns ``index`` and ``sample``, a list), ``parquet-bytes`` (the same with each sample's
+            memory, written several times as fast), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
             ``uint8``).
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).

@@ -52,7 +52,7 @@ class BulkOptions:
 
     shards: Annotated[
         str | None,
-        Option(help="Files of a folder: parquet (default), npy, zarr, webdataset or png.", rich_help_panel=FOLDERS),
+        Option(help="Files: parquet (default), parquet-bytes, npy, zarr, webdataset or png.", rich_help_panel=FOLDERS),
     ] = None
     shard_size: Annotated[
         int | None, Option(help="Samples of a file; default: 64 MiB, fewer of a large model.", rich_help_panel=FOLDERS)

@@ -20,7 +20,7 @@ def test_a_row_of_figures() -> None:
 def test_what_is_timed_runs(tmp_path: Path) -> None:
     timed = bulk.calls(tmp_path / "model.safetensors", 20, tmp_path)
     names = [name for name in timed if not name.startswith("command")]
-    assert len(names) == 5
+    assert len(names) == 6
     for name in names:
         seconds, first = timed[name]()
         assert 0 < first <= seconds

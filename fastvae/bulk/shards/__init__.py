@@ -9,6 +9,7 @@ from fastvae.bulk.shards._zarr import Zarr
 
 FORMATS: dict[str, ShardFormat] = {
     "parquet": Parquet(),
+    "parquet-bytes": Parquet(as_bytes=True),
     "npy": Npy(),
     "zarr": Zarr(),
     "webdataset": WebDataset(),

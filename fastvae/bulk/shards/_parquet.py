@@ -1,7 +1,8 @@
 """Parquet files: ``index`` (int64) and the job's columns, a row group for every block.
 
-A value of one number is a number, of several a list of fixed size, and text a string; but uint8 are the row's bytes: as
-a list, Parquet would hold each of them in 32 bits.
+A value of one number is a number, of several a list of fixed size, and text a string. As bytes, several numbers are the
+row's memory instead: Parquet counts how long every list is, number by number, which takes longer than a small decoder.
+uint8 are bytes in any case: as a list, Parquet would hold each of them in 32 bits.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from fastvae.files import needs
 
 
 class _ParquetWriter:
-    def __init__(self, job: Job, file: NewFile) -> None:
+    def __init__(self, job: Job, file: NewFile, *, as_bytes: bool) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._pa, self._columns = pa, job.columns
+        self._pa, self._columns, self._as_bytes = pa, job.columns, as_bytes
         fields = [pa.field("index", pa.int64(), nullable=False)]
         fields += [pa.field(column.name, self._kind(column), nullable=False) for column in job.columns]
         values = {column.name: {"shape": column.shape, "dtype": column.dtype} for column in job.columns}
@@ -60,7 +61,7 @@ class _ParquetWriter:
         value = pa.from_numpy_dtype(np.dtype(column.dtype))
         if not column.shape:
             return value
-        if column.dtype == "uint8":
+        if _is_bytes(column, self._as_bytes):
             return pa.binary(column.bytes)
         return pa.list_(pa.field("item", value, nullable=False), math.prod(column.shape))
 
@@ -69,13 +70,16 @@ class _ParquetWriter:
         pa, kind = self._pa, self._schema.field(column.name).type
         if not column.shape:
             return pa.array(rows, type=kind)
-        if column.dtype == "uint8":
+        if _is_bytes(column, self._as_bytes):
             return pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)])
         return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=kind)
 
 
 class Parquet:
-    """A row group for every block."""
+    """A row group for every block; several numbers of a row as a list or, ``as_bytes``, as memory."""
+
+    def __init__(self, *, as_bytes: bool = False) -> None:
+        self._as_bytes = as_bytes
 
     def check(self, columns: Sequence[Column]) -> None:
         """See :class:`ShardFormat`."""
@@ -95,7 +99,7 @@ class Parquet:
         """See :class:`ShardFormat`."""
         (file,) = files
         assert isinstance(file, NewFile)
-        writer = _ParquetWriter(job, file)
+        writer = _ParquetWriter(job, file, as_bytes=self._as_bytes)
         try:
             yield writer
         except BaseException:
@@ -118,7 +122,7 @@ class Parquet:
                     table = file.read_row_group(group)
                     indices.append(table["index"].to_numpy()[wanted])
                     for column in job.columns:
-                        rows[column.name].append(_values(column, table[column.name].combine_chunks())[wanted])
+                        rows[column.name].append(self._values(column, table[column.name])[wanted])
                 low = high
         return np.concatenate(indices), {name: np.concatenate(parts) for name, parts in rows.items()}
 
@@ -129,19 +133,23 @@ class Parquet:
         with pq.ParquetFile(folder / self.names(job, shard)[0]) as file:
             return int(file.metadata.num_rows)
 
+    def _values(self, column: Column, chunks: Any) -> Rows:
+        """A column that Arrow has read."""
+        array = chunks.combine_chunks()
+        if column.dtype == TEXT:
+            return np.array(array.to_pylist(), dtype=object)
+        if _is_bytes(column, self._as_bytes):
+            size, start = len(array) * math.prod(column.shape), array.offset * column.bytes
+            flat = np.frombuffer(array.buffers()[1], column.dtype, size, offset=start)
+        else:
+            flat = (array.flatten() if column.shape else array).to_numpy()
+        rows: Rows = flat.reshape(len(array), *column.shape)
+        return rows
+
 
 def _dtype(column: Column) -> str:
     return "object" if column.dtype == TEXT else column.dtype
 
 
-def _values(column: Column, array: Any) -> Rows:
-    """A column that Arrow has read."""
-    if column.dtype == TEXT:
-        return np.array(array.to_pylist(), dtype=object)
-    if column.shape and column.dtype == "uint8":
-        bytes_ = column.bytes
-        flat = np.frombuffer(array.buffers()[1], np.uint8, len(array) * bytes_, offset=array.offset * bytes_)
-    else:
-        flat = (array.flatten() if column.shape else array).to_numpy()
-    rows: Rows = flat.reshape(len(array), *column.shape)
-    return rows
+def _is_bytes(column: Column, as_bytes: bool) -> bool:
+    return bool(column.shape) and (as_bytes or column.dtype == "uint8")

@@ -99,9 +99,8 @@ class ParquetPart:
 
         name = self.names[0]
         if pa.types.is_fixed_size_binary(column.type):
-            flat = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * self.length :][
-                : len(column) * self.length
-            ]
+            start = column.offset * column.type.byte_width
+            flat = np.frombuffer(column.buffers()[1], self.dtype, len(column) * self.length, offset=start)
             return flat.reshape(-1, self.length), {}
         lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
         odd = np.flatnonzero(lengths != self.length)
@@ -165,9 +164,21 @@ def open_parquet(path: Path, root: Path, id_columns: Sequence[str]) -> ParquetPa
         kinds = [schema.field(name).type for name in names]
         length = _length(path, file, names[0]) if len(names) == 1 else 0
         binary = pa.types.is_fixed_size_binary(kinds[0]) and bool(length)
-        dtype = "uint8" if binary else _dtype(path, names, [_value(kind) for kind in kinds] if length else kinds)
+        stored = _stored(about, names[0]) if binary else ""
+        if stored:
+            length //= np.dtype(stored).itemsize
+        dtype = stored or _dtype(path, names, [_value(kind) for kind in kinds] if length else kinds)
     ids = tuple(IdColumn(name, _id_kind(schema.field(name).type)) for name in id_columns)
-    return ParquetPart(DataFile.of(path, root), names, length, ids, dtype, tuple(map(int, starts)), binary)
+    return ParquetPart(DataFile.of(path, root), names, length, ids, dtype, tuple(map(int, starts)), stored == "uint8")
+
+
+def _stored(about: Any, name: str) -> str:
+    """What the bytes of a column are, as a bulk job says it; without one, uint8."""
+    try:
+        found = about["columns"][name]["dtype"]
+    except (TypeError, KeyError):
+        found = None
+    return found if found in ("float16", "float32") else "uint8"
 
 
 def _length(path: Path, file: Any, name: str) -> int:

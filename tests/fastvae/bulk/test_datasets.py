@@ -405,8 +405,9 @@ def test_jobs_of_a_table_a_second_time_in_other_ways(tmp_path: Path, gaussian: f
         bulk.verify(tmp_path / "samples", gaussian, data=table)
 
 
-def test_samples_of_a_job_are_data(tmp_path: Path, model: fastvae.VAE) -> None:
-    bulk.generate(model, 200, tmp_path / "samples", shard_size=60)
+@pytest.mark.parametrize("format", ["parquet", "parquet-bytes", "npy"])
+def test_samples_of_a_job_are_data(tmp_path: Path, model: fastvae.VAE, format: Any) -> None:
+    bulk.generate(model, 200, tmp_path / "samples", shard_size=60, format=format)
     bulk.score(model, tmp_path / "samples", tmp_path / "out", shard_size=70)
     expected = invariant(model).score(invariant(model).generate(200))
     np.testing.assert_array_equal(columns_in(tmp_path / "out")["reconstruction"], expected)

@@ -40,7 +40,7 @@ def test_every_format_holds_the_same_rows_in_the_same_bytes(tmp_path: Path, form
     assert bulk.verify(tmp_path / "none").ok
 
 
-@pytest.mark.parametrize("format", ["parquet", "zarr", "webdataset"])
+@pytest.mark.parametrize("format", ["parquet", "parquet-bytes", "zarr", "webdataset"])
 def test_several_columns(tmp_path: Path, format: str) -> None:
     job = made_job(n=10, format=format, columns=SEVERAL)
     drive(job, tmp_path)
