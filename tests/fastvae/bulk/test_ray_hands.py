@@ -180,7 +180,7 @@ def test_a_worker_that_does_not_fit_ends_the_job(tmp_path: Path) -> None:
 
 def test_an_actor_that_leaves_in_the_midst_of_a_shard(tmp_path: Path) -> None:
     out = tmp_path / "job"
-    seat = prepared(MadeRecipe(made_job(n=300_000, shard_size=300_000), out, tmp_path))
+    seat = prepared(MadeRecipe(made_job(n=300_000, shard_size=300_000, block_rows=2), out, tmp_path))
     assert seat.load() == Ready()
     threading.Thread(target=seat.make, args=(0,), daemon=True).start()
     deadline = time.monotonic() + 60
