@@ -74,6 +74,11 @@ class OnnxExecutor:
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
         options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen
+        drawing = any(step.op == "sample_normal" for step in plan.steps)
+        if drawing or batch_invariant:
+            # Threads that wait for the next call by spinning are in the way of what comes between calls: noise, or
+            # whoever writes a bulk job's rows. Other verbs keep them: a single row is done sooner.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3  # errors; warnings are about the graph's making, not about its running
         weights: dict[str, NDArray[np.float32]] = {}  # given as they are: a model's bytes would be copied several times
         model = to_onnx(
