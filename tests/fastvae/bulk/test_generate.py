@@ -240,7 +240,7 @@ def test_a_folder_with_other_files(out: Path, gaussian: fastvae.VAE) -> None:
         ({"seed": -1}, "seed: expected"),
         ({"shard_size": 0}, "shard_size: expected"),
         ({"n": 10**10, "shard_size": 1}, "shard_size: 10,000,000,000 samples would be more than"),
-        ({"format": "csv"}, "format: expected one of 'parquet', 'npy', 'zarr', 'webdataset', 'png', got 'csv'"),
+        ({"format": "csv"}, "format: expected one of 'parquet', 'parquet-bytes', 'npy', 'zarr', 'webdataset', 'png'"),
         ({"format": []}, "format: expected"),
         ({"dtype": "float64"}, "dtype: expected one of"),
         ({"dtype": "uint8"}, r"dtype: uint8 needs outputs in \[0, 1\]"),
