@@ -86,7 +86,7 @@ def generate(
         seed: unsigned 64-bit integer.
         shard_size: samples of a file; None is 64 MiB of them, or fewer of a large model.
         format: ``parquet`` (columns ``index`` and ``sample``, a list), ``parquet-bytes`` (the same with each sample's
-            memory, written several times as fast), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
+            memory, faster to write and read), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
             ``uint8``).
         dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).

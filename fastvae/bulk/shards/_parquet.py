@@ -1,7 +1,7 @@
 """Parquet files: ``index`` (int64) and the job's columns, a row group for every block.
 
 A value of one number is a number, of several a list of fixed size, and text a string. As bytes, several numbers are the
-row's memory instead: Parquet counts how long every list is, number by number, which takes longer than a small decoder.
+row's memory instead: Parquet counts how long every list is, number by number.
 uint8 are bytes in any case: as a list, Parquet would hold each of them in 32 bits.
 """
 
