@@ -172,11 +172,6 @@ class ProcessHand:
         """See :class:`Hand`."""
         return self._process.is_alive()
 
-    @property
-    def process_id(self) -> int:
-        """Of the process."""
-        return self._process.pid or 0
-
     def stop(self) -> None:
         """See :class:`Hand`; a process may die at any time without harm."""
         self._process.kill()

@@ -408,11 +408,14 @@ class Engine:
         results = out
         size = executor.tile_rows
         for low, high in blocks(max(rows, 1), size):
-            place = None if results is None or high - low < size else [result[low:high] for result in results]
-            tile = executor({name: padded(tensor[low:high], size) for name, tensor in given.items()}, None, place)
+            tile = {name: padded(tensor[low:high], size) for name, tensor in given.items()}
+            if results is not None and low + size <= rows:
+                executor(tile, None, [result[low:high] for result in results])
+                continue
+            parts = executor(tile)
             if results is None:
-                results = [part.new_empty(rows, *part.shape[1:]) for part in tile]
-            for result, part in () if place else zip(results, tile, strict=True):
+                results = [part.new_empty(rows, *part.shape[1:]) for part in parts]
+            for result, part in zip(results, parts, strict=True):
                 result[low:high] = part[: len(result) - low]
         return tuple(results or ())
 

@@ -31,6 +31,7 @@ from fastvae.heads import (
     Segment,
     StudentT,
 )
+from fastvae.heads.sources import Form
 from fastvae.layers import Activation, Conv2d, Linear, Reshape
 from fastvae.spec import Condition, ModelSpec
 from tests.fastvae.support import mlp_spec, vae
@@ -38,9 +39,9 @@ from tests.fastvae.support import mlp_spec, vae
 OUT = (Linear("d.1", 8, 6),)
 
 
-def predicted(name: str, form: str = "log", eps: float = 0.0) -> Predicted:
+def predicted(name: str, form: Form = "log", eps: float = 0.0) -> Predicted:
     """From the eight features of :func:`mlp_spec`'s decoder."""
-    return Predicted((Linear(name, 8, 6),), form, eps)  # type: ignore[arg-type]
+    return Predicted((Linear(name, 8, 6),), form, eps)
 
 
 def own(likelihood: Likelihood, condition: Condition | None = None) -> ModelSpec:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +33,8 @@ from tests.fastvae.bulk.fakes import (
     drive_with,
     made_job,
 )
+from tests.fastvae.commands import ROOT, generate_digits
 
-ROOT = Path(__file__).parents[3]
 SAMPLES, SHARD = 40_000, 400
 
 
@@ -85,20 +84,6 @@ def test_actors_killed_at_every_step_are_replaced(address: str, tmp_path: Path) 
     assert contents(path) == contents(tmp_path / "undisturbed")
 
 
-def start(out: Path, *arguments: object) -> subprocess.Popen[str]:
-    """The command line, in a group of processes of its own, as a shell starts it."""
-    options = ["-n", SAMPLES, "--shard-size", SHARD, "--out", out, *arguments]
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastvae", "generate", "digits", *map(str, options)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -135,7 +120,7 @@ def until(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
 def test_a_driver_is_interrupted_and_another_is_killed(address: str, tmp_path: Path) -> None:
     """The first after one of its actors was; what Ray says of that does not come between the JSON."""
     out = tmp_path / "job"
-    process = start(out, "--workers", 2, "--ray", address, "--json")
+    process = generate_digits(out, SAMPLES, SHARD, "--workers", 2, "--ray", address, "--json")
     until(process, "shard")
     os.kill(actors()[0], signal.SIGKILL)
     state = until(process, "worker")
@@ -149,7 +134,7 @@ def test_a_driver_is_interrupted_and_another_is_killed(address: str, tmp_path: P
     assert not list(out.glob(".*.tmp"))
     done = lines(out)
 
-    process = start(out, "--workers", 1, "--ray", address)
+    process = generate_digits(out, SAMPLES, SHARD, "--workers", 1, "--ray", address)
     wait_for(lambda: lines(out) > done or process.poll() is not None)
     assert actors()
     process.kill()

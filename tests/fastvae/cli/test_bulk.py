@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +20,10 @@ from fastvae.bulk.folder import MANIFEST, Folder
 from fastvae.bulk.progress import WorkerState
 from fastvae.cli import bulk as cli
 from fastvae.cli.workers import worker_lines
+from tests.fastvae.commands import generate_digits
 
 Call = Callable[..., Result]
-ROOT = Path(__file__).parents[3]
+
 SAMPLES, SHARD = 40_000, 400
 
 
@@ -179,19 +179,6 @@ def test_an_address_of_ray_may_be_left_out(
     ]
 
 
-def _start(out: Path, *arguments: object) -> subprocess.Popen[str]:
-    options = ["-n", SAMPLES, "--shard-size", SHARD, "--out", out, *arguments]
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastvae", "generate", "digits", *map(str, options)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 def _after(process: subprocess.Popen[str], out: Path, lines: int) -> None:
     """Wait until the manifest has more than so many lines."""
     deadline = time.monotonic() + 120
@@ -204,7 +191,7 @@ def _after(process: subprocess.Popen[str], out: Path, lines: int) -> None:
 def test_stopped_killed_and_finished(tmp_path: Path) -> None:
     """Ctrl-C, a SIGKILL of a driver with two workers, Ctrl-C of another, then the same job in this process."""
     out = tmp_path / "job"
-    process = _start(out)
+    process = generate_digits(out, SAMPLES, SHARD)
     _after(process, out, 0)
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
@@ -217,7 +204,7 @@ def test_stopped_killed_and_finished(tmp_path: Path) -> None:
     done = len(Folder(out).records(Folder(out).job()))
     assert 0 < done < SAMPLES // SHARD
 
-    process = _start(out, "--workers", 2)
+    process = generate_digits(out, SAMPLES, SHARD, "--workers", 2)
     _after(process, out, done)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
@@ -229,7 +216,7 @@ def test_stopped_killed_and_finished(tmp_path: Path) -> None:
     assert len(children) >= 2
     done = len(Folder(out).records(Folder(out).job()))
 
-    process = _start(out, "--workers", 2, "--json")
+    process = generate_digits(out, SAMPLES, SHARD, "--workers", 2, "--json")
     _after(process, out, done)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     stdout, stderr = process.communicate(timeout=120)

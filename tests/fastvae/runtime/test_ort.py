@@ -261,3 +261,17 @@ def test_a_model_of_its_own_weights_is_not_changed_by_running() -> None:
     before = {name: weight.clone() for name, weight in model.weights.items()}
     results(fastvae.VAE(model), data_for(model.spec, 3).astype(np.float32))
     assert all(torch.equal(model.weights[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize(
+    ("verb", "invariant", "spins"), [("decode", False, True), ("decode", True, False), ("generate", False, False)]
+)
+def test_threads_spin_between_calls_only_where_nothing_else_wants_the_cores(
+    verb: str, invariant: bool, spins: bool
+) -> None:
+    executor = vae(SPECS["mlp_fixed"], impl="onnxruntime", batch_invariant=invariant)._engine._executor(verb)
+    try:
+        stop = executor._session.get_session_options().get_session_config_entry("session.force_spinning_stop")
+    except RuntimeError:  # no such entry
+        stop = "0"
+    assert (stop == "0") == spins
