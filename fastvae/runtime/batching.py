@@ -29,6 +29,15 @@ def even_part(rows: int, size: int) -> int:
     return -(-rows // -(-rows // size))
 
 
+def shared_part(rows: int, size: int, threads: int) -> int:
+    """How many of ``rows`` each part has, so that ``threads`` have as many to do, of at most ``size`` each.
+
+    Whole tiles, where that many are allowed.
+    """
+    parts = -(-(-(-rows // size)) // threads) * threads
+    return min(size, -(-rows // (parts * TILE)) * TILE)
+
+
 def rows_that_fit(peak_bytes: int) -> int:
     """How many rows of ``peak_bytes`` each make one internal batch: from 1 to MAX_ROWS."""
     return max(1, min(MAX_ROWS, BUFFER_BYTES // max(1, peak_bytes)))

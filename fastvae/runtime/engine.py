@@ -32,7 +32,7 @@ from fastvae.plan import (
     check_scaling,
     explain,
 )
-from fastvae.runtime.batching import TILE, blocks, even_part, padded
+from fastvae.runtime.batching import TILE, blocks, even_part, padded, shared_part
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
 from fastvae.runtime.latents import prior
@@ -50,6 +50,7 @@ from fastvae.runtime.settings import (
     resolve_implementation,
     resolve_precision,
 )
+from fastvae.runtime.side_by_side import SerialThreads, serial_threads
 from fastvae.runtime.sizes import resized
 from fastvae.runtime.split import SplitExecutor, split
 from fastvae.runtime.staging import Stages
@@ -148,6 +149,18 @@ class Engine:
         """
         prepared = self.batch_invariant or self.impl != "onnxruntime"
         return min(rows, size) if prepared else even_part(rows, size)
+
+    def threads_for(self, verbs: Sequence[str]) -> SerialThreads | None:
+        """What runs internal batches of all these verbs side by side; None where they run one after the other."""
+        if self._threads == 1 or self.impl != "onnxruntime" or not self.batch_invariant:
+            return None
+        found = (self._executor(verb) for verb in verbs)
+        beside = all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found)
+        return serial_threads(self._threads) if beside else None
+
+    def shared_rows(self, rows: int, size: int) -> int:
+        """How many of ``rows`` a batch has if they run side by side, at most ``size`` each."""
+        return shared_part(max(rows, 1), size, self._threads)
 
     def _rows_that_fit(self, executor: AnyExecutor) -> int:
         """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""

@@ -52,11 +52,12 @@ class OnnxExecutor:
     """A plan as a session of ONNX Runtime; safe to call from several threads at once.
 
     ``rows_that_fit`` is how many rows of it make a batch that stays in the caches, ``tile_rows`` how many a tile of
-    batch-invariant mode has.
+    batch-invariant mode has. ``side_by_side`` says that a call has a single thread, and others may run beside it: tiles
+    of small rows, in batch-invariant mode.
 
     Args:
         plan: in float32 on the CPU.
-        threads: of one call.
+        threads: of one call, where they share it.
         arena: whether the session keeps the memory of a call for the next one.
         batch_invariant: whether a row's bits must not depend on its place in the batch.
         any_size: whether it takes images of any size, see :meth:`resized`.
@@ -70,7 +71,8 @@ class OnnxExecutor:
         # The session holds what it needs of the weights; of the plan's, their shapes are left.
         self._take(replace(plan, weights={name: weight.to("meta") for name, weight in plan.weights.items()}))
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        self.side_by_side = batch_invariant and self.tile_rows == TILE and not any_size
+        options.intra_op_num_threads = 1 if self.side_by_side else threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
         options.enable_mem_pattern = False  # a pattern is kept for each number of rows ever seen

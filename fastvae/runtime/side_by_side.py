@@ -1,0 +1,69 @@
+"""Internal batches side by side, one a thread, where sharing the work of each between threads would be slower.
+
+A batch of small rows is a few milliseconds of work: operators are so short that threads which share them mostly wait
+for each other. A whole batch a thread needs them to meet once. Everything a batch calls is then kept to its thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import torch
+
+
+class SerialThreads:
+    """Threads in which PyTorch's operators run in that thread alone."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count, "fastvae", _become_serial)
+        # All of them, now: PyTorch's number of threads is each thread's own, but also what later ones begin with.
+        before = torch.get_num_threads()
+        all_there = threading.Barrier(count)
+        wait([self._pool.submit(all_there.wait) for _ in range(count)])
+        torch.set_num_threads(before)
+
+    def run(self, call: Callable[[int, int], bool], ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """``call`` for each of the ranges; those for which it said False.
+
+        What a call raises is raised here, once no other is under way.
+        """
+        futures: dict[tuple[int, int], Future[bool]] = {part: self._pool.submit(call, *part) for part in ranges}
+        try:
+            return [part for part, future in futures.items() if not future.result()]
+        finally:
+            for future in futures.values():
+                future.cancel()
+            wait(futures.values())
+
+
+def serial_threads(count: int) -> SerialThreads | None:
+    """The process's ``count`` threads; None for a single one, and inside one of them, which would wait for itself."""
+    if count < 2 or getattr(_here, "serial", False):
+        return None
+    with _lock:
+        if count not in _known:
+            _known[count] = SerialThreads(count)
+        return _known[count]
+
+
+def _become_serial() -> None:
+    _here.serial = True
+    torch.set_num_threads(1)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _known.clear()  # threads do not survive a fork
+
+
+_here = threading.local()
+_lock = threading.Lock()
+_known: dict[int, SerialThreads] = {}
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
