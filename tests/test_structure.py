@@ -38,6 +38,7 @@ OPTIONAL = (
 # Each room of fastvae and the level it is on; a module may only import from its own room or a lower level.
 LEVELS = {
     "errors": 0,
+    "processes": 0,
     "layers": 1,
     "heads": 2,
     "spec": 3,
@@ -131,17 +132,30 @@ def test_importing_and_running_imports_nothing_optional() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_the_package_alone_imports_nothing_yet() -> None:
+    code = "import sys, fastvae.cli; print('torch' in sys.modules, set(fastvae.__all__) <= set(dir(fastvae)))"
+    path = f"{ROOT}:{ROOT / 'kernels'}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    assert result.stdout.split() == ["False", "True"]
+    with pytest.raises(AttributeError, match="has no attribute 'lode'"):
+        fastvae.lode  # noqa: B018
+
+
 def test_a_bulk_job_imports_only_what_its_files_need(tmp_path: Path) -> None:
     code = (
         "import sys, fastvae.bulk; from fastvae import load; vae = load('digits', impl='reference'); "
-        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'job')!r}, format='npy'); "
+        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'npy')!r}, format='npy'); "
+        f"print([name for name in {OPTIONAL!r} if name in sys.modules]); "
+        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'parquet')!r}); "
         f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
     )
     path = f"{ROOT}:{ROOT / 'kernels'}"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
     )
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.splitlines() == ["[]", "['pyarrow']"]
 
 
 def test_every_public_name_is_covered_by_a_test() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -34,8 +35,8 @@ def shared_part(rows: int, size: int, threads: int) -> int:
 
     Whole tiles, where that many are allowed.
     """
-    parts = -(-(-(-rows // size)) // threads) * threads
-    return min(size, -(-rows // (parts * TILE)) * TILE)
+    rounds = math.ceil(rows / (size * threads))
+    return min(size, math.ceil(rows / (rounds * threads * TILE)) * TILE)
 
 
 def rows_that_fit(peak_bytes: int) -> int:

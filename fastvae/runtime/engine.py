@@ -150,17 +150,18 @@ class Engine:
         prepared = self.batch_invariant or self.impl != "onnxruntime"
         return min(rows, size) if prepared else even_part(rows, size)
 
-    def threads_for(self, verbs: Sequence[str]) -> SerialThreads | None:
-        """What runs internal batches of all these verbs side by side; None where they run one after the other."""
-        if self._threads == 1 or self.impl != "onnxruntime" or not self.batch_invariant:
+    def side_by_side(self, verbs: Sequence[str], rows: int, size: int) -> tuple[SerialThreads, int] | None:
+        """What runs internal batches of all these verbs side by side, and how many of ``rows`` each has.
+
+        None where they run one after the other.
+        """
+        if self._threads == 1 or not self.batch_invariant or rows <= TILE:
             return None
         found = (self._executor(verb) for verb in verbs)
-        beside = all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found)
-        return serial_threads(self._threads) if beside else None
-
-    def shared_rows(self, rows: int, size: int) -> int:
-        """How many of ``rows`` a batch has if they run side by side, at most ``size`` each."""
-        return shared_part(max(rows, 1), size, self._threads)
+        if not all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found):
+            return None
+        threads = serial_threads(self._threads)
+        return None if threads is None else (threads, shared_part(rows, size, self._threads))
 
     def _rows_that_fit(self, executor: AnyExecutor) -> int:
         """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""
@@ -244,7 +245,7 @@ class Engine:
 
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
-        return "condition" in self._executor(verb).plan.inputs
+        return self.spec.condition is not None and "condition" in self._executor(verb).plan.inputs
 
     def explain(self, verb: str, rows: int, device: str) -> Explanation:
         """The plan of ``verb`` at ``rows`` rows and what it should take on a device; ``auto`` is the engine's own.

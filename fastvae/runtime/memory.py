@@ -45,11 +45,11 @@ class Batched(Protocol):
     def next_rows(self, rows: int, size: int) -> int:
         """How many of ``rows`` to take next where at most ``size`` are run at once."""
 
-    def threads_for(self, verbs: Sequence[str]) -> SerialThreads | None:
-        """What runs internal batches of all these verbs side by side; None where they run one after the other."""
+    def side_by_side(self, verbs: Sequence[str], rows: int, size: int) -> tuple[SerialThreads, int] | None:
+        """What runs internal batches of all these verbs side by side, and how many of ``rows`` each has.
 
-    def shared_rows(self, rows: int, size: int) -> int:
-        """How many of ``rows`` a batch has if they run side by side, at most ``size`` each."""
+        None where they run one after the other.
+        """
 
     def limit_rows(self, verb: str, rows: int) -> None:
         """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
@@ -76,24 +76,12 @@ def in_batches(
         NumericsError: results went beyond the range of the precision.
     """
     with engine.looks:
-        for first, last in _side_by_side(engine, verbs, low, high, size, compute):
+        left = [(low, high)]
+        if (found := engine.side_by_side(verbs, high - low, size())) is not None:
+            threads, rows = found
+            left = threads.run(lambda first, last: _fits(compute, first, last), blocks(high, rows, low))
+        for first, last in left:
             _one_by_one(engine, verbs, first, last, size, compute)
-
-
-def _side_by_side(
-    engine: Batched,
-    verbs: Sequence[str],
-    low: int,
-    high: int,
-    size: Callable[[], int],
-    compute: Callable[[int, int], None],
-) -> list[tuple[int, int]]:
-    """Compute what can be on several threads at once; the ranges that are left."""
-    threads = engine.threads_for(verbs)
-    each = engine.shared_rows(high - low, size()) if threads is not None else high - low
-    if threads is None or each >= high - low:
-        return [(low, high)]
-    return threads.run(lambda first, last: _fits(compute, first, last), blocks(high, each, low))
 
 
 def _one_by_one(

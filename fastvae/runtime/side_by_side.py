@@ -52,6 +52,7 @@ def serial_threads(count: int) -> SerialThreads | None:
 
 def _become_serial() -> None:
     _here.serial = True
+    torch.get_num_threads()  # a thread's first look sets its number to everybody's: not after this
     torch.set_num_threads(1)
 
 
