@@ -30,6 +30,15 @@ def even_part(rows: int, size: int) -> int:
     return -(-rows // -(-rows // size))
 
 
+def even_parts(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive (low, high) ranges that cover ``rows``, as :func:`even_part` cuts them."""
+    low = 0
+    while low < rows:
+        high = low + even_part(rows - low, size)
+        yield low, high
+        low = high
+
+
 def shared_part(rows: int, size: int, threads: int) -> int:
     """How many of ``rows`` each part has, so that ``threads`` have as many to do, of at most ``size`` each.
 

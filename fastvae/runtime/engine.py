@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -155,7 +156,7 @@ class Engine:
 
         None where they run one after the other.
         """
-        if self._threads == 1 or not self.batch_invariant or rows <= TILE:
+        if self._threads == 1 or rows <= (TILE if self.batch_invariant else size):
             return None
         found = (self._executor(verb) for verb in verbs)
         if not all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found):
@@ -462,7 +463,8 @@ class Engine:
             return None  # looked at more closely on the long way
         of_rows: Values = "unit interval" if whole else "finite"
         values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
-        return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results)
+        share = partial(self.side_by_side, (verb,))
+        return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results, share)
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources

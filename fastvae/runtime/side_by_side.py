@@ -1,7 +1,8 @@
 """Internal batches side by side, one a thread, where sharing the work of each between threads would be slower.
 
-A batch of small rows is a few milliseconds of work: operators are so short that threads which share them mostly wait
-for each other. A whole batch a thread needs them to meet once. Everything a batch calls is then kept to its thread.
+Threads that share a batch meet at every operator. That pays only where operators are long, or the threads spin between
+them, which takes the cores from everybody else: noise, a writer, another model. With a whole batch a thread they meet
+once. Everything that a batch calls is then kept to its thread.
 """
 
 from __future__ import annotations
@@ -42,12 +43,17 @@ class SerialThreads:
 
 def serial_threads(count: int) -> SerialThreads | None:
     """The process's ``count`` threads; None for a single one, and inside one of them, which would wait for itself."""
-    if count < 2 or getattr(_here, "serial", False):
+    if count < 2 or in_serial_thread():
         return None
     with _lock:
         if count not in _known:
             _known[count] = SerialThreads(count)
         return _known[count]
+
+
+def in_serial_thread() -> bool:
+    """Whether this is one of those threads."""
+    return getattr(_here, "serial", False)
 
 
 def _become_serial() -> None:

@@ -91,6 +91,26 @@ def test_others_go_one_by_one(settings: dict[str, Any]) -> None:
     assert model._engine.side_by_side(["decode"], 10**6, 1024) is None
 
 
+@pytest.mark.parametrize(("name", "verb"), [("digits", "generate"), ("mnist", "decode"), ("mnist", "elbo")])
+def test_batches_with_noise_and_those_of_convolutions_go_so_in_any_mode(name: str, verb: str) -> None:
+    engine = fastvae.load(name, device="cpu", threads=2)._engine
+    size = engine.batch_rows(verb)
+    assert engine.side_by_side([verb], size, size) is None
+    assert engine.side_by_side([verb], size + 1, size) == (serial_threads(2), shared_part(size + 1, size, 2))
+
+
+def test_the_short_way_and_the_long_one_side_by_side() -> None:
+    one, two = (fastvae.load("mnist", device="cpu", threads=threads, batch_size=TILE) for threads in (1, 2))
+    x = one.generate(4 * TILE)
+    np.testing.assert_allclose(two.generate(4 * TILE), x, atol=1e-6)
+    np.testing.assert_allclose(two.reconstruct(x), one.reconstruct(x), atol=1e-6)
+    double = x.astype(np.float64)  # not the short way
+    np.testing.assert_array_equal(two.reconstruct(double), two.reconstruct(x))
+    x[3 * TILE] = np.nan
+    with pytest.raises(InputError, match="row 384 holds NaN"):
+        two.reconstruct(x)
+
+
 def test_a_single_tile_stays_where_it_is() -> None:
     assert on(2)._engine.side_by_side(["decode"], TILE, 1024) is None
 
@@ -149,7 +169,12 @@ def test_a_fork_has_threads_of_its_own() -> None:
     expected = model.generate(ROWS)
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    child = context.Process(target=lambda: there.send(bool((model.generate(ROWS) == expected).all())))
+
+    def generate() -> None:
+        torch.set_num_threads(1)  # PyTorch's own threads are not there either, and it would wait for them
+        there.send(bool((model.generate(ROWS) == expected).all()))
+
+    child = context.Process(target=generate)
     child.start()
     try:
         assert here.poll(60)
