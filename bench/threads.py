@@ -59,7 +59,7 @@ def gains(name: str, verb: str, rows: int) -> dict[str, float]:
         "side by side": call(several, verb, x, z),
     }
     times, _ = interleaved(calls, rounds=21, min_rounds=7, seconds=4.0)
-    found = {f"{key}, us a row": round(float(np.median(times[key])) / rows * 1e6, 2) for key in calls}
+    found = {f"{key}, us a row": round(float(np.median(times[key])) / rows, 2) for key in calls}
     for key in ("one thread", "shared"):
         found[key] = round(float(np.median(np.divide(times[key], times["side by side"]))), 2)
     return found
