@@ -65,6 +65,7 @@ LEVELS = {
     "loading": 13,
     "__init__": 14,
     "representation": 14,
+    "plots": 15,
     "files": 2,
     "bulk": 15,
     "integrations": 15,
