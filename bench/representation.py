@@ -1,8 +1,8 @@
 """What are embeddings worth? A linear classifier and k-means on them, beside PCA and raw pixels.
 
 Run as ``python -m bench.representation [digits] [mnist]``. Everything is fitted on the training rows and judged on
-held-out ones. Logistic regression works on standardised features; k-means on features as they are, ten classes, over SEEDS
-seeds of ten starts each. Rows of results go to ``bench/results/representation.jsonl``.
+held-out ones. Logistic regression works on standardised features; k-means on features as they are, ten classes, over
+SEEDS seeds of ten starts each. Rows of results go to ``bench/results/representation.jsonl``.
 """
 
 from __future__ import annotations
