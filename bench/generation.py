@@ -51,11 +51,10 @@ def study(name: str, seeds: int = SEEDS) -> dict[str, Any]:
     data = datasets.load(name)
     train, held_out = (part.reshape(len(part), -1) for part in (data.train, data.held_out))
     space = PCA(COMPONENTS, random_state=0).fit(train)
+    classifier = MLPClassifier((128,), alpha=0.01, max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # EPOCHS are enough for a judge
-        classifier = MLPClassifier((128,), alpha=0.01, max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=0).fit(
-            train, data.train_labels
-        )
+        classifier.fit(train, data.train_labels)
     results: dict[str, Any] = {
         "rows": len(held_out),
         "classifier accuracy": round(float(classifier.score(held_out, data.held_out_labels)), 4),
