@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,17 +11,29 @@ from typer import Option
 
 import fastvae
 from fastvae.cli.options import ConditionText, DataOptions, RunOptions, Seed, command
-from fastvae.cli.work import Rows, read_condition, walk
+from fastvae.cli.work import Block, Rows, read_condition, refuse, walk
 from fastvae.errors import UnsupportedError
 from fastvae.files import Source
 from fastvae.representation import diagnose_posterior
 from fastvae.spec import PointHead
 
 
+def check_rows(source: Source, low: int, values: Rows) -> None:
+    """Refuse NaN and Inf in rows of which the first is number ``low``; errors as :func:`fastvae.cli.work.refuse`."""
+    refuse(source, low, ~np.isfinite(values), "NaN or Inf; fill it with fastvae impute, or leave the row out")
+
+
+def finite(source: Source, title: str, condition: Any) -> Iterator[Block]:
+    """The rows of ``source`` in blocks; errors as :func:`check_rows`."""
+    for block in walk(source, title, condition, invalid="propagate"):
+        check_rows(source, block.low, block.values)
+        yield block
+
+
 def posteriors(vae: fastvae.VAE, source: Source, condition: Any) -> tuple[Rows, Rows]:
     """Mean and log-variance of every row, of latents whose prior is N(0, I)."""
     blocks = [
-        vae.encode(block.values, condition=block.condition).unscaled() for block in walk(source, "encode", condition)
+        vae.encode(block.values, condition=block.condition).unscaled() for block in finite(source, "encode", condition)
     ]
     mean, logvar = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return mean, logvar

@@ -11,7 +11,7 @@ from typer import Option
 
 import fastvae
 from fastvae import plots
-from fastvae.cli.latents import posteriors
+from fastvae.cli.latents import check_rows, finite, posteriors
 from fastvae.cli.make import TABLES
 from fastvae.cli.options import (
     WRITING,
@@ -23,7 +23,7 @@ from fastvae.cli.options import (
     command,
     pixel_range,
 )
-from fastvae.cli.work import Rows, check_finite, condition_rows, note, read_condition, walk
+from fastvae.cli.work import Rows, condition_rows, note, read_condition
 from fastvae.errors import InputError
 from fastvae.files import ReadOptions, Source, open_source
 from fastvae.noise import check_count
@@ -93,7 +93,7 @@ def reconstructions(
     originals = source.block(0, min(count, len(source)))
     if not len(originals):
         raise InputError(f"{source.path}: there are no rows to draw")
-    check_finite(source, 0, originals)
+    check_rows(source, 0, originals)
     result = vae.reconstruct(originals, condition=labels)
     shape = data.spec_for(vae.spec).input_shape
     pair = (x.reshape(len(x), *shape) for x in (originals, result))
@@ -192,7 +192,7 @@ def scores(
         found[name] = np.concatenate(
             [
                 vae.score(block.values, _metric(metric), samples, seed, condition=block.condition, start=block.low)
-                for block in walk(source, "score", labels)
+                for block in finite(source, "score", labels)
             ]
         )
     rows = " and ".join(f"{len(values):,}" for values in found.values())

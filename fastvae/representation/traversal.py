@@ -33,6 +33,7 @@ def traverse(
 
     A point is a standard score s from ``low`` to ``high``, that is the quantile Φ(s) of a normal distribution: of the
     prior N(0, 1), where the dimension takes the value s, or of the row's own posterior, where it takes mean + std * s.
+    Latents are as ``vae.encode`` has them: of a model loaded with ``scaled_latents`` s is in units of the scaled ones.
 
     Args:
         rows: data whose posterior means are left from, or latents with ``space="latent"``; None: the prior's mean, 0.

@@ -128,6 +128,14 @@ def test_diagnose(call: Call, digits: Path) -> None:
         ("plot grid digits --dpi 5 -o o.png", "dpi: expected an integer from 10"),
         ("plot reconstructions digits empty.npy -o o.png", "empty.npy: there are no rows to draw"),
         ("plot reconstructions digits holes.npy -o o.png", "holes.npy: row 1 (the first is 0) holds NaN or Inf"),
+        (
+            "plot scores digits holes.npy -o o.png",
+            "row 1 (the first is 0) holds NaN or Inf; fill it with fastvae impute",
+        ),
+        (
+            "diagnose digits holes.npy",
+            "holes.npy: row 1 (the first is 0) holds NaN or Inf; fill it with fastvae impute",
+        ),
         ("plot traversal digits digits.npy --row 30 -o o.png", "--row: expected a row of digits.npy, 0 to 29, got 30"),
         ("plot traversal digits digits.npy --dim 16 -o o.png", "--dim: expected latent dimensions from 0 to 15"),
         ("plot traversal LABELS table.npy --condition labels.npy -o o.png", "say with --row which to start from"),

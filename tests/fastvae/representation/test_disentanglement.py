@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
 
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.representation import dci, mig, sap
@@ -42,6 +44,18 @@ def test_mig_cuts_latents_and_continuous_factors_into_bins() -> None:
         assert mig(u, u, bins=bins).score == pytest.approx(expected, abs=0.05)
     four = np.floor(u * 4).astype(int)  # two bins know half of four classes
     assert mig(u, four, bins=2).score == pytest.approx(0.5, abs=0.01)
+
+
+def test_mig_counts_as_scikit_learn_does() -> None:
+    generator = np.random.default_rng(0)
+    v = generator.integers(0, 3, (200, 2))
+    z = generator.standard_normal((200, 3)) + v[:, :1]
+    found = mig(z, v, bins=7)
+    for j, column in enumerate(z.T):
+        code = np.minimum((column - column.min()) / (np.ptp(column) / 7), 6).astype(int)
+        for k, known in enumerate(v.T):
+            expected = mutual_info_score(code, known) / entropy(np.bincount(known))
+            assert found.matrix[j, k] == pytest.approx(expected)
 
 
 def test_sap_of_classes_is_accuracy_above_chance() -> None:
