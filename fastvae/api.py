@@ -24,6 +24,7 @@ from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import Model, fingerprint
+from fastvae.paths import between, check_path
 from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
@@ -377,13 +378,22 @@ class VAE:
 
     @_in_use
     def interpolate(
-        self, a: Array, b: Array, steps: int, *, space: Literal["input", "latent"] = "input", condition: Any = None
+        self,
+        a: Array,
+        b: Array,
+        steps: int,
+        *,
+        space: Literal["input", "latent"] = "input",
+        path: Literal["linear", "spherical"] = "linear",
+        condition: Any = None,
     ) -> Array:
-        """Decode points evenly spaced on the line between two rows' latents.
+        """Decode points evenly spaced on the path between two rows' latents.
 
         Args:
             a, b: rows of data (their posterior means are joined), or of latents with ``space="latent"``.
             steps: points per pair of rows, both ends included; at least 2.
+            path: ``linear``, or ``spherical`` as :func:`fastvae.paths.between` has it: points of a prior in many
+                dimensions lie near a sphere, from which a straight line strays (White 2016, arXiv:1609.04468).
 
         Returns:
             (rows, steps, *input_shape).
@@ -392,7 +402,8 @@ class VAE:
             InputError: arguments of the wrong kind, shape, dtype or range, or as many rows not in both.
         """
         if (sized := self._for_images("a", a, latent=space == "latent")) is not None:
-            return sized.interpolate(a, b, steps, space=space, condition=condition)
+            return sized.interpolate(a, b, steps, space=space, path=path, condition=condition)
+        check_path(path)
         steps = noise.check_count("steps", steps, least=2)
         if space not in ("input", "latent"):
             raise InputError(f"space: expected 'input' or 'latent', got {space!r}")
@@ -412,11 +423,11 @@ class VAE:
             first_row, last_row = low // steps, (high - 1) // steps + 1
             point = torch.arange(low, high, device=self.device)
             row = point // steps - first_row
-            weight = weights[point % steps].reshape(-1, *[1] * len(self.spec.latent_shape))
             a_block, b_block = first.block(first_row, last_row)[row], last.block(first_row, last_row)[row]
             vectors = conditions.block(first_row, last_row)
             vectors = None if vectors is None else vectors[row]
-            points[low:high] = self._engine.decode(torch.lerp(a_block, b_block, weight), vectors, verb=verb)
+            z = between(a_block, b_block, weights[point % steps], path)
+            points[low:high] = self._engine.decode(z, vectors, verb=verb)
 
         in_batches(self._engine, [verb], 0, len(points), lambda: self._engine.batch_rows(verb), compute)
         return first.like(result)

@@ -77,6 +77,12 @@ class Posterior:
                 kl[low:high] = self._engine.posterior_samples(mean[low:high], logvar[low:high], **draw)[1]
             return to_kind(kl, self.mean)
 
+    def unscaled(self) -> tuple[Array, Array]:
+        """``mean`` and ``logvar`` of the model's own latents, whose prior is N(0, I), be these scaled or not."""
+        with self._engine.in_use:
+            mean, logvar = self._unscaled(*self._tensors())
+            return to_kind(mean, self.mean), to_kind(logvar, self.mean)
+
     def _unscaled(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the model's own latents."""
         scaling = self._engine.spec.latent_scaling
