@@ -21,6 +21,7 @@ from torch import Tensor
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
+from fastvae.evidence import Estimator, LogLikelihood, estimate_block
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import Model, fingerprint
@@ -475,6 +476,52 @@ class VAE:
                 return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
 
             return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
+
+    def log_likelihood(
+        self,
+        x: Array,
+        samples: int = 5000,
+        seed: int = 0,
+        *,
+        bound: Literal["iwae", "elbo"] = "iwae",
+        condition: Any = None,
+        start: int = 0,
+        invalid: str = "raise",
+    ) -> LogLikelihood:
+        """An estimate of log p(x) for each row, with its standard error, in memory that does not grow with ``samples``.
+
+        Args:
+            x: (rows, *input_shape).
+            samples: draws z ~ q(z|x) a row, at least 2.
+            seed: unsigned 64-bit integer.
+            bound: ``iwae``, the importance-weighted estimate, whose bias vanishes as draws grow; ``elbo``, whose bias,
+                KL(q(z|x) || p(z|x)), does not. Their negatives are what :meth:`score` gives for so many draws.
+            start: index of the first row's noise: a data set in pieces has the same estimates.
+            invalid: see :meth:`encode`.
+
+        Returns:
+            A LogLikelihood: ``estimate``, ``standard_error``, ``effective_sample_size``, each (rows,), and ``mean()``.
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range.
+            UnsupportedError: the encoder is deterministic.
+        """
+        what = Estimator(bound, samples, seed)
+        self._check_variance("log_likelihood")
+        start = noise.check_count("start", start)
+        if (sized := self._for_images("x", x)) is not None:
+            options: dict[str, Any] = {"bound": bound, "condition": condition, "start": start, "invalid": invalid}
+            return sized.log_likelihood(x, samples, seed, **options)
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
+
+            def compute(
+                block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None
+            ) -> Sequence[Tensor]:
+                return estimate_block(self._engine, block, what, start=start + low, condition=vectors)
+
+            found = self._walker.walk(rows, compute, what.verbs, [(), (), ()], condition, invalid)
+            return LogLikelihood(*map(rows.like, found))
 
     @_in_use
     def impute(

@@ -8,11 +8,11 @@ importance-weighted bound (Burda et al. 2016); ``mse`` and ``l2`` are distances 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.errors import InputError
+from fastvae.running import LogWeights, Moments
 from fastvae.runtime import Engine
 
 # The verb whose plan gives each metric at z = posterior mean, and the one that scores drawn latents.
@@ -109,17 +110,14 @@ def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condit
     mean, logvar = engine.encode(x, condition)
     if metric.name == "iwae":
         return -_importance_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    kl = total
-    for first, samples in _chunks(engine, metric, len(x)):
-        z, kl = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
-        distance = engine.nll if "score" in metric.verbs else engine.squared_error
-        for value in distance(z, x, condition=condition).double():
-            total = total + (value.sqrt() if metric.name == "l2" else value)
-    result = total / (metric.samples or 1)
-    if metric.name != "l2":
-        result = from_parts((result, kl), x[:1].numel(), metric)
-    return result
+    distance = engine.nll if "score" in metric.verbs else engine.squared_error
+    errors, divergence = Moments(len(x), x.device), torch.zeros(())
+    for z, kl in draws(engine, mean, logvar, metric, start=start):
+        values = distance(z, x, condition=condition).double()
+        errors.add(values.sqrt() if metric.name == "l2" else values)
+        divergence = kl
+    errors.finish()
+    return errors.mean if metric.name == "l2" else from_parts((errors.mean, divergence), x[:1].numel(), metric)
 
 
 def _parts_at_mean(engine: Engine, x: Tensor, metric: Metric, condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -150,14 +148,12 @@ def from_parts(parts: Sequence[Any], size: int, metric: Metric) -> Any:
 def _importance_bound(
     engine: Engine, x: Tensor, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, condition: Tensor | None
 ) -> Tensor:
-    """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), by a running log-sum-exp over chunks of samples."""
-    bound = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    for first, samples in _chunks(engine, metric, len(x)):
-        z, _ = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
-        weights = log_prior_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double()
-        for weight in weights:  # one by one: the order, and so the bits, do not depend on the chunks
-            bound = torch.logaddexp(bound, weight)
-    return bound - math.log(metric.samples or 1)
+    """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)."""
+    weights = LogWeights(len(x), x.device)
+    for z, _ in draws(engine, mean, logvar, metric, start=start):
+        weights.add(log_prior_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double())
+    weights.finish()
+    return weights.log_mean
 
 
 def log_prior_ratio(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
@@ -169,16 +165,32 @@ def log_prior_ratio(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * squares.flatten(2).sum(2)
 
 
-def _draw(
-    engine: Engine, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, first: int, samples: int
-) -> tuple[Tensor, Tensor]:
-    stream = noise.POSTERIOR + first
-    z, kl = engine.posterior_samples(mean, logvar, seed=metric.seed, start=start, stream=stream, samples=samples)
-    return z, kl.double()
+class Sampling(Protocol):
+    """How to draw: ``samples`` latents a row with the noise of ``seed``, for the plan of the last of ``verbs``."""
+
+    @property
+    def samples(self) -> int | None:
+        """Draws a row; None is one."""
+
+    @property
+    def seed(self) -> int:
+        """An unsigned 64-bit integer."""
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """The verbs whose plans are run."""
 
 
-def _chunks(engine: Engine, metric: Metric, rows: int) -> list[tuple[int, int]]:
-    """(first, count) of the chunks of samples that fit one internal batch of ``rows`` rows."""
-    total = metric.samples or 1
-    size = max(1, engine.batch_rows(metric.verbs[-1]) // max(rows, 1))
-    return [(first, min(size, total - first)) for first in range(0, total, size)]
+def draws(
+    engine: Engine, mean: Tensor, logvar: Tensor, sampling: Sampling, *, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draws from q(z|x) in chunks that fit an internal batch: z (draws, rows, *latent_shape), KL(q || N(0, I)) (rows,).
+
+    Row ``i`` of draw ``k`` has the noise of index ``start + i`` in the stream ``k``, whatever the chunks.
+    """
+    total = sampling.samples or 1
+    size = max(1, engine.batch_rows(sampling.verbs[-1]) // max(len(mean), 1))
+    for first in range(0, total, size):
+        where: dict[str, int] = {"seed": sampling.seed, "start": start, "stream": noise.POSTERIOR + first}
+        z, kl = engine.posterior_samples(mean, logvar, **where, samples=min(size, total - first))
+        yield z, kl.double()
