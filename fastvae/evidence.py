@@ -13,7 +13,7 @@ from fastvae.arrays import Array
 from fastvae.errors import InputError
 from fastvae.running import LogWeights, Moments
 from fastvae.runtime import Engine
-from fastvae.scoring import draws, log_prior_ratio
+from fastvae.scoring import draws
 
 BOUNDS = ("iwae", "elbo")
 
@@ -97,14 +97,17 @@ def estimate_block(
     Row ``i`` of ``x`` uses the noise of index ``start + i``.
     """
     mean, logvar = engine.encode(x, condition)
-    weights, errors, divergence = LogWeights(len(x), x.device), Moments(len(x), x.device), torch.zeros(())
+    weights, errors, known = LogWeights(len(x), x.device), Moments(len(x), x.device), torch.zeros(())
     for z, kl in draws(engine, mean, logvar, estimator, start=start):
-        nll = engine.nll(z, x, condition=condition).double()
-        weights.add(log_prior_ratio(z, mean, logvar) - nll)
-        errors.add(nll)
-        divergence = kl
+        nll, ratio = engine.nll(z, x, condition=condition).double(), engine.prior.log_ratio(z, mean, logvar)
+        weights.add(ratio - nll)
+        if engine.spec.prior is None:
+            known = kl
+            errors.add(nll)
+        else:
+            errors.add(nll - ratio)
     weights.finish()
     errors.finish()
     if estimator.bound == "iwae":
         return weights.log_mean, weights.standard_error, weights.effective_sample_size
-    return -(errors.mean + divergence), errors.standard_error, weights.effective_sample_size
+    return -(errors.mean + known), errors.standard_error, weights.effective_sample_size

@@ -104,6 +104,11 @@ class LogWeights(_Groups):
         self._peak = peak
 
     @property
+    def log_sum(self) -> Tensor:
+        """log sum_k w_k, (rows,)."""
+        return self._peak + self._sum.log()
+
+    @property
     def log_mean(self) -> Tensor:
         """log (1/K sum_k w_k), (rows,)."""
         return self._peak + (self._sum / self.draws).log()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Real
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ from fastvae.runtime import Engine
 
 # The verb whose plan gives each metric at z = posterior mean, and the one that scores drawn latents.
 AT_MEAN = {"reconstruction": "elbo", "kl": "kl", "elbo": "elbo", "mse": "distance", "l2": "distance"}
+# Plans that hold the divergence in closed form.
+WITH_DIVERGENCE = ("elbo", "kl")
 OF_DRAWS = {
     "reconstruction": "score",
     "elbo": "score",
@@ -32,17 +34,24 @@ OF_DRAWS = {
     "mse": "squared_error",
     "l2": "squared_error",
 }
+# Draws for ``kl`` and ``elbo`` where the caller names none and the divergence has no closed form.
+DRAWS = 100
 METRICS = ("reconstruction", "kl", "elbo", "iwae", "mse", "l2")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What to compute: ``samples`` is None for z = mean, else the number of draws z ~ q(z|x) of ``seed``."""
+    """What to compute: ``samples`` is None for z = mean, else the number of draws z ~ q(z|x) of ``seed``.
+
+    ``closed`` says whether the divergence from the model's prior has a closed form; where it has none, ``kl`` and
+    ``elbo`` estimate it by draws, DRAWS if ``samples`` is None.
+    """
 
     name: str
     samples: int | None
     seed: int
     beta: float = 1.0
+    closed: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in METRICS:
@@ -56,7 +65,9 @@ class Metric:
     @property
     def verbs(self) -> tuple[str, ...]:
         """The verbs whose plans it runs."""
-        return (AT_MEAN[self.name],) if self.at_mean else ("encode", OF_DRAWS[self.name])
+        if self.at_mean:
+            return (AT_MEAN[self.name],)
+        return ("encode",) if self.name == "kl" else ("encode", OF_DRAWS[self.name])
 
     @property
     def needs_variance(self) -> bool:
@@ -65,8 +76,15 @@ class Metric:
 
     @property
     def at_mean(self) -> bool:
-        """Whether one plan gives it, because no z is drawn; the divergence never needs one."""
+        """Whether one plan gives it, because no z is drawn; a divergence in closed form never needs one."""
+        if not self.closed and AT_MEAN.get(self.name) in WITH_DIVERGENCE:
+            return False
         return self.samples is None or self.name == "kl"
+
+    @property
+    def samples_divergence(self) -> bool:
+        """Whether it holds a divergence from the prior that is estimated by draws."""
+        return not self.closed and self.name in ("kl", "elbo")
 
 
 def _finite_beta(beta: Any) -> float:
@@ -81,11 +99,11 @@ def _finite_beta(beta: Any) -> float:
 
 
 @lru_cache(maxsize=64, typed=True)
-def _known(name: str, samples: int | None, seed: int, beta: float) -> Metric:
-    return Metric(name, samples, seed, beta)
+def _known(name: str, samples: int | None, seed: int, beta: float, closed: bool) -> Metric:
+    return Metric(name, samples, seed, beta, closed)
 
 
-def metric_of(name: str, samples: int | None, seed: int, beta: float) -> Metric:
+def metric_of(name: str, samples: int | None, seed: int, beta: float, *, closed: bool = True) -> Metric:
     """The Metric, which is checked once for callers that ask for the same again and again.
 
     Raises:
@@ -94,9 +112,9 @@ def metric_of(name: str, samples: int | None, seed: int, beta: float) -> Metric:
     if samples is None and isinstance(name, str) and name == "iwae":
         samples = 1
     try:
-        return _known(name, samples, seed, beta)
+        return _known(name, samples, seed, beta, closed)
     except TypeError:  # something that cannot be kept, and is no metric either: say what is wrong with it
-        return Metric(name, samples, seed, beta)
+        return Metric(name, samples, seed, beta, closed)
 
 
 def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condition: Tensor | None = None) -> Tensor:
@@ -110,14 +128,18 @@ def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condit
     mean, logvar = engine.encode(x, condition)
     if metric.name == "iwae":
         return -_importance_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
+    if metric.samples_divergence:
+        return _sampled_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
+    if metric.name == "reconstruction" and metric.samples is None:
+        return engine.nll(mean[None], x, condition=condition)[0]
     distance = engine.nll if "score" in metric.verbs else engine.squared_error
-    errors, divergence = Moments(len(x), x.device), torch.zeros(())
+    errors, known = Moments(len(x), x.device), torch.zeros(())
     for z, kl in draws(engine, mean, logvar, metric, start=start):
         values = distance(z, x, condition=condition).double()
         errors.add(values.sqrt() if metric.name == "l2" else values)
-        divergence = kl
+        known = kl
     errors.finish()
-    return errors.mean if metric.name == "l2" else from_parts((errors.mean, divergence), x[:1].numel(), metric)
+    return errors.mean if metric.name == "l2" else from_parts((errors.mean, known), x[:1].numel(), metric)
 
 
 def _parts_at_mean(engine: Engine, x: Tensor, metric: Metric, condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -151,18 +173,39 @@ def _importance_bound(
     """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)."""
     weights = LogWeights(len(x), x.device)
     for z, _ in draws(engine, mean, logvar, metric, start=start):
-        weights.add(log_prior_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double())
+        weights.add(engine.prior.log_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double())
     weights.finish()
     return weights.log_mean
 
 
-def log_prior_ratio(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """log p(z) - log q(z|x) in float64 for z (samples, rows, *latent_shape): (samples, rows)."""
-    z, mean, logvar = z.double(), mean.double(), logvar.double()
-    # Bounded, so that a standard deviation beyond float64's range gives a huge number and not 0 * inf.
-    deviations = (z - mean) * torch.exp(-0.5 * logvar).clamp(max=1e150)
-    squares = deviations.square().clamp(max=1e300) + logvar - z.square()
-    return 0.5 * squares.flatten(2).sum(2)
+def _sampled_bound(
+    engine: Engine, x: Tensor, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, condition: Tensor | None
+) -> Tensor:
+    """``kl`` or ``elbo`` whose divergence has no closed form: the mean of log q(z|x) - log p(z) stands for it."""
+    drawn = metric if metric.samples else replace(metric, samples=DRAWS)
+    errors, divergences = Moments(len(x), x.device), Moments(len(x), x.device)
+    for z, _ in draws(engine, mean, logvar, drawn, start=start):
+        divergences.add(-engine.prior.log_ratio(z, mean, logvar))
+        if metric.name == "elbo" and metric.samples:
+            errors.add(engine.nll(z, x, condition=condition))
+    divergences.finish()
+    if metric.name == "kl":
+        return divergences.mean
+    if metric.samples is None:
+        errors.add(engine.nll(mean[None], x, condition=condition))
+    errors.finish()
+    return errors.mean + metric.beta * divergences.mean
+
+
+def divergence(engine: Engine, mean: Tensor, logvar: Tensor, start: int) -> Tensor:
+    """KL(q(z|x) || p(z)), (rows,): in closed form, or from DRAWS draws of the seed 0."""
+    if engine.spec.prior is None:
+        return engine.posterior_samples(mean, logvar, seed=0, start=0, stream=noise.POSTERIOR, samples=0)[1]
+    kl = Moments(len(mean), mean.device)
+    for z, _ in draws(engine, mean, logvar, Metric("kl", DRAWS, 0, closed=False), start=start):
+        kl.add(-engine.prior.log_ratio(z, mean, logvar))
+    kl.finish()
+    return kl.mean
 
 
 class Sampling(Protocol):

@@ -99,14 +99,15 @@ def results(vae: VAE, job: Job, x: Rows, start: int, condition: Rows | None) -> 
     raise AssertionError(f"a job of {job.verb} reads no data")
 
 
-def plans_of(verb: str, output: str, samples: int) -> tuple[str, ...]:
-    """The plans that a job's verb runs; those that decide whether it needs a condition."""
+def plans_of(verb: str, output: str, samples: int, spec: ModelSpec) -> tuple[str, ...]:
+    """The plans that a job's verb runs, of a model of ``spec``; those that decide whether it needs a condition."""
     if verb == "generate":
         return ("decode",)
     if verb == "encode":
         return ("embed",) if output == "mean" else ("encode",)
     if verb == "score":
-        metrics = (metric_of(name, samples or None, 0, 1.0) for name in output.split(JOINT))
+        closed = spec.prior is None
+        metrics = (metric_of(name, samples or None, 0, 1.0, closed=closed) for name in output.split(JOINT))
         return tuple(plan for metric in metrics for plan in metric.verbs)
     return (verb,)
 

@@ -268,7 +268,7 @@ class _Input:
     ) -> Report:
         """Make the job of a verb with columns of ``results`` and run it; errors as :func:`encode`."""
         place, engine, n = open_folder(folder_path("out", out)), self.vae._engine, len(self.data)
-        plans = plans_of(verb, settings["output"], settings.get("samples", 0))
+        plans = plans_of(verb, settings["output"], settings.get("samples", 0), engine.spec)
         vectors = condition_rows(asked.condition, engine, n, *plans)
         columns = (*id_columns(self.data), *results)
         names = [column.name for column in columns]

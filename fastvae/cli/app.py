@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import fastvae
-from fastvae.cli import INTERRUPTED, bulk, describe, make, rows, scores
+from fastvae.cli import INTERRUPTED, bulk, describe, fit, make, rows, scores
 from fastvae.errors import FastVAEError
 
 USER_ERROR = 2
@@ -72,6 +72,6 @@ def options(
     """Generate, encode, reconstruct, score and impute with a trained variational autoencoder."""
 
 
-for module in (make, rows, scores, bulk, describe):
+for module in (make, rows, scores, fit, bulk, describe):
     for command in module.COMMANDS:
         app.command(epilog=f"Example: {command.example}")(command.run)

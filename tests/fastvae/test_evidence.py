@@ -87,6 +87,7 @@ def bias(samples: int) -> float:
 
 def test_means_of_no_row_and_of_one() -> None:
     one = VAE.log_likelihood(X[:1], 10).mean()
+    assert isinstance(one, fastvae.MeanLogLikelihood)
     assert np.isnan(one.standard_error)
     assert one.draws_error > 0
     with pytest.raises(InputError, match="no rows"):

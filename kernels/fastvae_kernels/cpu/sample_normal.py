@@ -92,10 +92,10 @@ def _sample(
         threads = min(torch.get_num_threads(), len(work) // _BLOCKS_PER_THREAD)
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:  # not kept: a pool's threads do not survive a fork
-                list(pool.map(lambda part: _fill(*part, uniform, seed), work))
+                list(pool.map(lambda part: _fill(part[0], part[1], uniform, seed), work))
         else:
-            for part in work:
-                _fill(*part, uniform, seed)
+            for lanes, block in work:
+                _fill(lanes, block, uniform, seed)
     return out[0] if samples is None else out
 
 
