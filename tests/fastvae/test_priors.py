@@ -25,7 +25,7 @@ from fastvae.priors import Mixture, StandardNormal
 from fastvae.runtime import Settings
 from fastvae.spec import Condition, ModelSpec, PointHead
 from fastvae.spec_json import spec_from_json, spec_to_json
-from tests.fastvae.support import conv_spec, data_for, linear_gaussian, mlp_spec, random_model
+from tests.fastvae.support import LinearGaussian, conv_spec, data_for, linear_gaussian, mlp_spec, random_model
 
 PRIORS = {
     "gaussian_mixture": GaussianMixture(4),
@@ -227,6 +227,26 @@ def test_bulk_jobs_have_the_scores_of_the_model(tmp_path: Path) -> None:
     table = pd.concat([pd.read_parquet(file) for file in sorted((tmp_path / "scores").glob("*.parquet"))])
     for metric in ("kl", "elbo"):
         np.testing.assert_array_equal(table[metric].to_numpy(), vae.score(x, metric))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("method", "samples"), [("importance", 500), ("metropolis", 100)])
+def test_imputation_has_the_prior_of_the_model(method: Any, samples: int) -> None:
+    """Under N(m, V) the linear-Gaussian model is another of the kind: W and b take up m and V."""
+    model, mean, variance = linear_gaussian(), np.array([[1.0, -0.5]]), np.array([[0.5, 0.3]])
+    moved = LinearGaussian(model.W * np.sqrt(variance), model.b + model.W @ mean[0], model.s2)
+    plain = model.vae(widen=1.3)
+    spec = replace(plain.spec, prior=GaussianMixture(1, weights="uniform"))
+    tensors = {"prior.means": torch.from_numpy(mean), "prior.logvars": torch.from_numpy(np.log(variance))}
+    vae = VAE(Model(spec, {**plain._model.weights, **tensors}))
+    # The same row again and again: the mean of as many estimates.
+    x, missing = np.repeat(model.b[None] + 0.5, 100, 0), np.zeros((100, 5), bool)
+    missing[:, :3] = True
+    expected = moved.conditional_mean(x[:1], missing[:1])[0]
+    assert np.abs(expected - model.conditional_mean(x[:1], missing[:1])[0]).max() > 0.2
+    found = vae.impute(x, missing, method, samples=samples)
+    error = found.std(0, ddof=1)[:3] / 10
+    assert np.all(np.abs(found.mean(0) - expected)[:3] < 5 * error + 0.01)
+    assert np.all(error < 0.03)
 
 
 @pytest.mark.parametrize("verb", ["kl", "elbo", "generate"])
