@@ -3,7 +3,8 @@
 Run as ``python -m bench.samplers``. Of every embedded model, as many samples as there are held-out rows, from the prior
 and from mixtures that ``fit_sampler`` fits to the training rows, are compared with those rows: the squared Fréchet
 distance between Gaussians of both, in the leading principal components of the training rows. Its floor is the distance
-of as many training rows. A row for each model, means over seeds, goes to ``bench/results/samplers.jsonl``.
+of as many training rows, and that of their reconstructions is what latents of the right distribution would have. A row
+for each model, means over seeds, goes to ``bench/results/samplers.jsonl``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def study(name: str) -> dict[str, Any]:
     distances: dict[str, list[float]] = {}
     for seed in SEEDS:
         order = np.random.default_rng(seed).permutation(len(data.train))[:n]
-        rows = {"training rows": data.train[order], "prior": vae.generate(n, seed)}
+        x = data.train[order]
+        rows = {"training rows": x, "reconstructions": vae.reconstruct(x), "prior": vae.generate(n, seed)}
         for components, covariance in FITS:
             fitted = vae.fit_sampler(data.train, components, seed, covariance=covariance)
             rows[f"{components} {covariance}"] = fitted.generate(n, seed)

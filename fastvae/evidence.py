@@ -16,6 +16,8 @@ from fastvae.runtime import Engine
 from fastvae.scoring import draws
 
 BOUNDS = ("iwae", "elbo")
+# What a LogLikelihood says of its estimates.
+ERRORS = ("standard_error", "effective_sample_size")
 
 
 @dataclass(frozen=True)

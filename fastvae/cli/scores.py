@@ -28,13 +28,12 @@ from fastvae.cli.options import (
 from fastvae.cli.rows import id_fields, id_values
 from fastvae.cli.work import Block, Rows, note, read_condition, walk
 from fastvae.errors import InputError
-from fastvae.evidence import BOUNDS
+from fastvae.evidence import BOUNDS, ERRORS
 from fastvae.files import Field, Source, check_target, open_sink
 
 TOP = 5
 # Draws for standard errors where --samples does not say.
 DRAWS = 5000
-ERRORS = ("standard_error", "effective_sample_size")
 
 
 @command("fastvae score digits data.npy --metric elbo --out scores.csv")
@@ -67,9 +66,11 @@ def score(
     standard_error, in nats, and effective_sample_size, of the importance weights.
     """
     if standard_errors:
-        _check_errors(metric, beta, folder=out is not None and names_folder(out))
+        _check_errors(metric, beta)
+        samples = samples or DRAWS
     if out is not None and names_folder(out):
-        drawn = {"metric": metric.split(","), "samples": samples, "seed": seed, "beta": beta}
+        drawn: dict[str, Any] = {"metric": metric.split(","), "samples": samples, "seed": seed, "beta": beta}
+        drawn["standard_errors"] = standard_errors
         data_folder(fastvae.bulk.score, model, data, OutTarget(out, force), bulk, condition, invalid, **drawn)
         return
     bulk.check_unused()
@@ -84,7 +85,7 @@ def score(
     def compute(block: Block) -> dict[str, Rows]:
         where: dict[str, Any] = {"condition": block.condition, "start": block.low, "invalid": invalid}
         if standard_errors:
-            return _with_errors(vae, block.values, metric, samples or DRAWS, seed, where)
+            return _with_errors(vae, block.values, metric, samples or 0, seed, where)
         return {metric: vae.score(block.values, cast(Any, metric), samples, seed, beta, **where)}
 
     blocks = walk(source, "score", labels, invalid=invalid)
@@ -99,12 +100,10 @@ def score(
     note(f"{out}: {len(source):,} scores")
 
 
-def _check_errors(metric: str, beta: float, *, folder: bool) -> None:
+def _check_errors(metric: str, beta: float) -> None:
     """Refuse --standard-errors where there are none."""
     if metric not in BOUNDS or beta != 1:
         raise InputError(f"--standard-errors: for --metric {' or '.join(BOUNDS)} with --beta 1, got {metric!r:.80}")
-    if folder:
-        raise InputError("--standard-errors: not for a folder of shards; write one file, such as scores.parquet")
 
 
 def _with_errors(vae: VAE, x: Rows, metric: str, samples: int, seed: int, where: dict[str, Any]) -> dict[str, Rows]:

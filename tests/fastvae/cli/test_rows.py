@@ -134,7 +134,8 @@ def test_score_with_standard_errors(tmp_path: Path, call: Call, digits: Path, me
     [
         (["--metric", "mse"], "--standard-errors: for --metric iwae or elbo with --beta 1, got 'mse'"),
         (["--metric", "elbo", "--beta", "2"], "with --beta 1"),
-        (["--metric", "iwae", "-o", "shards/"], "--standard-errors: not for a folder of shards"),
+        (["--metric", "iwae,elbo", "-o", "shards/"], "--standard-errors: for --metric iwae or elbo"),
+        (["--metric", "iwae", "--samples", "1", "-o", "shards/"], "samples: expected an integer from 2"),
         (["--metric", "iwae", "-o", "errors.npy"], "npz"),
     ],
 )
