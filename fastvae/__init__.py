@@ -16,19 +16,34 @@ from fastvae import errors
 if TYPE_CHECKING:
     from fastvae.api import VAE
     from fastvae.embedded import ModelCard, models
+    from fastvae.evidence import LogLikelihood, MeanLogLikelihood
     from fastvae.loading import from_modules, load
     from fastvae.posterior import Posterior
     from fastvae.scaling import LatentScaling
     from fastvae.spec import ModelSpec
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "LatentScaling", "ModelCard", "ModelSpec", "Posterior", "errors", "from_modules", "load", "models"]
+__all__ = [
+    "VAE",
+    "LatentScaling",
+    "LogLikelihood",
+    "MeanLogLikelihood",
+    "ModelCard",
+    "ModelSpec",
+    "Posterior",
+    "errors",
+    "from_modules",
+    "load",
+    "models",
+]
 
 # Where each name is. They are imported when first asked for, and PyTorch with them: it takes two seconds, which the
 # command line has better uses for.
 _HOMES = {
     "VAE": "api",
     "LatentScaling": "scaling",
+    "LogLikelihood": "evidence",
+    "MeanLogLikelihood": "evidence",
     "ModelCard": "embedded",
     "ModelSpec": "spec",
     "Posterior": "posterior",

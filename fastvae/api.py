@@ -21,6 +21,8 @@ from torch import Tensor
 from fastvae import noise
 from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
+from fastvae.evidence import Estimator, LogLikelihood, estimate_block
+from fastvae.fitting import check_sampler, with_sampler
 from fastvae.formats import native
 from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
 from fastvae.model import Model, fingerprint
@@ -177,7 +179,7 @@ class VAE:
         *,
         kind: Literal["numpy", "torch"] = "numpy",
     ) -> Array:
-        """Samples from the model: decode z ~ N(0, I).
+        """Samples from the model: decode z from its prior, or from what :meth:`fit_sampler` fitted.
 
         Sample ``i`` is a function of ``seed`` and ``start + i`` alone: any part of a larger run can be generated
         again by itself, on any machine (bit for bit in batch-invariant mode on one kind of device).
@@ -265,7 +267,7 @@ class VAE:
                     out = None if overlapped else result[first - low : last - low]
                     part = engine.generate(last - first, **where, condition=condition, out=out)
                 else:
-                    z = engine.prior_samples(last - first, **where)
+                    z = engine.latent_samples(last - first, **where)
                     part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
                 carrier.store([part], [result], first - low, last - low)
 
@@ -448,7 +450,7 @@ class VAE:
 
         ==============  ============================================================================
         reconstruction  -log p(x|z) under the model's own likelihood, nats
-        kl              KL(q(z|x) || p(z)), nats
+        kl              KL(q(z|x) || p(z)), nats; estimated where the prior is no standard normal
         elbo            the negative evidence lower bound, reconstruction + beta * kl, nats
         iwae            -log of the importance-weighted estimate of p(x) with ``samples`` draws, nats
         mse, l2         mean squared difference to E[x|z]; Euclidean distance to it
@@ -457,7 +459,8 @@ class VAE:
         Args:
             x: (rows, *input_shape).
             samples: None scores at z = posterior mean, so that scores are deterministic; K averages over K draws
-                z ~ q(z|x) of ``seed``. ``iwae`` always samples, and None means one draw.
+                z ~ q(z|x) of ``seed``. ``iwae`` always samples, and None means one draw. ``kl`` and ``elbo`` under a
+                prior that is a mixture estimate the divergence by K draws; None takes 100 of them for it.
             seed: unsigned 64-bit integer.
             beta: weight of the KL in ``elbo``.
             start: index of the first row's noise: a data set scored in pieces gives the same scores.
@@ -470,7 +473,7 @@ class VAE:
             InputError: an argument of the wrong kind, shape, dtype or range.
             UnsupportedError: ``kl``, ``elbo`` or ``iwae`` of a deterministic encoder.
         """
-        what = metric_of(metric, samples, seed, beta)
+        what = metric_of(metric, samples, seed, beta, closed=self.spec.prior is None)
         if what.needs_variance:
             self._check_variance(f"metric {what.name!r}")
         start = noise.check_count("start", start)
@@ -486,6 +489,52 @@ class VAE:
                 return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
 
             return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
+
+    def log_likelihood(
+        self,
+        x: Array,
+        samples: int = 5000,
+        seed: int = 0,
+        *,
+        bound: Literal["iwae", "elbo"] = "iwae",
+        condition: Any = None,
+        start: int = 0,
+        invalid: str = "raise",
+    ) -> LogLikelihood:
+        """An estimate of log p(x) for each row, with its standard error, in memory that does not grow with ``samples``.
+
+        Args:
+            x: (rows, *input_shape).
+            samples: draws z ~ q(z|x) a row, at least 2.
+            seed: unsigned 64-bit integer.
+            bound: ``iwae``, the importance-weighted estimate, whose bias vanishes as draws grow; ``elbo``, whose bias,
+                KL(q(z|x) || p(z|x)), does not. Their negatives are what :meth:`score` gives for so many draws.
+            start: index of the first row's noise: a data set in pieces has the same estimates.
+            invalid: see :meth:`encode`.
+
+        Returns:
+            A LogLikelihood: ``estimate``, ``standard_error``, ``effective_sample_size``, each (rows,), and ``mean()``.
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range.
+            UnsupportedError: the encoder is deterministic.
+        """
+        what = Estimator(bound, samples, seed)
+        self._check_variance("log_likelihood")
+        start = noise.check_count("start", start)
+        if (sized := self._for_images("x", x)) is not None:
+            options: dict[str, Any] = {"bound": bound, "condition": condition, "start": start, "invalid": invalid}
+            return sized.log_likelihood(x, samples, seed, **options)
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
+
+            def compute(
+                block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None
+            ) -> Sequence[Tensor]:
+                return estimate_block(self._engine, block, what, start=start + low, condition=vectors)
+
+            found = self._walker.walk(rows, compute, what.verbs, [(), (), ()], condition, invalid)
+            return LogLikelihood(*map(rows.like, found))
 
     @_in_use
     def impute(
@@ -543,6 +592,37 @@ class VAE:
         size, verbs = lambda: what.rows_per_block(self._engine), ("score", "impute")
         in_batches(self._engine, verbs, 0, len(rows), size, compute)
         return to_kind(result[0] if what.n_imputations == 1 else result, x)
+
+    def fit_sampler(
+        self,
+        x: Array,
+        components: int = 10,
+        seed: int = 0,
+        *,
+        covariance: Literal["full", "diagonal"] = "full",
+        condition: Any = None,
+    ) -> VAE:
+        """A model whose :meth:`generate` draws z from a mixture of Gaussians fitted to the latents of ``x``.
+
+        Where the encoder's posteriors together do not look like the prior, samples of the prior do not look like the
+        data; those of the mixture do more. Scores and imputation keep the prior. ``save`` writes the mixture as well.
+
+        Args:
+            x: (rows, *input_shape), best those of training; the mixture is fitted to one draw z ~ q(z|x) for each.
+            components: of the mixture, at most as many as rows.
+            seed: of the draws and of scikit-learn's fit, an unsigned 64-bit integer.
+            covariance: of a component; ``full`` is for flat latents.
+
+        Returns:
+            A model loaded as this one is; this one stays as it was.
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range; fewer rows than components.
+            UnsupportedError: scikit-learn is not installed, or a model for images of any size or with scaled latents.
+        """
+        check_sampler(self.spec, self._engine.settings.scaled_latents, components, covariance)
+        z = self.encode(x, condition=condition).sample(seed)
+        return VAE(with_sampler(self._model, z, components, covariance, seed), self._engine.settings)
 
     @_in_use
     def explain(self, verb: str = "reconstruct", rows: int = 1, device: str = "auto") -> Explanation:

@@ -6,7 +6,7 @@ All three methods draw z given the observed entries of a row and ask the decoder
   proposed from again for a few rounds (MIWAE's estimator; Mattei & Frellsen 2019).
 * ``gibbs``: pseudo-Gibbs, z ~ q(z | filled row) and then x_missing ~ p(x | z) (Rezende et al. 2014). An encoder
   that meets a row unlike any it was trained on may throw z ever further out, so z is kept to the ball that holds
-  all but 1e-9 of the prior.
+  all but 1e-9 of the prior, or of the nearest component of one that is a mixture.
 * ``metropolis``: the same proposals, accepted by Metropolis-Hastings, so that the chain is exact
   (Metropolis-within-Gibbs; Mattei & Frellsen 2018).
 """
@@ -24,7 +24,6 @@ from fastvae import noise
 from fastvae.errors import InputError
 from fastvae.runtime import Engine
 from fastvae.runtime.memory import in_batches
-from fastvae.scoring import log_prior_ratio
 
 METHODS = ("importance", "metropolis", "gibbs")
 ROUNDS = 3
@@ -143,7 +142,7 @@ def _importance_round(
             mean, logvar, seed=imputer.seed, start=block.start, stream=stream, samples=count
         )
         nll, outputs = engine.impute(z, filled, mask=~block.missing, condition=block.condition)
-        weights = log_prior_ratio(z, mean, logvar) - nll.double()
+        weights = engine.prior.log_ratio(z, mean, logvar) - nll.double()
         for k in range(count):
             total = torch.logaddexp(log_total, weights[k])
             finite = total.clamp(min=torch.finfo(total.dtype).min)  # all weights 0 so far: nothing to keep or add
@@ -185,25 +184,13 @@ def _step(engine: Engine, block: Block, imputer: Imputer, filled: Tensor, step: 
     stream = noise.IMPUTE_POSTERIOR + step
     proposed, _ = engine.posterior_samples(mean, logvar, seed=imputer.seed, start=block.start, stream=stream, samples=1)
     if current is None:
-        return _within_prior(proposed[0])
+        return engine.prior.within(proposed[0])
     both = torch.cat([proposed, current[None]])
     nll = engine.nll(both, filled, condition=block.condition).double()
-    weights = log_prior_ratio(both, mean, logvar) - nll
+    weights = engine.prior.log_ratio(both, mean, logvar) - nll
     uniform = _uniform(engine, imputer, block, 1, noise.IMPUTE_CHOICE + step)[:, 0]
     accepted = torch.log(uniform) < weights[0] - weights[1]
     return torch.where(_as_rows(accepted, current), proposed[0], current)
-
-
-def _within_prior(z: Tensor) -> Tensor:
-    """z (rows, *latent_shape), shortened where it is longer than all but about 1e-9 of the prior's draws.
-
-    The squared length has a chi-squared distribution; Wilson and Hilferty (1931) give its quantile, here at six
-    standard deviations.
-    """
-    dim = z[0].numel() if len(z) else 1
-    longest = math.sqrt(dim * (1 - 2 / (9 * dim) + 6 * math.sqrt(2 / (9 * dim))) ** 3)
-    length = z.flatten(1).norm(dim=1)
-    return z * _as_rows((longest / length).clamp(max=1), z)
 
 
 def _sample(engine: Engine, block: Block, imputer: Imputer, parameters: tuple[Tensor, ...], stream: int) -> Tensor:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import fastvae
-from fastvae.cli import INTERRUPTED, bulk, describe, latents, make, plot, rows, scores
+from fastvae.cli import INTERRUPTED, bulk, describe, fit, latents, make, plot, rows, scores
 from fastvae.errors import FastVAEError
 
 USER_ERROR = 2
@@ -74,6 +74,6 @@ def options(
 
 drawing = typer.Typer(no_args_is_help=True, help="Draw samples, reconstructions, traversals, embeddings or scores.")
 app.add_typer(drawing, name="plot")
-for module in (make, rows, scores, bulk, latents, describe, plot):
+for module in (make, rows, scores, fit, bulk, latents, describe, plot):
     for command in module.COMMANDS:
         (drawing if module is plot else app).command(epilog=f"Example: {command.example}")(command.run)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import UnsupportedError
+from fastvae.heads import Prior
 from fastvae.likelihoods import UNIT_INTERVAL, output_head
 from fastvae.model import Model, memory_bytes
 from fastvae.plan import (
@@ -33,6 +34,7 @@ from fastvae.plan import (
     check_scaling,
     explain,
 )
+from fastvae.priors import Mixture, StandardNormal, mixture
 from fastvae.runtime.batching import TILE, blocks, even_part, padded, shared_part
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
@@ -108,6 +110,7 @@ class Engine:
         self._max_memory = None if settings.max_memory is None else memory_bytes(settings.max_memory)
         self._fits_images = self._max_memory is not None and self.spec.any_size
         self._graphs = settings.graphs
+        self._mixes = bool(model.spec.mixtures())  # samples are decoded from latents that no plan draws
         self._resources = self._new_resources(graphs or self._graph_device())
         if settings.impl != "auto" and of is None and not self._fits_images:
             self._executor("reconstruct")
@@ -269,12 +272,12 @@ class Engine:
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
+        """E[x|z] for the latent samples of indices start to start + rows: (rows, *input_shape)."""
         # Noise is the same for any number of rows, so only the decoder runs in tiles; and no graph records a seed.
         # Nor has it tiles of its own.
         graph = self._resources.graphs is not None and rows <= MOST_ROWS
-        if self.batch_invariant or graph or self._fits_images:
-            return self.decode(self.prior_samples(rows, seed=seed, start=start), condition, out)
+        if self.batch_invariant or graph or self._fits_images or self._mixes:
+            return self.decode(self.latent_samples(rows, seed=seed, start=start), condition, out)
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
 
@@ -317,11 +320,11 @@ class Engine:
         return self._run_samples("squared_error", z, {"x": x, "condition": condition})[0]
 
     def kl(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """KL(q(z|x) || N(0, I)) in nats: (rows,)."""
+        """KL(q(z|x) || N(0, I)) in nats, of a model with that prior: (rows,)."""
         return self._run("kl", len(x), {"x": x, "condition": condition})[0]
 
     def elbo(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """-log p(x|z) at the mean z of q(z|x), and KL(q(z|x) || N(0, I)), in nats: each (rows,)."""
+        """-log p(x|z) at the mean z of q(z|x), and KL(q(z|x) || N(0, I)), in nats: each (rows,); as :meth:`kl`."""
         nll, kl = self._run("elbo", len(x), {"x": x, "condition": condition})
         return nll, kl
 
@@ -340,7 +343,7 @@ class Engine:
     def posterior_samples(
         self, mean: Tensor, logvar: Tensor, *, seed: int, start: int, stream: int, samples: int
     ) -> tuple[Tensor, Tensor]:
-        """Draws from q and the KL divergence to the prior: z (samples, rows, *latent_shape), kl (rows,).
+        """Draws from q and its KL divergence to N(0, I): z (samples, rows, *latent_shape), kl (rows,).
 
         Row ``i`` of draw ``k`` uses the noise of index ``start + i`` in ``stream + k``.
         """
@@ -364,7 +367,7 @@ class Engine:
 
     def generate_directly(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
         """:meth:`generate` into host memory by the shortest way there is; None if it cannot be taken."""
-        short = rows and self.impl == "onnxruntime" and not self._fits_images
+        short = rows and self.impl == "onnxruntime" and not self._fits_images and not self._mixes
         call = self._direct_call("generate") if short else None
         if call is None:
             return None
@@ -372,18 +375,42 @@ class Engine:
         found = call.in_batches(rows, lambda low, high: prior(high - low, dim, seed=seed, start=start + low))
         return found[0] if found else None
 
+    @property
+    def prior(self) -> StandardNormal | Mixture:
+        """The prior of the latents."""
+        return StandardNormal() if self.spec.prior is None else self._mixture(self.spec.prior)
+
+    def _mixture(self, prior: Prior) -> Mixture:
+        """A mixture, made once: where it is one of posteriors, that runs the encoder."""
+        mixtures = self._resources.mixtures
+        if prior not in mixtures:
+            mixtures[prior] = mixture(prior, self.model.weights, self.device, self._posteriors)
+        return mixtures[prior]
+
+    def _posteriors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`encode` for any number of rows of weights."""
+        x = x.to(self.device, self.dtype)
+        parts = [self.encode(x[low:high]) for low, high in blocks(len(x), self.batch_rows("encode"))]
+        mean, logvar = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return mean, logvar
+
+    def latent_samples(self, rows: int, *, seed: int, start: int) -> Tensor:
+        """z of the indices start to start + rows as samples are made of: from the sampler, if one was fitted.
+
+        (rows, *latent_shape).
+        """
+        return self._drawn(self.spec.sampler or self.spec.prior, rows, seed, start, noise.PRIOR)
+
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
-        """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
-        z = fastvae_kernels.sample_normal(
-            rows,
-            self.spec.latent_dim,
-            seed=seed,
-            start=start,
-            stream=stream,
-            dtype=self.dtype,
-            device=self.device,
-            impl=self._op_impl,
-        )
+        """z from the prior, of the indices start to start + rows: (rows, *latent_shape)."""
+        return self._drawn(self.spec.prior, rows, seed, start, stream)
+
+    def _drawn(self, prior: Prior | None, rows: int, seed: int, start: int, stream: int) -> Tensor:
+        where: dict[str, Any] = {"seed": seed, "start": start, "device": self.device, "impl": self._op_impl}
+        z = fastvae_kernels.sample_normal(rows, self.spec.latent_dim, stream=stream, dtype=self.dtype, **where)
+        if prior is not None:
+            uniform = fastvae_kernels.sample_uniform(rows, 1, stream=noise.component_of(stream), **where)
+            z = self._mixture(prior).draw(z, uniform[:, 0])
         return z.reshape(rows, *self.spec.latent_shape)
 
     def _run_samples(self, verb: str, z: Tensor, inputs: Mapping[str, Tensor | None]) -> tuple[Tensor, ...]:
@@ -468,7 +495,7 @@ class Engine:
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources
-        if self._fits_images and verb == "generate":
+        if verb == "generate" and (self._fits_images or self._mixes):
             verb = "decode"
         if (found := held.executors.get(verb)) is not None:
             return found

@@ -111,6 +111,38 @@ def test_score_summary(tmp_path: Path, call: Call) -> None:
     assert top == [f"{i}.png" for i in np.argsort(-scores)[:5]]
 
 
+@pytest.mark.parametrize(("metric", "samples"), [("iwae", 20), ("elbo", 3)])
+def test_score_with_standard_errors(tmp_path: Path, call: Call, digits: Path, metric: str, samples: int) -> None:
+    options = ["--metric", metric, "--seed", 1, "--samples", samples, "--standard-errors", INVARIANT]
+    call("score", "digits", digits, *options, "-o", tmp_path / "o.npz")
+    call("score", "digits", digits, *options, "-o", tmp_path / "o.csv")
+    vae = fastvae.load("digits", batch_invariant=True)
+    expected = vae.log_likelihood(np.load(digits), samples, 1, bound=metric)  # type: ignore[arg-type]
+    arrays, table = np.load(tmp_path / "o.npz"), pd.read_csv(tmp_path / "o.csv")
+    assert list(table) == ["row", metric, "standard_error", "effective_sample_size"][-len(table.columns) :]
+    columns = (-expected.estimate, expected.standard_error, expected.effective_sample_size)
+    for name, values in zip((metric, "standard_error", "effective_sample_size"), columns, strict=True):
+        np.testing.assert_array_equal(arrays[name], values)
+        np.testing.assert_array_equal(table[name].to_numpy(np.float32), values)
+    output = call("score", "digits", digits, *options).output
+    assert "standard error" in output
+    assert "effective" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "mse"], "--standard-errors: for --metric iwae or elbo with --beta 1, got 'mse'"),
+        (["--metric", "elbo", "--beta", "2"], "with --beta 1"),
+        (["--metric", "iwae,elbo", "-o", "shards/"], "--standard-errors: for --metric iwae or elbo"),
+        (["--metric", "iwae", "--samples", "1", "-o", "shards/"], "samples: expected an integer from 2"),
+        (["--metric", "iwae", "-o", "errors.npy"], "npz"),
+    ],
+)
+def test_scores_without_standard_errors(call: Call, digits: Path, options: list[str], message: str) -> None:
+    assert message in call("score", "digits", digits, "--standard-errors", *options, status=2).output
+
+
 def test_score_of_bad_rows(tmp_path: Path, call: Call, digits: Path) -> None:
     rows = np.load(digits)
     rows[9, 0, 3, 3] = np.nan
