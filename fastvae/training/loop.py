@@ -49,6 +49,7 @@ def fit(
     generator: torch.Generator,
     report: Callable[[str], None] = lambda line: None,
     objective: Objective = ON_COMPLETE_ROWS,
+    fused: bool = False,
 ) -> int:
     """Train ``module`` in place, leave it with the averaged weights of its best epoch and return that epoch.
 
@@ -60,6 +61,7 @@ def fit(
         validation: rows as well, or None.
         generator: for the order of rows and which values are masked; see :func:`reproducible`.
         report: called with a line of progress at each check.
+        fused: take steps in PyTorch's fused kernel, which has less to do in Python and rounds differently.
     """
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
     neutral, std = moments(rows)
@@ -68,7 +70,9 @@ def fit(
     _hold_floor(module, floor)
     averaged = copy.deepcopy(module)
     old, new = (list(part.state_dict().values()) for part in (averaged, module))
-    optimizer = torch.optim.AdamW(_parameter_groups(module, recipe), lr=recipe.learning_rate, foreach=True)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(module, recipe), lr=recipe.learning_rate, fused=fused, foreach=not fused
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     best = _Best(averaged, validation, neutral, objective)
     for epoch in range(1, recipe.epochs + 1):
