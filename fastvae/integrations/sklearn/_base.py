@@ -24,8 +24,8 @@ from fastvae.runtime import Settings
 from fastvae.spec import PerDimensionGaussian, PointHead
 from fastvae.training import ELBO, Objective, Recipe, SpecModule, fit, reproducible, standardize, tabular_spec
 
-# Steps of the optimizer where epochs is None, and the fewest and most epochs that they may be.
-STEPS, EPOCHS = 3000, (20, 400)
+# Where epochs is None: the fewest and the most of them, and steps of the optimizer beyond which there are fewer.
+EPOCHS, STEPS = (5, 100), 20_000
 
 # A trained model's results for a row have the same bits whatever rows are around it.
 SETTINGS = Settings(batch_invariant=True)
@@ -59,7 +59,8 @@ class VAEEstimator(BaseEstimator):
         likelihood: ``gaussian``, of columns in any units, each with a variance of its own that is learned;
             ``bernoulli``, of values in [0, 1].
         beta: weight of the KL term.
-        epochs: times that training goes over the rows; None is as many as make about 3,000 steps.
+        epochs: times that training goes over the rows; None is 100, or for many rows fewer, so that there are about
+            20,000 steps; at least 5.
         batch_size: rows of a step.
         learning_rate: of AdamW, falling to 0 along a cosine.
         random_state: an integer gives the same model and scores every time on one machine.
