@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,7 +34,7 @@ from fastvae.plan import (
     explain,
 )
 from fastvae.priors import Mixture, StandardNormal, mixture
-from fastvae.runtime.batching import TILE, blocks, even_part, padded, shared_part
+from fastvae.runtime.batching import TILE, blocks, even_part, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
 from fastvae.runtime.latents import prior
@@ -53,7 +52,7 @@ from fastvae.runtime.settings import (
     resolve_implementation,
     resolve_precision,
 )
-from fastvae.runtime.side_by_side import SerialThreads, serial_threads
+from fastvae.runtime.side_by_side import SerialThreads, Sharing
 from fastvae.runtime.sizes import resized
 from fastvae.runtime.split import SplitExecutor, split
 from fastvae.runtime.staging import Stages
@@ -102,6 +101,7 @@ class Engine:
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
+        self._sharing = Sharing(self._threads, always=self.batch_invariant)
         self._target = plan_target(self.impl, self.device)
         self.head = output_head(model)
         self._batch_size = settings.batch_size
@@ -159,13 +159,11 @@ class Engine:
 
         None where they run one after the other.
         """
-        if self._threads == 1 or rows <= (TILE if self.batch_invariant else size):
+        if self._threads == 1:
             return None
         found = (self._executor(verb) for verb in verbs)
-        if not all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found):
-            return None
-        threads = serial_threads(self._threads)
-        return None if threads is None else (threads, shared_part(rows, size, self._threads))
+        beside = all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found)
+        return self._sharing.of(rows, size) if beside else None
 
     def _rows_that_fit(self, executor: AnyExecutor) -> int:
         """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""
@@ -490,8 +488,8 @@ class Engine:
             return None  # looked at more closely on the long way
         of_rows: Values = "unit interval" if whole else "finite"
         values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
-        share = partial(self.side_by_side, (verb,))
-        return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results, share)
+        limit, results = self.batch_rows(verb), self._resources.results
+        return executor.direct(shape, limit, values, self.in_use, results, self._sharing)
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources

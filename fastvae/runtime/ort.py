@@ -23,7 +23,7 @@ from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import is_out_of_memory
 from fastvae.runtime.results import Results
-from fastvae.runtime.side_by_side import SerialThreads, in_serial_thread
+from fastvae.runtime.side_by_side import Sharing, in_serial_thread
 
 # Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
 # work of a call, as long as that takes no more than BUFFER_BYTES.
@@ -37,8 +37,6 @@ FLOAT32, BITS = np.dtype(np.float32), np.dtype(np.uint32)
 # 1.0 in the bits of a float32.
 ONE = 0x3F800000
 
-# rows, most rows of a batch -> see Engine.side_by_side
-Share: TypeAlias = Callable[[int, int], tuple[SerialThreads, int] | None]
 Values: TypeAlias = Literal["any", "finite", "unit interval"]
 
 
@@ -159,7 +157,7 @@ class OnnxExecutor:
         return tuple(out)
 
     def direct(
-        self, shape: Shape, limit: int, values: Values, in_use: Lifetime, results: Results, share: Share
+        self, shape: Shape, limit: int, values: Values, in_use: Lifetime, results: Results, sharing: Sharing
     ) -> DirectCall | None:
         """The short way into a session with a single input: x, z or the noise; None where there are more.
 
@@ -169,10 +167,12 @@ class OnnxExecutor:
             return None
         outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
 
-        def call(session: Any, alone: Callable[[], DirectCall] | None) -> DirectCall:
-            return DirectCall(session, (self._inputs[0], shape), outputs, limit, values, in_use, results, share, alone)
+        def call(session: Any, alone: Alone | None) -> DirectCall:
+            return DirectCall(session, (self._inputs[0], shape), outputs, limit, values, in_use, results, alone)
 
-        return call(self._session, lambda: call(self._sessions.of(1), None))
+        if not self.side_by_side:
+            return call(self._session, None)
+        return call(self._session, (sharing, lambda: call(self._sessions.of(1), None)))
 
     def _run(self, given: Sequence[Tensor], out: Sequence[Tensor]) -> None:
         """Read ``given`` and write ``out`` in place: nothing is copied on the way in or out."""
@@ -199,8 +199,8 @@ class DirectCall:
         values: what those of the input have to be.
         in_use: entered where there are several batches; a single one is over before anybody misses it.
         results: where the memory of the outputs of several batches comes from.
-        share: what runs several batches side by side, and how many of so many rows each has; see Engine.side_by_side.
-        alone: the same call in a session of one thread, for batches side by side.
+        alone: how several batches go side by side, and what gives the same call in a session of one thread for them;
+            None where they go one after the other.
     """
 
     __slots__ = (
@@ -213,7 +213,6 @@ class DirectCall:
         "_run",
         "_shape",
         "_shapes",
-        "_share",
         "_values",
     )
 
@@ -226,15 +225,14 @@ class DirectCall:
         values: Values,
         in_use: Lifetime,
         results: Results,
-        share: Share,
-        alone: Callable[[], DirectCall] | None,
+        alone: Alone | None,
     ) -> None:
         # The session's own object, where there is one, runs without looking at its arguments once more.
         self._run = getattr(session, "_sess", session).run
         self._name, self._shape = given
         self._outputs, self._shapes = list(outputs), list(outputs.values())
         self._limit, self._values, self._in_use, self._results = limit, values, in_use, results
-        self._share, self._alone = share, alone
+        self._alone = alone
 
     def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
         """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
@@ -285,13 +283,12 @@ class DirectCall:
                 results = [self._results.empty((rows, *shape)) for shape in self._shapes]
             except (MemoryError, ValueError):  # NumPy's words for more than any memory
                 return None
-            shared = self._share(rows, self._limit) if self._alone is not None else None
-            if shared is None:
+            sharing, alone = self._alone or (None, None)
+            shared = None if sharing is None else sharing.of(rows, self._limit)
+            if shared is None or alone is None:
                 done = all(self._fill(results, batch, *part) for part in even_parts(rows, self._limit))
             else:
-                assert self._alone is not None
-                threads, part = shared
-                call = self._alone()
+                call, (threads, part) = alone(), shared
                 done = not threads.run(lambda *part: call._fill(results, batch, *part), blocks(rows, part))
             return results if done else None
 
@@ -305,3 +302,6 @@ class DirectCall:
         for result, output in zip(results, outputs, strict=True):
             result[low:high] = output
         return True
+
+
+Alone: TypeAlias = tuple[Sharing, Callable[[], DirectCall]]

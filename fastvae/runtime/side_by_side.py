@@ -11,8 +11,11 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 import torch
+
+from fastvae.runtime.batching import TILE, shared_part
 
 
 class SerialThreads:
@@ -39,6 +42,24 @@ class SerialThreads:
             for future in futures.values():
                 future.cancel()
             wait(futures.values())
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How many ``threads`` take batches side by side, and whether also where all rows would fit in one batch."""
+
+    threads: int
+    always: bool
+
+    def of(self, rows: int, size: int) -> tuple[SerialThreads, int] | None:
+        """What runs ``rows`` in batches of at most ``size`` side by side, and how many each has.
+
+        None where they are run one after the other.
+        """
+        if self.threads == 1 or rows <= (TILE if self.always else size):
+            return None
+        threads = serial_threads(self.threads)
+        return None if threads is None else (threads, shared_part(rows, size, self.threads))
 
 
 def serial_threads(count: int) -> SerialThreads | None:

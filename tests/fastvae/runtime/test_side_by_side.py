@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,15 @@ def test_a_thread_of_them_does_not_wait_for_itself() -> None:
     assert threads.run(lambda low, high: not found.append(serial_threads(2)), [(0, 1), (1, 2)]) == []
     assert found == [None, None]
     assert serial_threads(1) is None
+
+
+def test_a_model_is_gone_as_soon_as_nobody_has_it() -> None:
+    """Without waiting for the collector, which a forked child may not let end a session: its threads are not there."""
+    model = fastvae.load("digits", device="cpu", threads=2)
+    model.generate(10_000)
+    engine = weakref.ref(model._engine)
+    del model
+    assert engine() is None
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
