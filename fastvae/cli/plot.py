@@ -27,9 +27,9 @@ from fastvae.cli.work import Rows, condition_rows, note, read_condition
 from fastvae.errors import InputError
 from fastvae.files import ReadOptions, Source, open_source
 from fastvae.noise import check_count
-from fastvae.plots.rows import Look
-from fastvae.representation import traverse
-from fastvae.representation.collapse import diagnose_posterior
+from fastvae.plots import Look
+from fastvae.representation import diagnose_posterior, traverse
+from fastvae.spec import PointHead
 
 MOST = 64
 
@@ -125,16 +125,16 @@ def traversal(
     labels = read_condition(condition, vae.spec, len(source))
     if row is None and isinstance(labels, np.ndarray):
         raise InputError("--condition: a file has one for each row; say with --row which to start from")
-    found = diagnose_posterior(*posteriors(vae, source, labels), mi_rows=0)
-    chosen = [d for d in found.order.tolist() if dim is None or d in dim][: len(found.kl) if dim else most]
+    ranked = _ranked(vae, *posteriors(vae, source, labels))
+    chosen = [d for d in ranked if dim is None or d in dim][: None if dim else most]
     if dim and len(chosen) != len(set(dim)):
-        raise InputError(f"--dim: expected latent dimensions from 0 to {len(found.kl) - 1}, got {dim}")
+        raise InputError(f"--dim: expected latent dimensions from 0 to {len(ranked) - 1}, got {dim}")
     begin = None if row is None else _row(source, row)
     one = labels if row is None else condition_rows(labels, row, row + 1)
     way: dict[str, Any] = {"low": low, "high": high, "unit": unit, "condition": one}
     decoded = traverse(vae, begin, chosen, steps, **way)[0]
-    names = [f"z{d}, KL {found.kl[d]:.2f}" for d in chosen]
-    figure = plots.traversal(decoded, names, np.linspace(low, high, steps).tolist(), look=_look(vae, image, source))
+    names, scores = [ranked[d] for d in chosen], np.linspace(low, high, steps).tolist()
+    figure = plots.traversal(decoded, names, scores, look=_look(vae, image, source))
     out.write(figure, f"{len(chosen)} dimensions x {steps} steps")
 
 
@@ -165,7 +165,7 @@ def embedding(
     mean, logvar = posteriors(vae, source, read_condition(condition, vae.spec, len(source)))
     dims = dim
     if dim is None and by == "active":
-        dims = diagnose_posterior(mean, logvar, mi_rows=0).order[:2].tolist()
+        dims = list(_ranked(vae, mean, logvar))[:2]
     out.write(plots.embedding(mean, colours, dims), f"{len(source):,} rows")
 
 
@@ -197,6 +197,18 @@ def scores(
         )
     rows = " and ".join(f"{len(values):,}" for values in found.values())
     out.write(plots.scores(found, metric, bins=bins), f"{rows} rows")
+
+
+def _ranked(vae: fastvae.VAE, mean: Rows, logvar: Rows) -> dict[int, str]:
+    """What to call each latent dimension, by index: that of the largest KL first.
+
+    Where the encoder is deterministic there is no KL, and the variance of the latents stands in.
+    """
+    if isinstance(vae.spec.posterior, PointHead):
+        variances = mean.reshape(len(mean), -1).var(0)
+        return {int(d): f"z{d}, variance {variances[d]:.2f}" for d in np.argsort(-variances, kind="stable")}
+    found = diagnose_posterior(mean, logvar, mi_rows=0)
+    return {int(d): f"z{d}, KL {found.kl[d]:.2f}" for d in found.order}
 
 
 def _metric(name: str) -> Literal["reconstruction", "kl", "elbo", "iwae", "mse", "l2"]:

@@ -6,6 +6,6 @@ one as PNG, SVG or PDF.
 
 from fastvae.plots._figure import SUFFIXES, save
 from fastvae.plots.points import embedding, scores
-from fastvae.plots.rows import grid, reconstructions, traversal
+from fastvae.plots.rows import Look, grid, reconstructions, traversal
 
-__all__ = ["SUFFIXES", "embedding", "grid", "reconstructions", "save", "scores", "traversal"]
+__all__ = ["SUFFIXES", "Look", "embedding", "grid", "reconstructions", "save", "scores", "traversal"]

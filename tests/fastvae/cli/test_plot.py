@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+import torch
 from typer.testing import Result
 
 import fastvae
 from fastvae import plots
+from fastvae.formats import native
+from fastvae.layers import Affine, Linear
+from fastvae.model import Model
 from fastvae.representation import diagnose, traverse
+from fastvae.spec import ModelSpec, PerDimensionGaussian, PointHead
+from tests.fastvae.support import random_model
 
 Call = Callable[..., Result]
 
@@ -107,6 +113,37 @@ def test_scores(tmp_path: Path, call: Call, drawn: list[Any], digits: Path) -> N
     for bars, expected in zip(axes.containers, values, strict=True):
         heights = [bar.get_height() for bar in bars]
         np.testing.assert_allclose(heights, np.histogram(expected, edges)[0] / len(expected), atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_sampled_scores_do_not_depend_on_blocks(call: Call, drawn: list[Any], digits: Path) -> None:
+    call("plot", "scores", "digits", digits, "--metric", "iwae", "--samples", 2, "--seed", 4, "-o", "o.png")
+    expected = plots.scores({"": fastvae.load("digits").score(np.load(digits), "iwae", 2, 4)})
+    heights = [[bar.get_height() for bar in figure.axes[0].containers[0]] for figure in (drawn[0], expected)]
+    np.testing.assert_allclose(heights[0], heights[1])
+
+
+def test_the_condition_of_a_row_goes_with_it(tmp_path: Path, call: Call, drawn: list[Any], models: Path) -> None:
+    path, rows, labels = models / "labels.safetensors", np.random.default_rng(0).random((3, 6)), np.array([2, 0, 1])
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "labels.npy", labels)
+    options = ["--condition", tmp_path / "labels.npy", "--row", 1, "--dim", 0, "-o", "o.png"]
+    call("plot", "traversal", path, tmp_path / "x.npy", *options)
+    decoded = traverse(fastvae.load(path), rows[1:2], [0], 9, condition=0)[0]
+    np.testing.assert_allclose(pixels(drawn[0]), pixels(plots.traversal(decoded, [""], range(9))), atol=1e-5)
+
+
+def test_a_deterministic_encoder_is_ranked_by_variance(tmp_path: Path, call: Call, drawn: list[Any]) -> None:
+    spec = ModelSpec((3,), (3,), (), PointHead((Affine("m", (3,)),)), (Linear("d", 3, 3),), PerDimensionGaussian())
+    weights = dict(random_model(spec).weights)
+    weights["m.scale"], weights["m.shift"] = torch.tensor([1.0, 9.0, 2.0]), torch.zeros(3)
+    native.write(Model(spec, weights), tmp_path / "m.safetensors")
+    np.save(tmp_path / "x.npy", np.eye(3))
+    call("plot", "traversal", tmp_path / "m.safetensors", tmp_path / "x.npy", "--dims", 2, "-o", "o.png")
+    labels = [axes.get_ylabel() for axes in drawn[0].axes[:2]]
+    assert labels == ["z1, variance 18.00", "z2, variance 0.89"]
+    output = call("diagnose", tmp_path / "m.safetensors", tmp_path / "x.npy", status=2).output
+    assert "encoder is deterministic" in output
 
 
 def test_diagnose(call: Call, digits: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fastvae import plots
 from fastvae.errors import InputError, OutputError, UnsupportedError
-from fastvae.plots.rows import Look
+from fastvae.plots import Look
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.random((5, 1, 4, 3), np.float32)

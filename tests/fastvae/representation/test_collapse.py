@@ -1,5 +1,6 @@
 """The report on collapse, on posteriors whose numbers are known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from scipy.stats import norm
 
 import fastvae
+from fastvae import LatentScaling
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.layers import Linear
 from fastvae.representation import active_units, diagnose, diagnose_posterior
 from fastvae.spec import ModelSpec, PerDimensionGaussian, PointHead
 from tests.fastvae.support import vae
+from tests.fastvae.test_sizes import SPEC
 
 ROWS = 1000
 VARIANCES = np.array([1.0, 0.1, 0.5])  # a dimension that is the prior, one that knows much, one that knows little
@@ -62,6 +65,13 @@ def test_of_a_model_is_that_of_its_posterior() -> None:
     assert found.active.tolist() == active_units(q.mean).tolist()
     assert 1 <= found.active.sum() < 16  # the embedded model leaves some dimensions unused
     assert diagnose(model, x, seed=3, mi_rows=0).mi_rows == 0
+
+
+def test_scaled_latents_are_judged_as_the_models_own() -> None:
+    spec = replace(SPEC, latent_scaling=LatentScaling(0.25, 0.5))
+    x = np.random.default_rng(0).random((4, *spec.input_shape), np.float32)
+    scaled, own = vae(spec, scaled_latents=True), vae(spec)
+    np.testing.assert_allclose(diagnose(scaled, x, mi_rows=0).kl, diagnose(own, x, mi_rows=0).kl, rtol=1e-3, atol=1e-5)
 
 
 def test_the_table() -> None:
