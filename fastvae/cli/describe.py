@@ -137,7 +137,7 @@ def _facts(found: str, model: Model) -> dict[str, Any]:
         "latent_shape": list(spec.latent_shape),
         "posterior": _posterior(spec.posterior),
         "likelihood": _describe_likelihood(spec.likelihood),
-        "prior": _mixture(spec.prior),
+        "prior": _mixture(spec.prior) or "standard normal",
         "sampler": _mixture(spec.sampler),
         "condition": _condition(spec),
         "latent_scaling": _scaling(spec),

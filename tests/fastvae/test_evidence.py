@@ -26,14 +26,15 @@ def rows_of_the_model(rows: int, seed: int = 0) -> np.ndarray[tuple[int, ...], n
 X = rows_of_the_model(400)
 
 
-@pytest.mark.parametrize(("samples", "tolerance"), [(5000, 0.07), (400, 0.08)])
+@pytest.mark.parametrize(("samples", "tolerance"), [(5000, 0.1), (400, 0.08)])
 def test_errors_of_the_importance_weighted_estimate_are_as_stated(samples: int, tolerance: float) -> None:
-    found = VAE.log_likelihood(X, samples)
-    scores = (found.estimate - MODEL.log_evidence(X)) / found.standard_error
+    x = X[:150] if samples > 1000 else X
+    found = VAE.log_likelihood(x, samples)
+    scores = (found.estimate - MODEL.log_evidence(x)) / found.standard_error
     assert np.mean(np.abs(scores) > 3) <= 0.02
-    # The distance of 400 standard normals from their distribution is beyond 0.07 in 4% of cases: the seed is fixed.
+    # 400 standard normals are further than 0.07 from their distribution in 4% of cases, 150 than 0.11: seeds are fixed.
     assert kstest(scores, "norm").statistic < tolerance
-    assert abs(scores.std() - 1) < 0.1
+    assert abs(scores.std() - 1) < 0.15
     assert np.all((found.effective_sample_size > 0.3 * samples) & (found.effective_sample_size < samples))
 
 
@@ -98,10 +99,10 @@ def test_means_of_no_row_and_of_one() -> None:
 def test_bits_depend_on_neither_batch_nor_chunks(batch_size: int) -> None:
     spec = mlp_spec()
     x = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
-    whole = vae(spec, batch_invariant=True).log_likelihood(x, 150, start=2)
+    whole = vae(spec, batch_invariant=True).log_likelihood(x, 70, start=2)
     model = vae(spec, batch_invariant=True, batch_size=batch_size)
     for low, high in ((0, 1), (1, 9)):
-        piece = model.log_likelihood(x[low:high], 150, start=2 + low)
+        piece = model.log_likelihood(x[low:high], 70, start=2 + low)
         for name in ("estimate", "standard_error", "effective_sample_size"):
             np.testing.assert_array_equal(getattr(piece, name), getattr(whole, name)[low:high])
 
@@ -117,8 +118,8 @@ def test_memory_does_not_grow_with_draws(monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append((samples, len(mean))) or draw(engine, mean, *rest, samples=samples, **where)  # type: ignore[func-returns-value]
         ),
     )
-    model.log_likelihood(np.zeros((5, 6), np.float32), 3000)
-    assert sum(samples for samples, _ in seen) == 3000
+    model.log_likelihood(np.zeros((5, 6), np.float32), 500)
+    assert sum(samples for samples, _ in seen) == 500
     assert max(samples * rows for samples, rows in seen) <= 32
 
 

@@ -59,6 +59,9 @@ def test_scores_and_imputation_keep_the_prior() -> None:
     x[:, 0] = np.nan
     np.testing.assert_array_equal(fitted.impute(x, samples=20), plain.impute(x, samples=20))
     assert np.abs(fitted.generate(20) - plain.generate(20)).max() > 0.01
+    # The noise of p(x|z) is that of the row, whatever z is.
+    around = [model.generate(20, output="sample") - model.generate(20) for model in (fitted, plain)]
+    np.testing.assert_allclose(*around, atol=1e-6)
 
 
 def test_fits_repeat_and_replace(tmp_path: Path) -> None:

@@ -17,5 +17,5 @@ def test_command(tmp_path: Path, call: Call, digits: Path) -> None:
     expected = fastvae.load("digits").fit_sampler(np.load(digits), 3, 4, covariance="diagonal")
     assert fastvae.load(out).fingerprint == expected.fingerprint
     facts = json.loads(call("inspect", out, "--json").output)
-    assert (facts["prior"], facts["sampler"]) == (None, "gaussian_mixture of 3, diagonal covariance")
+    assert (facts["prior"], facts["sampler"]) == ("standard normal", "gaussian_mixture of 3, diagonal covariance")
     call("fit-sampler", "digits", digits, "-o", tmp_path / "x.npy", status=2)
