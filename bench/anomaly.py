@@ -1,8 +1,8 @@
 """Do scores separate? AUROC of ``score`` for rows of a kind the model was never trained on.
 
-Run as ``python -m bench.anomaly [breast_cancer] [digits] [tables] [pixels]``. Breast cancer: trained on benign cells,
-malignant ones are anomalies. Digits: ten models, each trained without one class, which is the anomaly. ``tables`` and
-``pixels`` are VAEOutlierDetector beside other detectors (:mod:`bench.anomaly_tables`). All rows judged are held out
+Run as ``python -m bench.anomaly [breast_cancer] [digits] [cells] [wine] [pixels]``. Breast cancer: trained on benign
+cells, malignant ones are anomalies. Digits: ten models, each trained without one class, which is the anomaly. The other
+three are VAEOutlierDetector beside other detectors (:mod:`bench.anomaly_tables`). All rows judged are held out
 from training. Each row of results goes to ``bench/results/anomaly.jsonl``.
 """
 
@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 import fastvae
 from bench import datasets
-from bench.anomaly_tables import DIGITS, TABLES, study
+from bench.anomaly_tables import CELLS, DIGITS, WINES, study
 from bench.environment import OUT, environment
 from tools.train_demo import train
 
@@ -64,7 +64,8 @@ def digits() -> dict[str, Any]:
 STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
     "breast_cancer": breast_cancer,
     "digits": digits,
-    "tables": lambda: study(TABLES, seeds=5),
+    "cells": lambda: study(CELLS, seeds=5),
+    "wine": lambda: study(WINES, seeds=5),
     "pixels": lambda: study(DIGITS, seeds=2, pixels=True),
 }
 

@@ -69,10 +69,11 @@ def test_noise_has_the_draws_an_objective_asks_for_and_missing_entries_are_fille
 
     with reproducible(0, 1) as generator:
         module = SpecModule(tabular_spec(5, 2, (8,)))
-        fit(module, rows, None, Recipe(1, batch=16), seed=0, generator=generator, objective=Watched(draws=3))
+        fit(module, rows, None, Recipe(2, batch=16), seed=0, generator=generator, objective=Watched(draws=3))
     x, given, noise = seen[0]
     assert noise.shape == (3, 16, 2)
-    assert noise.unique().numel() == noise.numel()
+    every = torch.cat([noise.flatten() for _, _, noise in seen])
+    assert every.numel() == every.unique().numel() == 2 * 30 * 3 * 2
     missing = x.isnan()
     assert bool(missing.any())
     torch.testing.assert_close(given[missing], rows[:, 1].nanmean().expand_as(given[missing]))
@@ -90,6 +91,19 @@ def test_moments_are_those_of_the_entries_that_are_there() -> None:
     assert mean[2:4].tolist() == [7.0, 0.0]
     assert std[2:4].tolist() == [1.0, 1.0]
     assert not filled(rows, mean).isnan().any()
+
+
+def test_standardize_knows_columns_by_the_entries_that_are_there() -> None:
+    rows = table(200)
+    rows[::3, 4] = float("nan")
+    module = SpecModule(tabular_spec(5, 2))
+    standardize(module, rows)
+    standard = module.get_submodule("encoder.standardize")(rows)
+    assert standard.nanmean(0).abs().max() < 1e-3
+    torch.testing.assert_close(standard[:, :4].std(0), torch.ones(4), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        module.get_submodule("decoder.units")(standard), rows, rtol=1e-3, atol=1e-3, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "gelu"])

@@ -145,6 +145,14 @@ def test_pickled_detectors_give_the_same_bits() -> None:
     np.testing.assert_array_equal(clone(detector).fit(X).decision_function(X), detector.decision_function(X))
 
 
+def test_a_trained_detectors_scores_have_the_same_bits_alone_and_among_others() -> None:
+    detector = VAEOutlierDetector(**FEW | {"hidden": (33, 17)}).fit(X)
+    assert detector.model_._engine.batch_invariant
+    together = detector.score_samples(X)
+    for low, high in ((3, 4), (10, 12), (100, 107), (200, 465)):
+        np.testing.assert_array_equal(detector.score_samples(X[low:high]), together[low:high])
+
+
 def test_pipelines_and_grid_searches_take_a_detector() -> None:
     pipeline = make_pipeline(StandardScaler(), VAEOutlierDetector(**FEW))
     scorer = make_scorer(roc_auc_score, response_method="decision_function")

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastvae
+from fastvae.errors import WeightFormatError
 from fastvae.integrations.sklearn import VAETransformer
 
 X, Y = load_breast_cancer(return_X_y=True)
@@ -89,6 +90,12 @@ def test_a_pickle_has_the_weights_as_a_native_file_and_nothing_of_torch() -> Non
     names = [argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)]
     assert not [name for name in names if name.startswith("torch")]
     assert b"encoder.standardize.scale" in data
+
+
+def test_a_pickle_whose_weights_were_tampered_with_is_refused() -> None:
+    data = pickle.dumps(VAETransformer(model="breast_cancer").fit(X))
+    with pytest.raises(WeightFormatError, match="the estimator's model"):
+        pickle.loads(data.replace(b"encoder.standardize.scale", b"encoder.standardize.scal\xff"))
 
 
 def test_names_and_pandas_output() -> None:
