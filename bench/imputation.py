@@ -3,7 +3,8 @@
 Run as ``python -m bench.imputation``. Compared with the training mean of each entry and, for breast cancer,
 scikit-learn's IterativeImputer fitted on the training rows. Errors of tables are in training standard
 deviations of the feature, those of images in units of the pixel range. And the MSE of imputers that are trained on the
-incomplete rows themselves and fill those, as MIWAE's authors compare them. Rows go to ``bench/results/imputation.jsonl``.
+incomplete rows themselves and fill those, as MIWAE's authors compare them. Rows go to
+``bench/results/imputation.jsonl``.
 """
 
 from __future__ import annotations

@@ -63,6 +63,8 @@ class VAEEstimator(BaseEstimator):
             20,000 steps; at least 5.
         batch_size: rows of a step.
         learning_rate: of AdamW, falling to 0 along a cosine.
+        validation_fraction: share of the rows, in [0, 1), that is not trained on and chooses the epoch to stop at, the
+            one with the highest ELBO for them. 0 trains on all rows to the end, as it is where the share is no row.
         random_state: an integer gives the same model and scores every time on one machine.
 
     Attributes:
@@ -82,6 +84,7 @@ class VAEEstimator(BaseEstimator):
         epochs: int | None = None,
         batch_size: int = 32,
         learning_rate: float = 3e-3,
+        validation_fraction: float = 0.2,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.model = model
@@ -92,6 +95,7 @@ class VAEEstimator(BaseEstimator):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
         self.random_state = random_state
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,6 +119,8 @@ class VAEEstimator(BaseEstimator):
         check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
         check_scalar(self.learning_rate, "learning_rate", Real, min_val=0, include_boundaries="neither")
         check_scalar(self.beta, "beta", Real, min_val=0)
+        fraction = self.validation_fraction
+        check_scalar(fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="left")
         if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
             raise TypeError(f"hidden: expected a sequence of widths, such as (64, 32), got {self.hidden!r:.80}")
         for width in self.hidden:
@@ -158,14 +164,23 @@ class VAEEstimator(BaseEstimator):
             raise ValueError(
                 f"X: likelihood='bernoulli' expects values in [0, 1], found {np.nanmin(X)}, {np.nanmax(X)}"
             )
-        rows = torch.tensor(X, dtype=torch.float32)
+        held_out = self._held_out(len(X))
+        rows, validation = (torch.tensor(X[part], dtype=torch.float32) for part in (~held_out, held_out))
         with reproducible(self.seed_, threads=1) as generator:
             module = SpecModule(spec)
             if isinstance(spec.likelihood, PerDimensionGaussian):
                 standardize(module, rows)
             recipe = self._recipe(len(rows))
-            objective = self._objective()
-            fit(module, rows, None, recipe, seed=self.seed_, generator=generator, objective=objective, fused=True)
+            fit(
+                module,
+                rows,
+                validation if len(validation) else None,
+                recipe,
+                seed=self.seed_,
+                generator=generator,
+                objective=self._objective(),
+                fused=True,
+            )
         weights = {name: weight.detach().contiguous() for name, weight in module.state_dict().items()}
         return VAE(Model(spec, weights), SETTINGS)
 
@@ -174,6 +189,13 @@ class VAEEstimator(BaseEstimator):
         latent_dim = self.latent_dim or default_latent_dim(features)
         hidden = tuple(map(int, self.hidden))
         return tabular_spec(features, int(latent_dim), hidden, likelihood=self.likelihood)  # type: ignore[arg-type]
+
+    def _held_out(self, rows: int) -> NDArray[np.bool_]:
+        """Which rows of ``fit`` choose the epoch, (rows,): the same ones for one seed; none where a model is given."""
+        held_out = np.zeros(rows, np.bool_)
+        count = 0 if self.model is not None else min(int(self.validation_fraction * rows), rows - 2)
+        held_out[np.random.default_rng(self.seed_).permutation(rows)[:count]] = True
+        return held_out
 
     def _recipe(self, rows: int) -> Recipe:
         """How to train on so many rows."""

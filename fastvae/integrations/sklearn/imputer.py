@@ -27,16 +27,17 @@ STEPS, EPOCHS = 10_000, (5, 300)
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
     """NaN in, filled in: each row's missing entries from what a VAE makes of its observed ones.
 
-    Without a ``model`` one is trained on the rows with their holes, by the bound of MIWAE (Mattei & Frellsen 2019), that
-    of the observed entries alone. A column that no row of ``fit`` has is filled with about 0. Observed entries come
-    back bit for bit. A row's noise belongs to its index: :meth:`transform` gives the same for the same rows in the same
-    order.
+    Without a ``model`` one is trained on the rows with their holes, by the bound of MIWAE (Mattei & Frellsen 2019),
+    that of the observed entries alone. A column that no row of ``fit`` has is filled with about 0. Observed entries
+    come back bit for bit. A row's noise belongs to its index: :meth:`transform` gives the same for the same rows in the
+    same order.
 
     Args:
         model: see :class:`fastvae.integrations.sklearn.VAEEstimator`, as the other parameters of training.
         latent_dim: dimensions of z; None is a third of the columns, from 1 to 16.
         hidden: widths of the hidden layers, whose activation is tanh.
         epochs: None is 300, or for many rows fewer, so that there are about 10,000 steps; at least 5.
+        validation_fraction: none by default, for it is the rows of ``fit`` that are mostly filled.
         draws: importance samples of a row in each step of training.
         method: how to impute, see :mod:`fastvae.imputation`: ``importance``, ``metropolis`` or ``gibbs``.
         samples: importance samples of a row, or steps of its chain, in :meth:`transform`.
@@ -70,6 +71,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         epochs: int | None = None,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
+        validation_fraction: float = 0.0,
         draws: int = 20,
         method: str = "importance",
         samples: int = 1000,
@@ -86,6 +88,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
             random_state=random_state,
         )
         self.draws = draws

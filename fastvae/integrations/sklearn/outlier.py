@@ -30,10 +30,11 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         samples: draws of z for a score; None scores at the posterior mean. The noise of a row follows from its place
             in ``X``.
         contamination: share of the rows that ``fit`` gets to call outliers, in (0, 0.5]; ``auto`` takes ``quantile``.
-        quantile: share of the rows that ``fit`` gets to call inliers, in (0, 1), where ``contamination`` is ``auto``:
-            for training rows that are all normal, one minus the share of false alarms to live with.
-        model, latent_dim, hidden, likelihood, beta, epochs, batch_size, learning_rate, random_state: see
-            :class:`fastvae.integrations.sklearn.VAEEstimator`.
+        quantile: where ``contamination`` is ``auto``, the share to call inliers, in (0, 1), of the rows that were held
+            out from training (of all that ``fit`` gets, if a model is given). For normal rows it is one minus the share
+            of false alarms to live with. Rows that were trained on score lower than new ones, and say nothing of that.
+        model, latent_dim, hidden, likelihood, beta, epochs, batch_size, learning_rate, validation_fraction,
+            random_state: see :class:`fastvae.integrations.sklearn.VAEEstimator`.
 
     Attributes:
         offset_: ``decision_function`` is ``score_samples`` minus it.
@@ -62,6 +63,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         epochs: int | None = None,
         batch_size: int = 32,
         learning_rate: float = 3e-3,
+        validation_fraction: float = 0.2,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
@@ -73,6 +75,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
             random_state=random_state,
         )
         self.metric = metric
@@ -97,9 +100,13 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
         """
         X = self._checked(X, reset=True, ensure_min_samples=2)
         self._fit_model(X)
-        inliers = self.quantile if self.contamination == "auto" else 1 - float(self.contamination)
         self.decision_scores_ = self._surprise(X)
-        self.threshold_ = float(np.quantile(self.decision_scores_, inliers))
+        if self.contamination == "auto":
+            held_out = self._held_out(len(X))
+            judged = self.decision_scores_[held_out] if held_out.any() else self.decision_scores_
+            self.threshold_ = float(np.quantile(judged, self.quantile))
+        else:
+            self.threshold_ = float(np.quantile(self.decision_scores_, 1 - float(self.contamination)))
         self.offset_ = -self.threshold_
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self

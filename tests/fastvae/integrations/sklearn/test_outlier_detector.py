@@ -58,6 +58,16 @@ def test_the_threshold_leaves_the_share_of_outliers_asked_for(parameters: Any, s
     assert detector.threshold_ == -detector.offset_
 
 
+def test_the_threshold_of_normal_rows_comes_from_those_held_out_from_training() -> None:
+    detector = VAEOutlierDetector(epochs=60, quantile=0.9, random_state=0).fit(BENIGN[::2])
+    held_out = detector._held_out(len(BENIGN[::2]))
+    assert held_out.sum() == 35
+    outliers = detector.decision_scores_ > detector.threshold_
+    assert outliers[held_out].mean() == pytest.approx(0.1, abs=0.03)
+    assert outliers[~held_out].mean() < outliers[held_out].mean()
+    assert (detector.predict(BENIGN[1::2]) == -1).mean() == pytest.approx(0.1, abs=0.07)
+
+
 def test_a_detector_trained_on_normal_rows_ranks_the_others_above() -> None:
     detector = VAEOutlierDetector(epochs=20, random_state=0).fit(BENIGN[::2])
     scores = detector.score_samples(np.concatenate([BENIGN[1::2], MALIGNANT]))

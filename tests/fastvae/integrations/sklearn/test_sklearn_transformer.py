@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastvae
+from fastvae.errors import WeightFormatError
 from fastvae.integrations.sklearn import VAETransformer
 
 X, Y = load_breast_cancer(return_X_y=True)
@@ -49,6 +50,29 @@ def test_the_same_random_state_gives_the_same_model_and_another_one_another() ->
     assert not np.allclose(first, other)
 
 
+def test_rows_held_out_are_not_trained_on() -> None:
+    def fingerprint(rows: Any) -> str:
+        fitted = VAETransformer(**FEW | {"epochs": 1}).fit(rows)  # one epoch leaves nothing to choose
+        return fitted.model_.fingerprint
+
+    held_out = VAETransformer(**FEW).fit(X)._held_out(len(X))
+    assert held_out.sum() == 113
+    for changed, same in ((held_out, True), (~held_out, False)):
+        rows = X.copy()
+        rows[changed] *= 1.5
+        assert (fingerprint(rows) == fingerprint(X)) == same
+
+
+def test_without_held_out_rows_every_row_counts() -> None:
+    whole = VAETransformer(**FEW, validation_fraction=0.0).fit(X)
+    assert not whole._held_out(len(X)).any()
+    assert whole.model_.fingerprint != VAETransformer(**FEW).fit(X).model_.fingerprint
+
+
+def test_very_few_rows_are_all_trained_on() -> None:
+    assert np.isfinite(VAETransformer(**FEW).fit(X[:2]).transform(X[:2])).all()
+
+
 @pytest.mark.parametrize("model", [None, "breast_cancer", "loaded"])
 def test_pickles_and_clones_give_the_same_bits(model: Any, tmp_path: Path) -> None:
     model = fastvae.load("breast_cancer", batch_invariant=True) if model == "loaded" else model
@@ -66,6 +90,12 @@ def test_a_pickle_has_the_weights_as_a_native_file_and_nothing_of_torch() -> Non
     names = [argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)]
     assert not [name for name in names if name.startswith("torch")]
     assert b"encoder.standardize.scale" in data
+
+
+def test_a_pickle_whose_weights_were_tampered_with_is_refused() -> None:
+    data = pickle.dumps(VAETransformer(model="breast_cancer").fit(X))
+    with pytest.raises(WeightFormatError, match="the estimator's model"):
+        pickle.loads(data.replace(b"encoder.standardize.scale", b"encoder.standardize.scal\xff"))
 
 
 def test_names_and_pandas_output() -> None:
@@ -104,6 +134,7 @@ def test_a_bernoulli_likelihood_takes_shares() -> None:
         ({"batch_size": 0}, ValueError, "batch_size == 0"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate"),
         ({"beta": -1.0}, ValueError, "beta"),
+        ({"validation_fraction": 1.0}, ValueError, "validation_fraction"),
         ({"hidden": (8, 0)}, ValueError, "hidden == 0"),
         ({"hidden": 8}, TypeError, "hidden: expected a sequence of widths"),
         ({"likelihood": "poisson"}, ValueError, "'gaussian' or 'bernoulli'"),
