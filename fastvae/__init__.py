@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastvae.api import VAE
     from fastvae.embedded import ModelCard, models
     from fastvae.evidence import LogLikelihood, MeanLogLikelihood
+    from fastvae.imputation import Imputation
     from fastvae.loading import from_modules, load
     from fastvae.posterior import Posterior
     from fastvae.scaling import LatentScaling
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "VAE",
+    "Imputation",
     "LatentScaling",
     "LogLikelihood",
     "MeanLogLikelihood",
@@ -41,6 +43,7 @@ __all__ = [
 # command line has better uses for.
 _HOMES = {
     "VAE": "api",
+    "Imputation": "imputation",
     "LatentScaling": "scaling",
     "LogLikelihood": "evidence",
     "MeanLogLikelihood": "evidence",

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from fastvae import noise
-from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
+from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.evidence import Estimator, LogLikelihood, estimate_block
 from fastvae.fitting import check_sampler, with_sampler
 from fastvae.formats import native
-from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
+from fastvae.imputation import Imputation, Imputer, impute_rows, warn_of, with_diagnostics
 from fastvae.model import Model, fingerprint
 from fastvae.paths import between, check_path
 from fastvae.plan import Explanation
@@ -548,50 +548,51 @@ class VAE:
         samples: int = 300,
         condition: Any = None,
         start: int = 0,
+        rounds: int = 3,
+        diagnostics: bool = False,
     ) -> Array:
         """Fill in missing entries; observed ones come back untouched.
+
+        Warns with ImputationWarning if the values of more than a tenth of the rows rest on too few samples; see
+        :class:`fastvae.Imputation`.
 
         Args:
             x: (rows, *input_shape); NaN marks missing entries.
             mask: boolean, in the shape of ``x``: True where an entry is missing as well, whatever ``x`` holds there.
             method: see :mod:`fastvae.imputation`.
             n_imputations: 1 returns the estimated mean of the missing given the observed entries, the best guess
-                in squared error; m > 1 returns m draws (multiple imputation).
+                in squared error, and of one-hot columns the most probable category; m > 1 returns m draws (multiple
+                imputation).
             seed: unsigned 64-bit integer.
             samples: importance samples of a round, or steps of a chain.
             start: index of the first row's noise: a data set imputed in pieces gives the same values.
+            rounds: of ``importance``: from the second on a row is filled with the estimate of the one before, and
+                latents are proposed for that. 1 suits encoders trained on incomplete rows, filled with their means.
+            diagnostics: also return how far the values can be trusted.
 
         Returns:
-            The shape of ``x``, or (n_imputations, *shape of x).
+            The shape of ``x``, or (n_imputations, *shape of x); with ``diagnostics`` an Imputation that holds it.
 
         Raises:
             InputError: an argument of the wrong kind, shape, dtype or range; Inf.
             UnsupportedError: the encoder is deterministic.
         """
-        if (sized := self._for_images("x", x)) is not None:
-            return sized.impute(x, mask, method, n_imputations, seed, samples=samples, condition=condition, start=start)
-        what = Imputer(method, n_imputations, samples, seed)
-        self._check_variance("impute")
+        what = Imputer(method, n_imputations, samples, seed, rounds)
         start = noise.check_count("start", start)
-        source = check_missing(x, mask)
-        rows = self._walker.rows("x", source, missing=True)
+        found, incomplete = (self._for_images("x", x) or self)._imputed(x, mask, what, condition, start)
+        warn_of(found, what, incomplete, stacklevel=3)
+        return found if diagnostics else found.values
+
+    def _imputed(
+        self, x: Array, mask: Array | None, what: Imputer, condition: Any, start: int
+    ) -> tuple[Imputation, int]:
+        """Imputations of rows of this model's own size, and the number of rows with something missing."""
+        self._check_variance("impute")
+        rows = self._walker.rows("x", check_missing(x, mask), missing=True)
         conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
-        shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
-        # One imputation is written into the copy itself: a block has been read before it is filled.
-        result = source[None] if what.n_imputations == 1 else copies(source, what.n_imputations)
-
-        def compute(low: int, high: int) -> None:
-            values = rows.block(low, high)
-            missing = values.isnan()
-            block = Block(values.nan_to_num(0.0), missing, start + low, conditions.block(low, high))
-            fill = marginal_mean(self._engine, block.condition) if shared is None else shared
-            imputed = rows.unflatten(impute_block(self._engine, block, what, fill), 2).to(result)
-            part = result[:, low:high]
-            torch.where(part.isnan(), imputed, part, out=part)
-
-        size, verbs = lambda: what.rows_per_block(self._engine), ("score", "impute")
-        in_batches(self._engine, verbs, 0, len(rows), size, compute)
-        return to_kind(result[0] if what.n_imputations == 1 else result, x)
+        result, trust, incomplete = impute_rows(self._engine, rows, conditions, what, start)
+        values = to_kind(result[0] if what.n_imputations == 1 else result, x)
+        return with_diagnostics(values, what, trust, incomplete, x), int(incomplete.sum())
 
     def fit_sampler(
         self,

@@ -1,5 +1,6 @@
 """``encode``, ``reconstruct``, ``impute`` and ``score``: a result for every row, whatever file it came in."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from typer.testing import Result
 
 import fastvae
+from tests.fastvae.support import linear_gaussian
 
 Call = Callable[..., Result]
 NAMES = ["age", "b", "c", "d", "e", "f"]
@@ -167,7 +169,10 @@ def test_impute_csv(tmp_path: Path, call: Call, models: Path, holes: NDArray[np.
     options = ["--id-column", "name", "--samples", 6, "-o", tmp_path / "o.csv"]
     result = call("impute", models / "table.safetensors", tmp_path / "t.csv", *options)
     missing = frame.isna()
-    assert f"{int(missing.to_numpy().sum())} missing values filled" in result.output
+    line = f"{int(missing.to_numpy().sum())} missing values filled; effective samples of 6 a row: median "
+    assert line in result.output
+    assert len(result.output.splitlines()) == 1
+    assert "warning" not in result.output
     found = pd.read_csv(tmp_path / "o.csv", dtype={"name": str})
     assert list(found) == list(frame)
     assert found["age"].dtype == np.int64
@@ -193,6 +198,20 @@ def test_impute_equals_the_verb(
     frame = pd.read_parquet(tmp_path / "o.parquet")
     assert (frame.dtypes == dtype).all()
     np.testing.assert_array_equal(frame, expected)
+
+
+def test_impute_says_where_samples_are_too_few(tmp_path: Path, call: Call, holes: NDArray[np.float64]) -> None:
+    linear_gaussian(features=6, latent_dim=2, s2=0.2).vae(shift=3.0, widen=0.6).save(tmp_path / "m.safetensors")
+    np.save(tmp_path / "t.npy", holes)
+    rows = r"1?\d of 1\d rows with missing entries"
+    for method, line in {
+        "importance": rf"effective samples of 40 a row: median \d, least 1; warning: {rows} rest on fewer than 4 ",
+        "metropolis": rf"proposals accepted: median \d+%, least 0%; warning: {rows} accepted fewer than 2 of 20",
+        "gibbs": r"missing values filled$",
+    }.items():
+        options = ["--method", method, "--samples", 40, "--rounds", 1, "--force", "-o", tmp_path / "o.npy"]
+        (found,) = call("impute", tmp_path / "m.safetensors", tmp_path / "t.npy", *options).output.splitlines()
+        assert re.search(line, found), found
 
 
 def test_impute_what_a_mask_says_in_the_units_of_the_file(tmp_path: Path, call: Call, models: Path) -> None:
