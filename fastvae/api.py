@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 
 from fastvae import noise
-from fastvae.arrays import Array, Conditions, check_kind, check_missing, copies, of_kind, to_kind
+from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
 from fastvae.errors import InputError, UnsupportedError, WeightFormatError
+from fastvae.evidence import Estimator, LogLikelihood, estimate_block
+from fastvae.fitting import check_sampler, with_sampler
 from fastvae.formats import native
-from fastvae.imputation import Block, Imputer, impute_block, marginal_mean
+from fastvae.imputation import Imputation, Imputer, impute_rows, warn_of, with_diagnostics
 from fastvae.model import Model, fingerprint
+from fastvae.paths import between, check_path
 from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
@@ -176,7 +179,7 @@ class VAE:
         *,
         kind: Literal["numpy", "torch"] = "numpy",
     ) -> Array:
-        """Samples from the model: decode z ~ N(0, I).
+        """Samples from the model: decode z from its prior, or from what :meth:`fit_sampler` fitted.
 
         Sample ``i`` is a function of ``seed`` and ``start + i`` alone: any part of a larger run can be generated
         again by itself, on any machine (bit for bit in batch-invariant mode on one kind of device).
@@ -264,7 +267,7 @@ class VAE:
                     out = None if overlapped else result[first - low : last - low]
                     part = engine.generate(last - first, **where, condition=condition, out=out)
                 else:
-                    z = engine.prior_samples(last - first, **where)
+                    z = engine.latent_samples(last - first, **where)
                     part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
                 carrier.store([part], [result], first - low, last - low)
 
@@ -377,13 +380,22 @@ class VAE:
 
     @_in_use
     def interpolate(
-        self, a: Array, b: Array, steps: int, *, space: Literal["input", "latent"] = "input", condition: Any = None
+        self,
+        a: Array,
+        b: Array,
+        steps: int,
+        *,
+        space: Literal["input", "latent"] = "input",
+        path: Literal["linear", "spherical"] = "linear",
+        condition: Any = None,
     ) -> Array:
-        """Decode points evenly spaced on the line between two rows' latents.
+        """Decode points evenly spaced on the path between two rows' latents.
 
         Args:
             a, b: rows of data (their posterior means are joined), or of latents with ``space="latent"``.
             steps: points per pair of rows, both ends included; at least 2.
+            path: ``linear``, or ``spherical`` as :func:`fastvae.paths.between` has it: points of a prior in many
+                dimensions lie near a sphere, from which a straight line strays (White 2016, arXiv:1609.04468).
 
         Returns:
             (rows, steps, *input_shape).
@@ -392,7 +404,8 @@ class VAE:
             InputError: arguments of the wrong kind, shape, dtype or range, or as many rows not in both.
         """
         if (sized := self._for_images("a", a, latent=space == "latent")) is not None:
-            return sized.interpolate(a, b, steps, space=space, condition=condition)
+            return sized.interpolate(a, b, steps, space=space, path=path, condition=condition)
+        check_path(path)
         steps = noise.check_count("steps", steps, least=2)
         if space not in ("input", "latent"):
             raise InputError(f"space: expected 'input' or 'latent', got {space!r}")
@@ -412,11 +425,11 @@ class VAE:
             first_row, last_row = low // steps, (high - 1) // steps + 1
             point = torch.arange(low, high, device=self.device)
             row = point // steps - first_row
-            weight = weights[point % steps].reshape(-1, *[1] * len(self.spec.latent_shape))
             a_block, b_block = first.block(first_row, last_row)[row], last.block(first_row, last_row)[row]
             vectors = conditions.block(first_row, last_row)
             vectors = None if vectors is None else vectors[row]
-            points[low:high] = self._engine.decode(torch.lerp(a_block, b_block, weight), vectors, verb=verb)
+            z = between(a_block, b_block, weights[point % steps], path)
+            points[low:high] = self._engine.decode(z, vectors, verb=verb)
 
         in_batches(self._engine, [verb], 0, len(points), lambda: self._engine.batch_rows(verb), compute)
         return first.like(result)
@@ -437,7 +450,7 @@ class VAE:
 
         ==============  ============================================================================
         reconstruction  -log p(x|z) under the model's own likelihood, nats
-        kl              KL(q(z|x) || p(z)), nats
+        kl              KL(q(z|x) || p(z)), nats; estimated where the prior is no standard normal
         elbo            the negative evidence lower bound, reconstruction + beta * kl, nats
         iwae            -log of the importance-weighted estimate of p(x) with ``samples`` draws, nats
         mse, l2         mean squared difference to E[x|z]; Euclidean distance to it
@@ -446,7 +459,8 @@ class VAE:
         Args:
             x: (rows, *input_shape).
             samples: None scores at z = posterior mean, so that scores are deterministic; K averages over K draws
-                z ~ q(z|x) of ``seed``. ``iwae`` always samples, and None means one draw.
+                z ~ q(z|x) of ``seed``. ``iwae`` always samples, and None means one draw. ``kl`` and ``elbo`` under a
+                prior that is a mixture estimate the divergence by K draws; None takes 100 of them for it.
             seed: unsigned 64-bit integer.
             beta: weight of the KL in ``elbo``.
             start: index of the first row's noise: a data set scored in pieces gives the same scores.
@@ -459,7 +473,7 @@ class VAE:
             InputError: an argument of the wrong kind, shape, dtype or range.
             UnsupportedError: ``kl``, ``elbo`` or ``iwae`` of a deterministic encoder.
         """
-        what = metric_of(metric, samples, seed, beta)
+        what = metric_of(metric, samples, seed, beta, closed=self.spec.prior is None)
         if what.needs_variance:
             self._check_variance(f"metric {what.name!r}")
         start = noise.check_count("start", start)
@@ -476,6 +490,52 @@ class VAE:
 
             return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
 
+    def log_likelihood(
+        self,
+        x: Array,
+        samples: int = 5000,
+        seed: int = 0,
+        *,
+        bound: Literal["iwae", "elbo"] = "iwae",
+        condition: Any = None,
+        start: int = 0,
+        invalid: str = "raise",
+    ) -> LogLikelihood:
+        """An estimate of log p(x) for each row, with its standard error, in memory that does not grow with ``samples``.
+
+        Args:
+            x: (rows, *input_shape).
+            samples: draws z ~ q(z|x) a row, at least 2.
+            seed: unsigned 64-bit integer.
+            bound: ``iwae``, the importance-weighted estimate, whose bias vanishes as draws grow; ``elbo``, whose bias,
+                KL(q(z|x) || p(z|x)), does not. Their negatives are what :meth:`score` gives for so many draws.
+            start: index of the first row's noise: a data set in pieces has the same estimates.
+            invalid: see :meth:`encode`.
+
+        Returns:
+            A LogLikelihood: ``estimate``, ``standard_error``, ``effective_sample_size``, each (rows,), and ``mean()``.
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range.
+            UnsupportedError: the encoder is deterministic.
+        """
+        what = Estimator(bound, samples, seed)
+        self._check_variance("log_likelihood")
+        start = noise.check_count("start", start)
+        if (sized := self._for_images("x", x)) is not None:
+            options: dict[str, Any] = {"bound": bound, "condition": condition, "start": start, "invalid": invalid}
+            return sized.log_likelihood(x, samples, seed, **options)
+        with self._engine.in_use:
+            rows = self._walker.rows("x", x, invalid=invalid)
+
+            def compute(
+                block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None
+            ) -> Sequence[Tensor]:
+                return estimate_block(self._engine, block, what, start=start + low, condition=vectors)
+
+            found = self._walker.walk(rows, compute, what.verbs, [(), (), ()], condition, invalid)
+            return LogLikelihood(*map(rows.like, found))
+
     @_in_use
     def impute(
         self,
@@ -488,50 +548,82 @@ class VAE:
         samples: int = 300,
         condition: Any = None,
         start: int = 0,
+        rounds: int = 3,
+        diagnostics: bool = False,
     ) -> Array:
         """Fill in missing entries; observed ones come back untouched.
+
+        Warns with ImputationWarning if the values of more than a tenth of the rows rest on too few samples; see
+        :class:`fastvae.Imputation`.
 
         Args:
             x: (rows, *input_shape); NaN marks missing entries.
             mask: boolean, in the shape of ``x``: True where an entry is missing as well, whatever ``x`` holds there.
             method: see :mod:`fastvae.imputation`.
             n_imputations: 1 returns the estimated mean of the missing given the observed entries, the best guess
-                in squared error; m > 1 returns m draws (multiple imputation).
+                in squared error, and of one-hot columns the most probable category; m > 1 returns m draws (multiple
+                imputation).
             seed: unsigned 64-bit integer.
             samples: importance samples of a round, or steps of a chain.
             start: index of the first row's noise: a data set imputed in pieces gives the same values.
+            rounds: of ``importance``: from the second on a row is filled with the estimate of the one before, and
+                latents are proposed for that. 1 suits encoders trained on incomplete rows, filled with their means.
+            diagnostics: also return how far the values can be trusted.
 
         Returns:
-            The shape of ``x``, or (n_imputations, *shape of x).
+            The shape of ``x``, or (n_imputations, *shape of x); with ``diagnostics`` an Imputation that holds it.
 
         Raises:
             InputError: an argument of the wrong kind, shape, dtype or range; Inf.
             UnsupportedError: the encoder is deterministic.
         """
-        if (sized := self._for_images("x", x)) is not None:
-            return sized.impute(x, mask, method, n_imputations, seed, samples=samples, condition=condition, start=start)
-        what = Imputer(method, n_imputations, samples, seed)
-        self._check_variance("impute")
+        what = Imputer(method, n_imputations, samples, seed, rounds)
         start = noise.check_count("start", start)
-        source = check_missing(x, mask)
-        rows = self._walker.rows("x", source, missing=True)
+        found, incomplete = (self._for_images("x", x) or self)._imputed(x, mask, what, condition, start)
+        warn_of(found, what, incomplete, stacklevel=3)
+        return found if diagnostics else found.values
+
+    def _imputed(
+        self, x: Array, mask: Array | None, what: Imputer, condition: Any, start: int
+    ) -> tuple[Imputation, int]:
+        """Imputations of rows of this model's own size, and the number of rows with something missing."""
+        self._check_variance("impute")
+        rows = self._walker.rows("x", check_missing(x, mask), missing=True)
         conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
-        shared = marginal_mean(self._engine, None) if conditions.vectors is None else None
-        # One imputation is written into the copy itself: a block has been read before it is filled.
-        result = source[None] if what.n_imputations == 1 else copies(source, what.n_imputations)
+        result, trust, incomplete = impute_rows(self._engine, rows, conditions, what, start)
+        values = to_kind(result[0] if what.n_imputations == 1 else result, x)
+        return with_diagnostics(values, what, trust, incomplete, x), int(incomplete.sum())
 
-        def compute(low: int, high: int) -> None:
-            values = rows.block(low, high)
-            missing = values.isnan()
-            block = Block(values.nan_to_num(0.0), missing, start + low, conditions.block(low, high))
-            fill = marginal_mean(self._engine, block.condition) if shared is None else shared
-            imputed = rows.unflatten(impute_block(self._engine, block, what, fill), 2).to(result)
-            part = result[:, low:high]
-            torch.where(part.isnan(), imputed, part, out=part)
+    def fit_sampler(
+        self,
+        x: Array,
+        components: int = 10,
+        seed: int = 0,
+        *,
+        covariance: Literal["full", "diagonal"] = "full",
+        condition: Any = None,
+    ) -> VAE:
+        """A model whose :meth:`generate` draws z from a mixture of Gaussians fitted to the latents of ``x``.
 
-        size, verbs = lambda: what.rows_per_block(self._engine), ("score", "impute")
-        in_batches(self._engine, verbs, 0, len(rows), size, compute)
-        return to_kind(result[0] if what.n_imputations == 1 else result, x)
+        Where the encoder's posteriors together do not look like the prior, samples of the prior do not look like the
+        data; those of the mixture do more. Scores and imputation keep the prior. ``save`` writes the mixture as well.
+
+        Args:
+            x: (rows, *input_shape), best those of training; the mixture is fitted to one draw z ~ q(z|x) for each.
+            components: of the mixture, at most as many as rows.
+            seed: of the draws and of scikit-learn's fit, an unsigned 64-bit integer.
+            covariance: of a component; ``full`` is for flat latents.
+
+        Returns:
+            A model loaded as this one is; this one stays as it was.
+
+        Raises:
+            InputError: an argument of the wrong kind, shape, dtype or range; fewer rows than components.
+            UnsupportedError: scikit-learn is not installed, or a model for images of any size or with scaled latents.
+        """
+        check_sampler(self.spec, self._engine.settings.scaled_latents, components, covariance)
+        z = self.encode(x, condition=condition).sample(seed)
+        return VAE(with_sampler(self._model, z, components, covariance, seed), self._engine.settings)
 
     @_in_use
     def explain(self, verb: str = "reconstruct", rows: int = 1, device: str = "auto") -> Explanation:

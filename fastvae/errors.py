@@ -1,6 +1,6 @@
-"""Every exception a user of fastvae can meet.
+"""Every exception a user of fastvae can meet, and every category of warnings.
 
-All of them derive from :class:`FastVAEError`, so one ``except`` catches them; the subclasses say whose
+All exceptions derive from :class:`FastVAEError`, so one ``except`` catches them; the subclasses say whose
 mistake it was. A message names the file or argument, what was expected and what was found.
 """
 
@@ -8,6 +8,7 @@ __all__ = [
     "ClosedError",
     "FastVAEError",
     "ForkError",
+    "ImputationWarning",
     "IncompleteJobError",
     "InputError",
     "JobError",
@@ -76,3 +77,7 @@ class JobError(FastVAEError):
 
 class IncompleteJobError(JobError):
     """Some shards of a bulk job kept failing; the others are done, and the same call tries the rest again."""
+
+
+class ImputationWarning(UserWarning):
+    """Imputed values rest on too few samples to be trusted; the message says of how many rows, and what to do."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastvae.errors import InputError, WeightMismatchError
 from fastvae.layers import BatchNorm, Residual, Shape, Stack, leaves, stack_shape
+from fastvae.priors import check_mixture
 from fastvae.spec import DTYPE_BYTES, ModelSpec
 from fastvae.spec_json import spec_to_json
 
@@ -68,8 +69,8 @@ def check_model(
         tiled: of a model for images of any size count the weights alone, for images are cut into tiles.
 
     Raises:
-        WeightMismatchError: a tensor is missing, unexpected, of another shape or dtype, or holds NaN or
-            Inf; or the spec asks for more memory than ``max_memory``.
+        WeightMismatchError: a tensor is missing, unexpected, of another shape or dtype, holds NaN or Inf, or
+            no prior; or the spec asks for more memory than ``max_memory``.
     """
     spec = model.spec
     check_memory(spec, source=source, max_memory=max_memory, tiled=tiled)
@@ -106,6 +107,8 @@ def check_model(
             raise WeightMismatchError(
                 f"{source}: tensor '{norm.name}.running_var' holds variances that are not positive"
             )
+    for mixture in spec.mixtures():
+        check_mixture(mixture, weights, source)
     return Model(spec, weights, model.card)
 
 

@@ -23,6 +23,13 @@ IMPUTE_POSTERIOR: Final = 3 << 24
 IMPUTE_LIKELIHOOD: Final = 4 << 24
 IMPUTE_CHOICE: Final = 5 << 24
 FILL: Final = 6 << 24
+# Which component of a mixture; draws for a purpose that is 24 bits up have that number's stream.
+COMPONENT: Final = 7 << 24
+
+
+def component_of(stream: int) -> int:
+    """The stream that chooses the components of a mixture for the draws of ``stream``, the first of its purpose."""
+    return COMPONENT + (stream >> 24)
 
 
 def check_seed(seed: int) -> int:

@@ -13,6 +13,7 @@ from fastvae.arrays import Array, to_kind
 from fastvae.errors import InputError
 from fastvae.runtime import Engine
 from fastvae.runtime.batching import blocks
+from fastvae.scoring import divergence
 
 SAMPLING_ROWS = 4096
 
@@ -65,17 +66,23 @@ class Posterior:
             return to_kind(z[0] if samples == 1 else z, self.mean)
 
     def kl(self) -> Array:
-        """KL(q(z|x) || N(0, I)) in nats, shape (rows,).
+        """KL(q(z|x) || p(z)) in nats, shape (rows,).
 
-        That of the model's own latents, whose prior is N(0, I), whether ``mean`` and ``logvar`` are scaled or not.
+        That of the model's own latents, whether ``mean`` and ``logvar`` are scaled or not. Where the prior is no
+        N(0, I) it is an estimate, from the draws that ``VAE.score`` of the metric ``kl`` takes.
         """
         with self._engine.in_use:
             mean, logvar = self._unscaled(*self._tensors())
             kl = torch.empty(len(mean), dtype=mean.dtype, device=mean.device)
-            draw = {"seed": 0, "start": 0, "stream": noise.POSTERIOR, "samples": 0}
             for low, high in blocks(len(mean), SAMPLING_ROWS):
-                kl[low:high] = self._engine.posterior_samples(mean[low:high], logvar[low:high], **draw)[1]
+                kl[low:high] = divergence(self._engine, mean[low:high], logvar[low:high], low)
             return to_kind(kl, self.mean)
+
+    def unscaled(self) -> tuple[Array, Array]:
+        """``mean`` and ``logvar`` of the model's own latents, whose prior is N(0, I), be these scaled or not."""
+        with self._engine.in_use:
+            mean, logvar = self._unscaled(*self._tensors())
+            return to_kind(mean, self.mean), to_kind(logvar, self.mean)
 
     def _unscaled(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the model's own latents."""

@@ -8,11 +8,11 @@ importance-weighted bound (Burda et al. 2016); ``mse`` and ``l2`` are distances 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.errors import InputError
+from fastvae.running import LogWeights, Moments
 from fastvae.runtime import Engine
 
 # The verb whose plan gives each metric at z = posterior mean, and the one that scores drawn latents.
 AT_MEAN = {"reconstruction": "elbo", "kl": "kl", "elbo": "elbo", "mse": "distance", "l2": "distance"}
+# Plans that hold the divergence in closed form.
+WITH_DIVERGENCE = ("elbo", "kl")
 OF_DRAWS = {
     "reconstruction": "score",
     "elbo": "score",
@@ -31,17 +34,24 @@ OF_DRAWS = {
     "mse": "squared_error",
     "l2": "squared_error",
 }
+# Draws for ``kl`` and ``elbo`` where the caller names none and the divergence has no closed form.
+DRAWS = 100
 METRICS = ("reconstruction", "kl", "elbo", "iwae", "mse", "l2")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What to compute: ``samples`` is None for z = mean, else the number of draws z ~ q(z|x) of ``seed``."""
+    """What to compute: ``samples`` is None for z = mean, else the number of draws z ~ q(z|x) of ``seed``.
+
+    ``closed`` says whether the divergence from the model's prior has a closed form; where it has none, ``kl`` and
+    ``elbo`` estimate it by draws, DRAWS if ``samples`` is None.
+    """
 
     name: str
     samples: int | None
     seed: int
     beta: float = 1.0
+    closed: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in METRICS:
@@ -55,7 +65,9 @@ class Metric:
     @property
     def verbs(self) -> tuple[str, ...]:
         """The verbs whose plans it runs."""
-        return (AT_MEAN[self.name],) if self.at_mean else ("encode", OF_DRAWS[self.name])
+        if self.at_mean:
+            return (AT_MEAN[self.name],)
+        return ("encode",) if self.name == "kl" else ("encode", OF_DRAWS[self.name])
 
     @property
     def needs_variance(self) -> bool:
@@ -64,8 +76,15 @@ class Metric:
 
     @property
     def at_mean(self) -> bool:
-        """Whether one plan gives it, because no z is drawn; the divergence never needs one."""
+        """Whether one plan gives it, because no z is drawn; a divergence in closed form never needs one."""
+        if not self.closed and AT_MEAN.get(self.name) in WITH_DIVERGENCE:
+            return False
         return self.samples is None or self.name == "kl"
+
+    @property
+    def samples_divergence(self) -> bool:
+        """Whether it holds a divergence from the prior that is estimated by draws."""
+        return not self.closed and self.name in ("kl", "elbo")
 
 
 def _finite_beta(beta: Any) -> float:
@@ -80,11 +99,11 @@ def _finite_beta(beta: Any) -> float:
 
 
 @lru_cache(maxsize=64, typed=True)
-def _known(name: str, samples: int | None, seed: int, beta: float) -> Metric:
-    return Metric(name, samples, seed, beta)
+def _known(name: str, samples: int | None, seed: int, beta: float, closed: bool) -> Metric:
+    return Metric(name, samples, seed, beta, closed)
 
 
-def metric_of(name: str, samples: int | None, seed: int, beta: float) -> Metric:
+def metric_of(name: str, samples: int | None, seed: int, beta: float, *, closed: bool = True) -> Metric:
     """The Metric, which is checked once for callers that ask for the same again and again.
 
     Raises:
@@ -93,9 +112,9 @@ def metric_of(name: str, samples: int | None, seed: int, beta: float) -> Metric:
     if samples is None and isinstance(name, str) and name == "iwae":
         samples = 1
     try:
-        return _known(name, samples, seed, beta)
+        return _known(name, samples, seed, beta, closed)
     except TypeError:  # something that cannot be kept, and is no metric either: say what is wrong with it
-        return Metric(name, samples, seed, beta)
+        return Metric(name, samples, seed, beta, closed)
 
 
 def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condition: Tensor | None = None) -> Tensor:
@@ -109,17 +128,18 @@ def score_block(engine: Engine, x: Tensor, metric: Metric, *, start: int, condit
     mean, logvar = engine.encode(x, condition)
     if metric.name == "iwae":
         return -_importance_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    kl = total
-    for first, samples in _chunks(engine, metric, len(x)):
-        z, kl = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
-        distance = engine.nll if "score" in metric.verbs else engine.squared_error
-        for value in distance(z, x, condition=condition).double():
-            total = total + (value.sqrt() if metric.name == "l2" else value)
-    result = total / (metric.samples or 1)
-    if metric.name != "l2":
-        result = from_parts((result, kl), x[:1].numel(), metric)
-    return result
+    if metric.samples_divergence:
+        return _sampled_bound(engine, x, mean, logvar, metric, start=start, condition=condition)
+    if metric.name == "reconstruction" and metric.samples is None:
+        return engine.nll(mean[None], x, condition=condition)[0]
+    distance = engine.nll if "score" in metric.verbs else engine.squared_error
+    errors, known = Moments(len(x), x.device), torch.zeros(())
+    for z, kl in draws(engine, mean, logvar, metric, start=start):
+        values = distance(z, x, condition=condition).double()
+        errors.add(values.sqrt() if metric.name == "l2" else values)
+        known = kl
+    errors.finish()
+    return errors.mean if metric.name == "l2" else from_parts((errors.mean, known), x[:1].numel(), metric)
 
 
 def _parts_at_mean(engine: Engine, x: Tensor, metric: Metric, condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -150,35 +170,70 @@ def from_parts(parts: Sequence[Any], size: int, metric: Metric) -> Any:
 def _importance_bound(
     engine: Engine, x: Tensor, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, condition: Tensor | None
 ) -> Tensor:
-    """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), by a running log-sum-exp over chunks of samples."""
-    bound = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    for first, samples in _chunks(engine, metric, len(x)):
-        z, _ = _draw(engine, mean, logvar, metric, start=start, first=first, samples=samples)
-        weights = log_prior_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double()
-        for weight in weights:  # one by one: the order, and so the bits, do not depend on the chunks
-            bound = torch.logaddexp(bound, weight)
-    return bound - math.log(metric.samples or 1)
+    """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)."""
+    weights = LogWeights(len(x), x.device)
+    for z, _ in draws(engine, mean, logvar, metric, start=start):
+        weights.add(engine.prior.log_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double())
+    weights.finish()
+    return weights.log_mean
 
 
-def log_prior_ratio(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """log p(z) - log q(z|x) in float64 for z (samples, rows, *latent_shape): (samples, rows)."""
-    z, mean, logvar = z.double(), mean.double(), logvar.double()
-    # Bounded, so that a standard deviation beyond float64's range gives a huge number and not 0 * inf.
-    deviations = (z - mean) * torch.exp(-0.5 * logvar).clamp(max=1e150)
-    squares = deviations.square().clamp(max=1e300) + logvar - z.square()
-    return 0.5 * squares.flatten(2).sum(2)
+def _sampled_bound(
+    engine: Engine, x: Tensor, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, condition: Tensor | None
+) -> Tensor:
+    """``kl`` or ``elbo`` whose divergence has no closed form: the mean of log q(z|x) - log p(z) stands for it."""
+    drawn = metric if metric.samples else replace(metric, samples=DRAWS)
+    errors, divergences = Moments(len(x), x.device), Moments(len(x), x.device)
+    for z, _ in draws(engine, mean, logvar, drawn, start=start):
+        divergences.add(-engine.prior.log_ratio(z, mean, logvar))
+        if metric.name == "elbo" and metric.samples:
+            errors.add(engine.nll(z, x, condition=condition))
+    divergences.finish()
+    if metric.name == "kl":
+        return divergences.mean
+    if metric.samples is None:
+        errors.add(engine.nll(mean[None], x, condition=condition))
+    errors.finish()
+    return errors.mean + metric.beta * divergences.mean
 
 
-def _draw(
-    engine: Engine, mean: Tensor, logvar: Tensor, metric: Metric, *, start: int, first: int, samples: int
-) -> tuple[Tensor, Tensor]:
-    stream = noise.POSTERIOR + first
-    z, kl = engine.posterior_samples(mean, logvar, seed=metric.seed, start=start, stream=stream, samples=samples)
-    return z, kl.double()
+def divergence(engine: Engine, mean: Tensor, logvar: Tensor, start: int) -> Tensor:
+    """KL(q(z|x) || p(z)), (rows,): in closed form, or from DRAWS draws of the seed 0."""
+    if engine.spec.prior is None:
+        return engine.posterior_samples(mean, logvar, seed=0, start=0, stream=noise.POSTERIOR, samples=0)[1]
+    kl = Moments(len(mean), mean.device)
+    for z, _ in draws(engine, mean, logvar, Metric("kl", DRAWS, 0, closed=False), start=start):
+        kl.add(-engine.prior.log_ratio(z, mean, logvar))
+    kl.finish()
+    return kl.mean
 
 
-def _chunks(engine: Engine, metric: Metric, rows: int) -> list[tuple[int, int]]:
-    """(first, count) of the chunks of samples that fit one internal batch of ``rows`` rows."""
-    total = metric.samples or 1
-    size = max(1, engine.batch_rows(metric.verbs[-1]) // max(rows, 1))
-    return [(first, min(size, total - first)) for first in range(0, total, size)]
+class Sampling(Protocol):
+    """How to draw: ``samples`` latents a row with the noise of ``seed``, for the plan of the last of ``verbs``."""
+
+    @property
+    def samples(self) -> int | None:
+        """Draws a row; None is one."""
+
+    @property
+    def seed(self) -> int:
+        """An unsigned 64-bit integer."""
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """The verbs whose plans are run."""
+
+
+def draws(
+    engine: Engine, mean: Tensor, logvar: Tensor, sampling: Sampling, *, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draws from q(z|x) in chunks that fit an internal batch: z (draws, rows, *latent_shape), KL(q || N(0, I)) (rows,).
+
+    Row ``i`` of draw ``k`` has the noise of index ``start + i`` in the stream ``k``, whatever the chunks.
+    """
+    total = sampling.samples or 1
+    size = max(1, engine.batch_rows(sampling.verbs[-1]) // max(len(mean), 1))
+    for first in range(0, total, size):
+        where: dict[str, int] = {"seed": sampling.seed, "start": start, "stream": noise.POSTERIOR + first}
+        z, kl = engine.posterior_samples(mean, logvar, **where, samples=min(size, total - first))
+        yield z, kl.double()

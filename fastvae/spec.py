@@ -9,17 +9,20 @@ against it before a single weight is read.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from fastvae.heads import (
     Bernoulli,
     FixedGaussian,
     GaussianHead,
+    GaussianMixture,
     Likelihood,
     PerDimensionGaussian,
     PointHead,
     PredictedGaussian,
+    Prior,
+    VampPrior,
 )
 from fastvae.layers import (
     Affine,
@@ -43,14 +46,19 @@ __all__ = [
     "DType",
     "FixedGaussian",
     "GaussianHead",
+    "GaussianMixture",
     "Likelihood",
     "ModelSpec",
     "PerDimensionGaussian",
     "PointHead",
     "PredictedGaussian",
+    "Prior",
+    "VampPrior",
 ]
 
 DType = Literal["float16", "bfloat16", "float32", "float64"]
+# Of fields that a spec's JSON, and so a model's fingerprint, has only where they are not the default.
+LEFT_OUT = {"left_out": True}
 DTYPE_BYTES: dict[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
@@ -79,7 +87,8 @@ class ModelSpec:
     """A whole variational autoencoder; see the module docstring.
 
     ``latent_scaling`` says how a diffusion model has its latents; nothing applies it unasked. ``pixel_range`` are the
-    values of black and white in its images; a Bernoulli likelihood has (0, 1), and None is unknown.
+    values of black and white in its images; a Bernoulli likelihood has (0, 1), and None is unknown. ``prior`` is that
+    of its latents, None for N(0, I). ``sampler`` is what ``generate`` draws from where it was fitted after training.
 
     Raises:
         WeightFormatError: shapes do not fit together, or one tensor name is used with two shapes.
@@ -97,6 +106,8 @@ class ModelSpec:
     name: str = ""
     latent_scaling: LatentScaling | None = None
     pixel_range: tuple[float, float] | None = None
+    prior: Prior | None = field(default=None, metadata=LEFT_OUT)
+    sampler: GaussianMixture | None = field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         check_positive("model", input_shape=self.input_shape, latent_shape=self.latent_shape)
@@ -120,12 +131,24 @@ class ModelSpec:
         if self.pixel_range is not None:
             low, high = self.pixel_range
             check(-math.inf < low < high < math.inf, f"pixel_range must be finite and ascending, got {low}, {high}")
+        self._check_prior()
         self.tensors()
+
+    def _check_prior(self) -> None:
+        if isinstance(self.prior, GaussianMixture):
+            check(
+                self.prior.covariance == "diagonal",
+                "prior: its covariance must be 'diagonal'; only a sampler's is full",
+            )
+        if isinstance(self.prior, VampPrior):
+            joined = self.condition is not None and self.condition.encoder
+            check(not joined, "prior: a vamp_prior needs an encoder without condition")
+            check(isinstance(self.posterior, GaussianHead), "prior: a vamp_prior needs an encoder with variances")
 
     @property
     def any_size(self) -> bool:
-        """Whether it takes images of other sizes: latents are images as well, and no weight has the size of one."""
-        if len(self.input_shape) != 3 or len(self.latent_shape) != 3:
+        """Whether it takes images of other sizes: latents are images as well, and no tensor has the size of one."""
+        if len(self.input_shape) != 3 or len(self.latent_shape) != 3 or self.mixtures():
             return False
         if self.condition is not None or not self.likelihood.any_size:
             return False
@@ -186,11 +209,17 @@ class ModelSpec:
         """Every stack of layers of the model, in the order a row meets them."""
         return (self.encoder, *self.posterior.stacks(), self.decoder, *self.likelihood.stacks())
 
+    def mixtures(self) -> tuple[Prior, ...]:
+        """Prior and sampler, where they are not N(0, I)."""
+        return tuple(mixture for mixture in (self.prior, self.sampler) if mixture is not None)
+
     def tensors(self) -> dict[str, Shape]:
         """Name and shape of every tensor the model needs."""
         needed = stack_tensors(tuple(layer for stack in self.stacks() for layer in stack))
         conditions = 0 if self.condition is None else self.condition.dim
-        for name, shape in self.likelihood.tensors(self.input_shape, conditions).items():
+        others = [self.likelihood.tensors(self.input_shape, conditions)]
+        others += [mixture.tensors(self.latent_shape, self.input_shape) for mixture in self.mixtures()]
+        for name, shape in [item for tensors in others for item in tensors.items()]:
             check(name not in needed, f"tensor {name!r} is used twice")
             needed[name] = shape
         return needed

@@ -61,8 +61,13 @@ def _encode(value: object) -> Json:
 
 
 def _encode_object(value: Any) -> dict[str, Json]:
-    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _left_out(f, value)}
     return {"kind": value.kind} | {key: _encode(item) for key, item in fields.items()}
+
+
+def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether JSON has no such field while it is the default."""
+    return "left_out" in field.metadata and getattr(value, field.name) == field.default
 
 
 def _decode(hint: Any, value: Json, path: str) -> Any:

@@ -22,6 +22,8 @@ PLANS = {
     "score": ("elbo", "kl", "distance"),
     "impute": ("encode", "impute", "score", "parameters"),
 }
+# Those of scores where the divergence from the prior has no closed form.
+OPEN_SCORES = ("encode", "score", "distance")
 # Those whose latents are the caller's, scaled if they are asked for.
 WITH_LATENTS = ("encode", "embed", "decode", "interpolate")
 
@@ -37,8 +39,9 @@ def warm_up(engine: Engine, batch_sizes: Sequence[int], verbs: Sequence[str]) ->
     for verb in verbs:
         if not isinstance(verb, str) or verb not in PLANS:
             raise InputError(f"verbs: expected some of {', '.join(map(repr, PLANS))}, got {verb!r}")
+    of_verb = PLANS if engine.spec.prior is None else PLANS | {"score": OPEN_SCORES}
     plans = dict.fromkeys(
-        engine.for_caller(plan) if verb in WITH_LATENTS else plan for verb in verbs for plan in PLANS[verb]
+        engine.for_caller(plan) if verb in WITH_LATENTS else plan for verb in verbs for plan in of_verb[verb]
     )
     for size in sorted(sizes, reverse=True):  # the largest first: the other graphs find room in its memory
         for plan in plans:

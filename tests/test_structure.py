@@ -38,6 +38,7 @@ OPTIONAL = (
 # Each room of fastvae and the level it is on; a module may only import from its own room or a lower level.
 LEVELS = {
     "errors": 0,
+    "processes": 0,
     "layers": 1,
     "heads": 2,
     "training": 11,
@@ -47,6 +48,8 @@ LEVELS = {
     "atomic": 1,
     "scaling": 1,
     "noise": 1,
+    "running": 1,
+    "priors": 4,
     "likelihoods": 6,
     "formats": 6,
     "plan": 7,
@@ -56,14 +59,19 @@ LEVELS = {
     "conversion": 10,
     "scoring": 10,
     "embedded": 10,
+    "paths": 10,
+    "evidence": 11,
     "streams": 1,
     "imputation": 11,
+    "fitting": 11,
     "posterior": 11,
     "walk": 11,
     "warmup": 11,
     "api": 12,
     "loading": 13,
     "__init__": 14,
+    "representation": 14,
+    "plots": 15,
     "files": 2,
     "bulk": 15,
     "integrations": 15,
@@ -132,17 +140,30 @@ def test_importing_and_running_imports_nothing_optional() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_the_package_alone_imports_nothing_yet() -> None:
+    code = "import sys, fastvae.cli; print('torch' in sys.modules, set(fastvae.__all__) <= set(dir(fastvae)))"
+    path = f"{ROOT}:{ROOT / 'kernels'}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    assert result.stdout.split() == ["False", "True"]
+    with pytest.raises(AttributeError, match="has no attribute 'lode'"):
+        fastvae.lode  # noqa: B018
+
+
 def test_a_bulk_job_imports_only_what_its_files_need(tmp_path: Path) -> None:
     code = (
         "import sys, fastvae.bulk; from fastvae import load; vae = load('digits', impl='reference'); "
-        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'job')!r}, format='npy'); "
+        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'npy')!r}, format='npy'); "
+        f"print([name for name in {OPTIONAL!r} if name in sys.modules]); "
+        f"fastvae.bulk.generate(vae, 1, {str(tmp_path / 'parquet')!r}); "
         f"print([name for name in {OPTIONAL!r} if name in sys.modules])"
     )
     path = f"{ROOT}:{ROOT / 'kernels'}"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
     )
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.splitlines() == ["[]", "['pyarrow']"]
 
 
 def test_every_public_name_is_covered_by_a_test() -> None:

@@ -19,6 +19,7 @@ from fastvae.bulk.rejects import RAISE
 from fastvae.bulk.source import RowSource, Samples, condition_block, stored
 from fastvae.bulk.table import TEXT, Block, Column, Rejected, Rows
 from fastvae.errors import InputError, JobError, WeightFormatError
+from fastvae.evidence import ERRORS
 from fastvae.files import ReadOptions
 from fastvae.files.dataset import Chunk, Dataset
 from fastvae.plan import build_plan, plan_cost
@@ -93,20 +94,25 @@ def results(vae: VAE, job: Job, x: Rows, start: int, condition: Rows | None) -> 
         case "reconstruct", _:
             return [("reconstruction", vae.reconstruct(x, condition=condition))]
         case "score", metrics:
-            options: dict[str, Any] = {"seed": job.seed, "beta": job.beta, "condition": condition, "start": start}
-            draws = job.samples or None
-            return [(name, vae.score(x, cast(Any, name), draws, **options)) for name in metrics.split(JOINT)]
+            options: dict[str, Any] = {"seed": job.seed, "condition": condition, "start": start}
+            names, draws = metrics.split(JOINT), job.samples or None
+            if ERRORS[0] in names:
+                found = vae.log_likelihood(x, job.samples, bound=cast(Any, names[0]), **options)
+                return [(names[0], -found.estimate), *((name, getattr(found, name)) for name in ERRORS)]
+            return [(name, vae.score(x, cast(Any, name), draws, beta=job.beta, **options)) for name in names]
     raise AssertionError(f"a job of {job.verb} reads no data")
 
 
-def plans_of(verb: str, output: str, samples: int) -> tuple[str, ...]:
-    """The plans that a job's verb runs; those that decide whether it needs a condition."""
+def plans_of(verb: str, output: str, samples: int, spec: ModelSpec) -> tuple[str, ...]:
+    """The plans that a job's verb runs, of a model of ``spec``; those that decide whether it needs a condition."""
     if verb == "generate":
         return ("decode",)
     if verb == "encode":
         return ("embed",) if output == "mean" else ("encode",)
     if verb == "score":
-        metrics = (metric_of(name, samples or None, 0, 1.0) for name in output.split(JOINT))
+        closed = spec.prior is None
+        names = (name for name in output.split(JOINT) if name not in ERRORS)
+        metrics = (metric_of(name, samples or None, 0, 1.0, closed=closed) for name in names)
         return tuple(plan for metric in metrics for plan in metric.verbs)
     return (verb,)
 

@@ -24,6 +24,7 @@ from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import check_dtype, condition_hash, condition_rows
 from fastvae.bulk.table import TEXT, Column, Rejected
 from fastvae.errors import InputError, JobError
+from fastvae.evidence import BOUNDS, ERRORS, Estimator
 from fastvae.files import ReadOptions
 from fastvae.files.dataset import Dataset, open_dataset
 from fastvae.scoring import metric_of
@@ -144,6 +145,7 @@ def score(
     samples: int | None = None,
     seed: int = 0,
     beta: float = 1.0,
+    standard_errors: bool = False,
     condition: Any = None,
     reading: ReadOptions | None = None,
     invalid: Literal["raise", "mask"] = "raise",
@@ -159,6 +161,8 @@ def score(
     Args:
         metric: one or several of those of :meth:`fastvae.VAE.score`.
         samples, seed, beta: as there; the noise of a row is that of its index.
+        standard_errors: with the one metric ``iwae`` or ``elbo``, also columns ``standard_error`` and
+            ``effective_sample_size``, those of :meth:`fastvae.VAE.log_likelihood`, of at least 2 ``samples``.
 
     Other arguments, the result and errors are those of :func:`encode`; UnsupportedError also for a metric that a
     deterministic encoder has not.
@@ -167,6 +171,9 @@ def score(
     found_metrics = [metric_of(name, samples, seed, beta) for name in names]
     if not names or len({*names}) < len(names):
         raise InputError(f"metric: expected one or several, each once, got {metric!r:.200}")
+    if standard_errors:
+        _check_errors(names, samples, seed, beta)
+        names += ERRORS
     asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray)
     asked.check()
     if dtype == "uint8":
@@ -179,6 +186,18 @@ def score(
     settings = {"output": JOINT.join(names), "samples": samples or 0, "seed": first.seed, "beta": first.beta}
     columns = [Column(name, dtype, ()) for name in names]
     return _Input.of(vae, asked).run("score", asked, out, columns, watch, settings)
+
+
+def _check_errors(metrics: Sequence[str], samples: Any, seed: int, beta: float) -> None:
+    """Refuse ``standard_errors`` of what has none.
+
+    Raises:
+        InputError: another metric, several, a weight of the divergence, or fewer than 2 draws.
+    """
+    if len(metrics) != 1 or metrics[0] not in BOUNDS or beta != 1:
+        names = ", ".join(metrics)
+        raise InputError(f"standard_errors: for the one metric {' or '.join(BOUNDS)} with beta 1, got {names!r:.80}")
+    Estimator(metrics[0], samples, seed)
 
 
 def rejected(folder: str | os.PathLike[str]) -> Iterator[Rejected]:
@@ -268,7 +287,7 @@ class _Input:
     ) -> Report:
         """Make the job of a verb with columns of ``results`` and run it; errors as :func:`encode`."""
         place, engine, n = open_folder(folder_path("out", out)), self.vae._engine, len(self.data)
-        plans = plans_of(verb, settings["output"], settings.get("samples", 0))
+        plans = plans_of(verb, settings["output"], settings.get("samples", 0), engine.spec)
         vectors = condition_rows(asked.condition, engine, n, *plans)
         columns = (*id_columns(self.data), *results)
         names = [column.name for column in columns]

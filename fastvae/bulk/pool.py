@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 import fastvae
+from fastvae import processes
 from fastvae.api import VAE
 from fastvae.bulk.data_rows import row_source
 from fastvae.bulk.job import Job, check_numerics
@@ -145,16 +145,16 @@ class Recipe:
 
 
 class ProcessHand:
-    """A worker in a process of its own, started afresh; plain pickles, so that no memory is shared with it."""
+    """A worker in a process of its own; plain pickles, so that no memory is shared with it."""
 
     loaded = False
     hint = "a script must call this below if __name__ == '__main__':, and memory must suffice for all of them"
 
     def __init__(self, recipe: bytes, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = processes.context()
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, recipe, threads), daemon=True)
-        with _interrupts_ignored():
+        self._process = context.Process(target=work, args=(theirs, recipe, threads, dict(os.environ)), daemon=True)
+        with processes.interrupts_ignored():
             self._process.start()
         theirs.close()
 
@@ -182,8 +182,12 @@ class ProcessHand:
         self.connection.close()
 
 
-def work(connection: Connection, recipe: bytes, threads: int) -> None:
-    """The whole life of a worker's process; it ends as soon as its driver is gone."""
+def work(connection: Connection, recipe: bytes, threads: int, environment: dict[str, str]) -> None:
+    """The whole life of a worker's process; it ends as soon as its driver is gone.
+
+    ``environment`` is the driver's: what the process was forked from may have an older one.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it as well, and decides
     torch.set_num_threads(threads)
     found: Recipe = pickle.loads(recipe)
@@ -228,16 +232,3 @@ class Processes:
     def start(self, index: int) -> Hand:
         """See :class:`Crew`."""
         return ProcessHand(pickle.dumps(self.recipe.for_worker(index)), self.threads)
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """What is started inside ignores Ctrl-C from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

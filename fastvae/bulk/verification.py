@@ -110,7 +110,7 @@ def _source(job: Job, place: JobFolder, model: VAE | str | os.PathLike[str], con
     """
     vae = invariant(model)
     engine = vae._engine
-    vectors = condition_rows(condition, engine, job.n, *plans_of(job.verb, job.output, job.samples))
+    vectors = condition_rows(condition, engine, job.n, *plans_of(job.verb, job.output, job.samples, engine.spec))
     asked = {
         "weights": weights_hash(engine.model),
         "spec": spec_hash(engine.spec),

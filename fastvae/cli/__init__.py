@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
+
+from fastvae import processes
 
 __all__ = ["main"]
 
@@ -19,6 +22,8 @@ def main() -> None:
     """
     try:
         signal.signal(signal.SIGTERM, _terminate)
+        if any(word.startswith("--workers") for word in sys.argv):
+            processes.begin()
         try:
             from fastvae.cli.app import app
         except ModuleNotFoundError as error:
@@ -29,6 +34,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("fastvae: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        gc.freeze()  # a last look for garbage, in all that PyTorch has, takes half a second
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import fastvae
-from fastvae.cli import INTERRUPTED, bulk, describe, make, rows, scores
+from fastvae.cli import INTERRUPTED, bulk, describe, fit, latents, make, plot, rows, scores
 from fastvae.errors import FastVAEError
 
 USER_ERROR = 2
@@ -72,6 +72,8 @@ def options(
     """Generate, encode, reconstruct, score and impute with a trained variational autoencoder."""
 
 
-for module in (make, rows, scores, bulk, describe):
+drawing = typer.Typer(no_args_is_help=True, help="Draw samples, reconstructions, traversals, embeddings or scores.")
+app.add_typer(drawing, name="plot")
+for module in (make, rows, scores, fit, bulk, latents, describe, plot):
     for command in module.COMMANDS:
-        app.command(epilog=f"Example: {command.example}")(command.run)
+        (drawing if module is plot else app).command(epilog=f"Example: {command.example}")(command.run)

@@ -16,7 +16,7 @@ import fastvae
 from fastvae.cli.options import ModelOptions, OutOptions, command
 from fastvae.cli.work import note
 from fastvae.formats import detect, native, read_checkpoint
-from fastvae.heads import Likelihood, Mixed, Parametric, Predicted
+from fastvae.heads import GaussianMixture, Likelihood, Mixed, Parametric, Predicted, Prior
 from fastvae.layers import Residual, Stack
 from fastvae.model import Model
 from fastvae.plan import VERBS, build_plan, plan_cost
@@ -137,6 +137,8 @@ def _facts(found: str, model: Model) -> dict[str, Any]:
         "latent_shape": list(spec.latent_shape),
         "posterior": _posterior(spec.posterior),
         "likelihood": _describe_likelihood(spec.likelihood),
+        "prior": _mixture(spec.prior) or "standard normal",
+        "sampler": _mixture(spec.sampler),
         "condition": _condition(spec),
         "latent_scaling": _scaling(spec),
         "pixel_range": None if spec.pixel_range is None else list(spec.pixel_range),
@@ -146,6 +148,14 @@ def _facts(found: str, model: Model) -> dict[str, Any]:
         "encode_flops_per_row": costs["encode"].flops,
         "decode_flops_per_row": costs["decode"].flops,
     }
+
+
+def _mixture(mixture: Prior | None) -> str | None:
+    """What latents are drawn from, if it is no standard normal."""
+    if mixture is None:
+        return None
+    covariance = f", {mixture.covariance} covariance" if isinstance(mixture, GaussianMixture) else ""
+    return f"{mixture.kind} of {mixture.components}{covariance}"
 
 
 def _condition(spec: ModelSpec) -> str | None:

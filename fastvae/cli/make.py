@@ -94,9 +94,10 @@ def interpolate(
     first: Annotated[list[int], Option("--from", help="Row of the data to begin at (the first is 0). Repeatable.")],
     last: Annotated[list[int], Option("--to", help="Row to end at; as many as --from.")],
     steps: Annotated[int, Option(help="Points of a line, both ends included.")] = 10,
+    path: Annotated[str, Option(help="linear, or spherical: along the sphere.")] = "linear",
     condition: ConditionText = None,
 ) -> None:
-    """Walk the straight line between the latents of two rows, and decode it.
+    """Walk the line between the latents of two rows, and decode it.
 
     Writes .npy or .npz of shape (pairs, steps, ...); .csv or .parquet with a row for every step; or a .png with a line
     of images for every pair. A --condition file has a row for every pair.
@@ -111,7 +112,7 @@ def interpolate(
     if suffix == ".png":
         check_grid(len(first) * max(steps, 1), spec.input_shape, max(steps, 1))
     labels = read_condition(condition, vae.spec, len(first))
-    lines = vae.interpolate(ends[0], ends[1], steps, condition=labels)
+    lines = vae.interpolate(ends[0], ends[1], steps, path=path, condition=labels)  # type: ignore[arg-type]
     lines = to_unit(lines, pixel_range(spec)) if suffix == ".png" else lines
     pairs = len(first)
     rows = lines.reshape(pairs * steps, *lines.shape[2:])

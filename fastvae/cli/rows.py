@@ -23,9 +23,11 @@ from fastvae.cli.options import (
     command,
     pixel_range,
 )
+from fastvae.cli.trust import Trust
 from fastvae.cli.work import Rows, note, read_condition, refuse, to_unit, walk
 from fastvae.errors import InputError
 from fastvae.files import Field, ReadOptions, Source, check_grid, open_sink, open_source, square_columns
+from fastvae.imputation import Imputer
 from fastvae.noise import MAX_SAMPLES, check_count
 
 # Of a table's draws: beyond, no program reads it.
@@ -149,10 +151,16 @@ def impute(
     n_imputations: Annotated[int, Option(help="1: the best guess; more: that many draws.")] = 1,
     samples: Annotated[int, Option(help="Importance samples of a round, or steps of a chain.")] = 300,
     seed: Seed = 0,
+    rounds: Annotated[
+        int, Option(help="Rounds of importance sampling; 1 for an encoder trained on incomplete rows.")
+    ] = 3,
     mask: Annotated[Path | None, Option(help="Boolean .npy or .npz in the data's shape: True is missing.")] = None,
     condition: ConditionText = None,
 ) -> None:
     """Fill in missing entries: empty cells of a table, NaN, or what --mask says. Observed ones come back untouched.
+
+    It says how many effective samples the values rest on, or how many proposals the chains accepted, and warns where
+    that is too few.
 
     With --n-imputations m, .npy and .npz have shape (m, rows, ...); .csv and .parquet have m rows for every row, told
     apart by the columns row and imputation.
@@ -168,15 +176,15 @@ def impute(
     fields = [*(fields if long else []), *id_fields(source)]
     dtypes = _filled_dtypes(source, masked)
     fields.append(Field("imputed", columns_of(vae.spec, source), dtypes, rows_axis=int(multiple and not long)))
-    count = 0
-    with open_sink(out.out, len(source), fields, order=source.order) as sink:
+    count, trust = 0, Trust(Imputer(method, n_imputations, samples, seed, rounds))
+    with open_sink(out.out, len(source), fields, order=source.order) as sink, trust.instead_of_warnings():
         for block in walk(source, "impute", labels, invalid="propagate"):
             missing = np.isnan(block.values)
             if masked is not None:
                 missing |= masked.read(block.low, block.high)
             count += int(missing.sum())
             refuse(source, block.low, np.isinf(block.values) & ~missing, "Inf; only NaN and empty cells are missing")
-            filled = vae.impute(
+            found = vae.impute(
                 block.values,
                 missing,
                 method,  # type: ignore[arg-type]
@@ -185,12 +193,16 @@ def impute(
                 samples=samples,
                 condition=block.condition,
                 start=block.low,
+                rounds=rounds,
+                diagnostics=True,
             )
+            trust.add(found, missing)
+            filled = found.values
             if source.scale is not None:
                 filled = _unscaled(source, block.low, block.high, filled, missing)
             values = id_values(source, block.low, block.high)
             sink.write(_long(values, block.low, filled) if long else values | {"imputed": filled})
-    note(f"{out.out}: {len(source):,} rows, {count:,} missing values filled")
+    note(f"{out.out}: {len(source):,} rows, {count:,} missing values filled{trust}")
 
 
 def _open_mask(path: Path, source: Source) -> Source:

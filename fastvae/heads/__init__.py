@@ -7,6 +7,7 @@ from fastvae.heads.counts import Counts, Library, Link, Multinomial, NegativeBin
 from fastvae.heads.gaussian import Bernoulli, FixedGaussian, PerDimensionGaussian, PredictedGaussian
 from fastvae.heads.mixed import Categorical, Mixed, OfSegment, Segment
 from fastvae.heads.posterior import GaussianHead, Parametrization, PointHead
+from fastvae.heads.prior import GaussianMixture, MixtureWeights, Prior, VampPrior
 from fastvae.heads.sources import ByCondition, Fixed, Form, Parametric, PerDimension, Plain, Predicted, Source
 
 Likelihood: TypeAlias = OfSegment | Multinomial | Mixed
@@ -21,11 +22,13 @@ __all__ = [
     "FixedGaussian",
     "Form",
     "GaussianHead",
+    "GaussianMixture",
     "Laplace",
     "Library",
     "Likelihood",
     "Link",
     "Mixed",
+    "MixtureWeights",
     "Multinomial",
     "NegativeBinomial",
     "OfSegment",
@@ -38,7 +41,9 @@ __all__ = [
     "Poisson",
     "Predicted",
     "PredictedGaussian",
+    "Prior",
     "Segment",
     "Source",
     "StudentT",
+    "VampPrior",
 ]

@@ -52,6 +52,16 @@ class OutputHead:
         p = self._named(parameters)
         return expectation(p["location"], p.get("zero_logits"), likelihood=self.likelihood.kind)
 
+    def best_guess(self, mean: Tensor) -> Tensor:
+        """``mean`` (rows, *input_shape) with the most probable category, of equals the first, in one-hot columns."""
+        guess = mean
+        for support in self.supports:
+            if support.values == "one-hot":
+                guess = guess.clone() if guess is mean else guess
+                own = support.of(guess)
+                own[:] = torch.nn.functional.one_hot(own.argmax(1), own.shape[1])
+        return guess
+
     def sample(self, parameters: Sequence[Tensor], *, seed: int, start: int, stream: int) -> Tensor:
         """One draw x ~ p(x|z) per row, shape (rows, *input_shape); row ``i`` uses the noise of ``start + i``.
 

@@ -107,7 +107,8 @@ def build_plan(
     ``encode_scaled``, ``embed_scaled`` and ``decode_scaled`` give and take latents scaled by ``spec.latent_scaling``.
 
     Raises:
-        UnsupportedError: an unknown verb, or a scaled one of a model that has no numbers to scale by.
+        UnsupportedError: an unknown verb, or a scaled one of a model that has no numbers to scale by; ``kl`` or
+            ``elbo`` of a model whose prior is no N(0, I), or ``generate`` where z is not drawn from one.
     """
     plan = translate(model, verb)
     for improve in _passes(target, batch_invariant):
@@ -154,10 +155,25 @@ class _Builder:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
         if outputs is None:
             raise UnsupportedError(f"verb: expected one of {', '.join((*VERBS, *PLAIN_VERBS))}, got {verb!r}")
+        self._check_prior(verb)
         names = outputs()
         made = {name for step in self.steps for name in step.outputs}
         inputs = tuple(name for name in self.shapes if name not in made)
         return Plan(verb, inputs, names, tuple(self.steps), self.weights, self.shapes)
+
+    def _check_prior(self, verb: str) -> None:
+        """Refuse verbs that no plan computes for a prior other than N(0, I)."""
+        spec = self.spec
+        if verb in ("kl", "elbo") and spec.prior is not None:
+            raise UnsupportedError(
+                f"{verb}: the divergence from a {spec.prior.kind} has no closed form, and so no plan; VAE.score makes "
+                "it of draws and the plans 'encode' and 'score'"
+            )
+        if verb == "generate" and (drawn := spec.sampler or spec.prior) is not None:
+            raise UnsupportedError(
+                f"generate: draws from a {drawn.kind} ({drawn.name!r}) are no step of a plan; take 'decode', whose "
+                "input is z, and draw z from the mixture, whose tensors VAE.save writes"
+            )
 
     def _encode(self) -> tuple[str, ...]:
         h = self._joined(self._input("x", self.spec.input_shape), encoder=True)

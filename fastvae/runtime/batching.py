@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -27,6 +28,24 @@ def even_part(rows: int, size: int) -> int:
     A few rows left over cost more than their share: products of a few rows are slow.
     """
     return -(-rows // -(-rows // size))
+
+
+def even_parts(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive (low, high) ranges that cover ``rows``, as :func:`even_part` cuts them."""
+    low = 0
+    while low < rows:
+        high = low + even_part(rows - low, size)
+        yield low, high
+        low = high
+
+
+def shared_part(rows: int, size: int, threads: int) -> int:
+    """How many of ``rows`` each part has, so that ``threads`` have as many to do, of at most ``size`` each.
+
+    Whole tiles, where that many are allowed.
+    """
+    rounds = math.ceil(rows / (size * threads))
+    return min(size, math.ceil(rows / (rounds * threads * TILE)) * TILE)
 
 
 def rows_that_fit(peak_bytes: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 import fastvae_kernels
 from fastvae import noise
 from fastvae.errors import UnsupportedError
+from fastvae.heads import Prior
 from fastvae.likelihoods import UNIT_INTERVAL, output_head
 from fastvae.model import Model, memory_bytes
 from fastvae.plan import (
@@ -32,6 +33,7 @@ from fastvae.plan import (
     check_scaling,
     explain,
 )
+from fastvae.priors import Mixture, StandardNormal, mixture
 from fastvae.runtime.batching import TILE, blocks, even_part, padded
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
@@ -50,6 +52,7 @@ from fastvae.runtime.settings import (
     resolve_implementation,
     resolve_precision,
 )
+from fastvae.runtime.side_by_side import SerialThreads, Sharing
 from fastvae.runtime.sizes import resized
 from fastvae.runtime.split import SplitExecutor, split
 from fastvae.runtime.staging import Stages
@@ -98,6 +101,7 @@ class Engine:
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
         self.batch_invariant = settings.batch_invariant
+        self._sharing = Sharing(self._threads, always=self.batch_invariant)
         self._target = plan_target(self.impl, self.device)
         self.head = output_head(model)
         self._batch_size = settings.batch_size
@@ -106,6 +110,7 @@ class Engine:
         self._max_memory = None if settings.max_memory is None else memory_bytes(settings.max_memory)
         self._fits_images = self._max_memory is not None and self.spec.any_size
         self._graphs = settings.graphs
+        self._mixes = bool(model.spec.mixtures())  # samples are decoded from latents that no plan draws
         self._resources = self._new_resources(graphs or self._graph_device())
         if settings.impl != "auto" and of is None and not self._fits_images:
             self._executor("reconstruct")
@@ -148,6 +153,17 @@ class Engine:
         """
         prepared = self.batch_invariant or self.impl != "onnxruntime"
         return min(rows, size) if prepared else even_part(rows, size)
+
+    def side_by_side(self, verbs: Sequence[str], rows: int, size: int) -> tuple[SerialThreads, int] | None:
+        """What runs internal batches of all these verbs side by side, and how many of ``rows`` each has.
+
+        None where they run one after the other.
+        """
+        if self._threads == 1:
+            return None
+        found = (self._executor(verb) for verb in verbs)
+        beside = all(isinstance(executor, OnnxExecutor) and executor.side_by_side for executor in found)
+        return self._sharing.of(rows, size) if beside else None
 
     def _rows_that_fit(self, executor: AnyExecutor) -> int:
         """Rows of an internal batch of its own choice; whole tiles in batch-invariant mode."""
@@ -231,7 +247,7 @@ class Engine:
 
     def is_conditional(self, verb: str) -> bool:
         """Whether the plan of ``verb`` reads a condition."""
-        return "condition" in self._executor(verb).plan.inputs
+        return self.spec.condition is not None and "condition" in self._executor(verb).plan.inputs
 
     def explain(self, verb: str, rows: int, device: str) -> Explanation:
         """The plan of ``verb`` at ``rows`` rows and what it should take on a device; ``auto`` is the engine's own.
@@ -254,12 +270,12 @@ class Engine:
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        """E[x|z] for the prior samples of indices start to start + rows: (rows, *input_shape)."""
+        """E[x|z] for the latent samples of indices start to start + rows: (rows, *input_shape)."""
         # Noise is the same for any number of rows, so only the decoder runs in tiles; and no graph records a seed.
         # Nor has it tiles of its own.
         graph = self._resources.graphs is not None and rows <= MOST_ROWS
-        if self.batch_invariant or graph or self._fits_images:
-            return self.decode(self.prior_samples(rows, seed=seed, start=start), condition, out)
+        if self.batch_invariant or graph or self._fits_images or self._mixes:
+            return self.decode(self.latent_samples(rows, seed=seed, start=start), condition, out)
         draw = Draw(rows, seed, start, self.device, self.dtype)
         return self._run("generate", rows, {"condition": condition}, draw, _one(out))[0]
 
@@ -302,11 +318,11 @@ class Engine:
         return self._run_samples("squared_error", z, {"x": x, "condition": condition})[0]
 
     def kl(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """KL(q(z|x) || N(0, I)) in nats: (rows,)."""
+        """KL(q(z|x) || N(0, I)) in nats, of a model with that prior: (rows,)."""
         return self._run("kl", len(x), {"x": x, "condition": condition})[0]
 
     def elbo(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """-log p(x|z) at the mean z of q(z|x), and KL(q(z|x) || N(0, I)), in nats: each (rows,)."""
+        """-log p(x|z) at the mean z of q(z|x), and KL(q(z|x) || N(0, I)), in nats: each (rows,); as :meth:`kl`."""
         nll, kl = self._run("elbo", len(x), {"x": x, "condition": condition})
         return nll, kl
 
@@ -325,7 +341,7 @@ class Engine:
     def posterior_samples(
         self, mean: Tensor, logvar: Tensor, *, seed: int, start: int, stream: int, samples: int
     ) -> tuple[Tensor, Tensor]:
-        """Draws from q and the KL divergence to the prior: z (samples, rows, *latent_shape), kl (rows,).
+        """Draws from q and its KL divergence to N(0, I): z (samples, rows, *latent_shape), kl (rows,).
 
         Row ``i`` of draw ``k`` uses the noise of index ``start + i`` in ``stream + k``.
         """
@@ -349,7 +365,7 @@ class Engine:
 
     def generate_directly(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
         """:meth:`generate` into host memory by the shortest way there is; None if it cannot be taken."""
-        short = rows and self.impl == "onnxruntime" and not self._fits_images
+        short = rows and self.impl == "onnxruntime" and not self._fits_images and not self._mixes
         call = self._direct_call("generate") if short else None
         if call is None:
             return None
@@ -357,18 +373,42 @@ class Engine:
         found = call.in_batches(rows, lambda low, high: prior(high - low, dim, seed=seed, start=start + low))
         return found[0] if found else None
 
+    @property
+    def prior(self) -> StandardNormal | Mixture:
+        """The prior of the latents."""
+        return StandardNormal() if self.spec.prior is None else self._mixture(self.spec.prior)
+
+    def _mixture(self, prior: Prior) -> Mixture:
+        """A mixture, made once: where it is one of posteriors, that runs the encoder."""
+        mixtures = self._resources.mixtures
+        if prior not in mixtures:
+            mixtures[prior] = mixture(prior, self.model.weights, self.device, self._posteriors)
+        return mixtures[prior]
+
+    def _posteriors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`encode` for any number of rows of weights."""
+        x = x.to(self.device, self.dtype)
+        parts = [self.encode(x[low:high]) for low, high in blocks(len(x), self.batch_rows("encode"))]
+        mean, logvar = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return mean, logvar
+
+    def latent_samples(self, rows: int, *, seed: int, start: int) -> Tensor:
+        """z of the indices start to start + rows as samples are made of: from the sampler, if one was fitted.
+
+        (rows, *latent_shape).
+        """
+        return self._drawn(self.spec.sampler or self.spec.prior, rows, seed, start, noise.PRIOR)
+
     def prior_samples(self, rows: int, *, seed: int, start: int, stream: int = noise.PRIOR) -> Tensor:
-        """z ~ N(0, I) of the indices start to start + rows: (rows, *latent_shape)."""
-        z = fastvae_kernels.sample_normal(
-            rows,
-            self.spec.latent_dim,
-            seed=seed,
-            start=start,
-            stream=stream,
-            dtype=self.dtype,
-            device=self.device,
-            impl=self._op_impl,
-        )
+        """z from the prior, of the indices start to start + rows: (rows, *latent_shape)."""
+        return self._drawn(self.spec.prior, rows, seed, start, stream)
+
+    def _drawn(self, prior: Prior | None, rows: int, seed: int, start: int, stream: int) -> Tensor:
+        where: dict[str, Any] = {"seed": seed, "start": start, "device": self.device, "impl": self._op_impl}
+        z = fastvae_kernels.sample_normal(rows, self.spec.latent_dim, stream=stream, dtype=self.dtype, **where)
+        if prior is not None:
+            uniform = fastvae_kernels.sample_uniform(rows, 1, stream=noise.component_of(stream), **where)
+            z = self._mixture(prior).draw(z, uniform[:, 0])
         return z.reshape(rows, *self.spec.latent_shape)
 
     def _run_samples(self, verb: str, z: Tensor, inputs: Mapping[str, Tensor | None]) -> tuple[Tensor, ...]:
@@ -448,11 +488,12 @@ class Engine:
             return None  # looked at more closely on the long way
         of_rows: Values = "unit interval" if whole else "finite"
         values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
-        return executor.direct(shape, self.batch_rows(verb), values, self.in_use, self._resources.results)
+        limit, results = self.batch_rows(verb), self._resources.results
+        return executor.direct(shape, limit, values, self.in_use, results, self._sharing)
 
     def _executor(self, verb: str) -> AnyExecutor:
         held = self._resources
-        if self._fits_images and verb == "generate":
+        if verb == "generate" and (self._fits_images or self._mixes):
             verb = "decode"
         if (found := held.executors.get(verb)) is not None:
             return found

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 
 from fastvae.errors import FastVAEError, OutOfMemoryError
+from fastvae.runtime.batching import blocks
+from fastvae.runtime.side_by_side import SerialThreads
 
 logger = logging.getLogger("fastvae")
 
@@ -43,6 +45,12 @@ class Batched(Protocol):
     def next_rows(self, rows: int, size: int) -> int:
         """How many of ``rows`` to take next where at most ``size`` are run at once."""
 
+    def side_by_side(self, verbs: Sequence[str], rows: int, size: int) -> tuple[SerialThreads, int] | None:
+        """What runs internal batches of all these verbs side by side, and how many of ``rows`` each has.
+
+        None where they run one after the other.
+        """
+
     def limit_rows(self, verb: str, rows: int) -> None:
         """Give internal batches of ``verb`` at most ``rows`` rows from now on."""
 
@@ -68,16 +76,32 @@ def in_batches(
         NumericsError: results went beyond the range of the precision.
     """
     with engine.looks:
-        while low < high:
-            last = low + engine.next_rows(high - low, size())
-            before = {verb: engine.batch_rows(verb) for verb in verbs}
-            if _fits(compute, low, last):
-                low = last
-                continue
-            engine.release()
-            _halve(engine, before)
-            while size() >= last - low > 1:
-                _halve(engine, {verb: engine.batch_rows(verb) for verb in verbs})
+        left = [(low, high)]
+        if (found := engine.side_by_side(verbs, high - low, size())) is not None:
+            threads, rows = found
+            left = threads.run(lambda first, last: _fits(compute, first, last), blocks(high, rows, low))
+        for first, last in left:
+            _one_by_one(engine, verbs, first, last, size, compute)
+
+
+def _one_by_one(
+    engine: Batched,
+    verbs: Sequence[str],
+    low: int,
+    high: int,
+    size: Callable[[], int],
+    compute: Callable[[int, int], None],
+) -> None:
+    while low < high:
+        last = low + engine.next_rows(high - low, size())
+        before = {verb: engine.batch_rows(verb) for verb in verbs}
+        if _fits(compute, low, last):
+            low = last
+            continue
+        engine.release()
+        _halve(engine, before)
+        while size() >= last - low > 1:
+            _halve(engine, {verb: engine.batch_rows(verb) for verb in verbs})
 
 
 def _halve(engine: Batched, before: Mapping[str, int]) -> None:

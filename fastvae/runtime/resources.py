@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 import torch
 
+from fastvae.heads import Prior
 from fastvae.plan import Plan
+from fastvae.priors import Mixture
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
 from fastvae.runtime.lifetime import Lifetime, watch_forks
@@ -39,6 +41,7 @@ class Resources:
         self.session_bytes: dict[str, int] = {}  # and what does
         self.direct: dict[str, DirectCall | None] = {}  # short ways into sessions
         self.weights = WeightStore()
+        self.mixtures: dict[Prior, Mixture] = {}  # what latents are drawn from, where it is not N(0, I)
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)
         self.numerics = Numerics()
@@ -66,6 +69,7 @@ class Resources:
             self.whole.clear()
             self.plans.clear()
             self.weights = WeightStore()
+        self.mixtures.clear()
         self.results.close()
         self.release()
 

@@ -3,6 +3,7 @@
 It is no framework. A model trained anywhere else comes in by ``fastvae.load`` or ``fastvae.from_modules``.
 """
 
+from fastvae.training.incomplete import MIWAE
 from fastvae.training.loop import fit, reproducible
 from fastvae.training.module import SpecModule, kl_to_prior
 from fastvae.training.objective import ELBO, Judgement, Objective, judge
@@ -11,6 +12,7 @@ from fastvae.training.tabular import standardize, tabular_spec
 
 __all__ = [
     "ELBO",
+    "MIWAE",
     "Judgement",
     "Objective",
     "Recipe",

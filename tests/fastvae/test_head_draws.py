@@ -97,6 +97,7 @@ def test_segments_draw_independently() -> None:
         assert abs(between) < 6 / np.sqrt(N), (before, after)
 
 
+@pytest.mark.filterwarnings("ignore::fastvae.errors.ImputationWarning")
 @pytest.mark.parametrize("method", ["importance", "metropolis", "gibbs"])
 @pytest.mark.parametrize("name", [name for name in HEADS if name not in OBSERVED])
 def test_imputed_rows_keep_what_was_seen_and_have_the_right_values(name: str, method: Any) -> None:

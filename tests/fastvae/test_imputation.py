@@ -13,6 +13,8 @@ from bench.datasets import load as load_data
 from fastvae.errors import InputError
 from tests.fastvae.support import SPECS, condition_for, data_for, linear_gaussian, vae
 
+# Few samples are quick; what they are worth is another test's.
+pytestmark = pytest.mark.filterwarnings("ignore::fastvae.errors.ImputationWarning")
 METHODS = ("importance", "metropolis", "gibbs")
 MODEL = linear_gaussian(features=6, latent_dim=2, s2=0.2, seed=3)
 GENERATOR = np.random.default_rng(5)

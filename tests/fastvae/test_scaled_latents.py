@@ -125,6 +125,8 @@ def test_every_verb(impl: str, size: tuple[int, int]) -> None:
     np.testing.assert_allclose(ours.decode(forth(expected.mean)), plain.decode(expected.mean), **close)
     np.testing.assert_allclose(ours.interpolate(x[:1], x[1:2], 3), plain.interpolate(x[:1], x[1:2], 3), **close)
     ends = [forth(expected.mean[i : i + 1]) for i in (0, 1)]
+    for found, own in zip(ours.encode(x).unscaled(), (expected.mean, expected.logvar), strict=True):
+        np.testing.assert_allclose(found, own, **close)
     lines = plain.interpolate(expected.mean[:1], expected.mean[1:2], 3, space="latent")
     np.testing.assert_allclose(ours.interpolate(*ends, 3, space="latent"), lines, **close)
     np.testing.assert_array_equal(ours.reconstruct(x), plain.reconstruct(x))

@@ -130,8 +130,8 @@ def test_generate_equals_its_pieces_bit_for_bit(cuts: list[int], batch_size: int
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_ten_thousand_embedded_samples_equal_their_pieces(name: str) -> None:
-    n = 10_000 if name == "digits" else 700
+def test_embedded_samples_equal_their_pieces(name: str) -> None:
+    n = 3_000 if name == "digits" else 700
     model = fastvae.load(name, batch_invariant=True)
     whole = model.generate(n, seed=7)
     sizes = [1, 2, 63, 64, 65, 333]
@@ -170,12 +170,10 @@ def test_a_row_alone_has_the_bits_of_the_row_in_a_batch(name: str, impl: str) ->
     x = data_for(spec, 80).astype(np.float32)
     how = {"impl": impl, "device": "cpu", "batch_invariant": True}
     together = every_row_result(vae(spec, **how), x, 0)
-    for batch_size in (None, 10):
-        model = vae(spec, **how, batch_size=batch_size)
-        for row in (0, 63, 79):
-            alone = every_row_result(model, x[row : row + 1], row)
-            for verb, result in alone.items():
-                np.testing.assert_array_equal(result[0], together[verb][row], err_msg=f"{verb}, row {row}")
+    for batch_size, row in ((None, 0), (None, 79), (10, 63)):
+        alone = every_row_result(vae(spec, **how, batch_size=batch_size), x[row : row + 1], row)
+        for verb, result in alone.items():
+            np.testing.assert_array_equal(result[0], together[verb][row], err_msg=f"{verb}, row {row}")
 
 
 def test_internal_batches_change_nothing_but_rounding() -> None:

@@ -105,11 +105,13 @@ def called_with_care(op: str, impl: str, arguments: dict[str, Any]) -> tuple[Ten
 def test_strides_do_not_matter(op: str, impl: str, case: str) -> None:
     """Tensors of any strides give the same bits as contiguous ones.
 
-    Matrices by columns are too much to ask of PyTorch's activations, which round the last few in memory otherwise.
+    Matrices by columns are too much to ask of PyTorch's activations, which round the last few in memory otherwise; of
+    the others, one case of each op.
     """
     arguments = case_of(op, case)
     plain = call(op, impl, {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in arguments.items()})
-    for layout in [spread] if (op, impl) == ("affine", "reference") else [spread, by_columns]:
+    columns = case == next(iter(CASES[op])) and (op, impl) != ("affine", "reference")
+    for layout in [spread, by_columns] if columns else [spread]:
         results = called_with_care(
             op, impl, {k: layout(v) if isinstance(v, Tensor) else v for k, v in arguments.items()}
         )

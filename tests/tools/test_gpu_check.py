@@ -18,8 +18,6 @@ def test_runtime_and_images_are_rehearsed_on_a_cpu(tmp_path: Path) -> None:
         "runtime:c[lo][om][sp]*",
         "--only",
         "kernel:group_norm*",
-        "--only",
-        "kernel:attention*",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,7 +28,6 @@ def test_runtime_and_images_are_rehearsed_on_a_cpu(tmp_path: Path) -> None:
         '"compilations"',
         '"close"',
         "1x16x4x4",
-        "1x512x4x4",
     ):
         assert op in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,7 @@ class _ParquetWriter:
 
     def write(self, block: Block) -> None:
         pa = self._pa
-        index = pa.array(np.arange(block.start, block.start + len(block), dtype=np.int64))
+        index = self._numbers(np.arange(block.start, block.start + len(block), dtype=np.int64))
         arrays = [self._array(column, block.column(column)) for column in self._columns]
         table = pa.Table.from_arrays([index, *arrays], schema=self._schema)
         self.file.write_table(table, row_group_size=len(block))
@@ -68,11 +68,19 @@ class _ParquetWriter:
     def _array(self, column: Column, rows: Rows) -> Any:
         """A column of a block for Arrow."""
         pa, kind = self._pa, self._schema.field(column.name).type
-        if not column.shape:
+        if column.dtype == TEXT:
             return pa.array(rows, type=kind)
+        if not column.shape:
+            return self._numbers(rows)
         if _is_bytes(column, self._as_bytes):
             return pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)])
-        return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=kind)
+        return pa.FixedSizeListArray.from_arrays(self._numbers(rows.reshape(-1)), type=kind)
+
+    def _numbers(self, values: Rows) -> Any:
+        """Numbers for Arrow, where they are; ``pa.array`` would import pandas to ask whether they are a Series."""
+        pa = self._pa
+        memory = pa.py_buffer(np.ascontiguousarray(values))
+        return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, memory])
 
 
 class Parquet:

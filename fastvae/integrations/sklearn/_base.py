@@ -21,7 +21,7 @@ from fastvae.formats import native
 from fastvae.loading import load
 from fastvae.model import Model, check_model
 from fastvae.runtime import Settings
-from fastvae.spec import PerDimensionGaussian, PointHead
+from fastvae.spec import ModelSpec, PerDimensionGaussian, PointHead
 from fastvae.training import ELBO, Objective, Recipe, SpecModule, fit, reproducible, standardize, tabular_spec
 
 # Where epochs is None: the fewest and the most of them, and steps of the optimizer beyond which there are fewer.
@@ -159,10 +159,7 @@ class VAEEstimator(BaseEstimator):
         return vae
 
     def _trained(self, X: NDArray[Any]) -> VAE:
-        features = X.shape[1]
-        latent_dim = self.latent_dim or default_latent_dim(features)
-        hidden = tuple(map(int, self.hidden))
-        spec = tabular_spec(features, int(latent_dim), hidden, likelihood=self.likelihood)  # type: ignore[arg-type]
+        spec = self._spec(X.shape[1])
         if self.likelihood == "bernoulli" and len(X) and not (np.nanmin(X) >= 0 and np.nanmax(X) <= 1):
             raise ValueError(
                 f"X: likelihood='bernoulli' expects values in [0, 1], found {np.nanmin(X)}, {np.nanmax(X)}"
@@ -186,6 +183,12 @@ class VAEEstimator(BaseEstimator):
             )
         weights = {name: weight.detach().contiguous() for name, weight in module.state_dict().items()}
         return VAE(Model(spec, weights), SETTINGS)
+
+    def _spec(self, features: int) -> ModelSpec:
+        """What to train for rows of so many columns."""
+        latent_dim = self.latent_dim or default_latent_dim(features)
+        hidden = tuple(map(int, self.hidden))
+        return tabular_spec(features, int(latent_dim), hidden, likelihood=self.likelihood)  # type: ignore[arg-type]
 
     def _held_out(self, rows: int) -> NDArray[np.bool_]:
         """Which rows of ``fit`` choose the epoch, (rows,): the same ones for one seed; none where a model is given."""

@@ -80,6 +80,9 @@ def test_interpolate(tmp_path: Path, call: Call, digits: Path) -> None:
     for suffix in (".npy", ".csv", ".png"):
         call("interpolate", "digits", digits, *pairs, "-o", tmp_path / f"o{suffix}")
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), expected)
+    call("interpolate", "digits", digits, *pairs, "--path", "spherical", "-o", tmp_path / "arc.npy")
+    arc = fastvae.load("digits").interpolate(rows[[0, 3]], rows[[7, 8]], 5, path="spherical")
+    np.testing.assert_array_equal(np.load(tmp_path / "arc.npy"), arc)
     frame = pd.read_csv(tmp_path / "o.csv")
     assert frame["pair"].tolist() == [0] * 5 + [1] * 5
     assert frame["step"].tolist() == [0, 1, 2, 3, 4] * 2

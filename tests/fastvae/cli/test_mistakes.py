@@ -16,18 +16,18 @@ from rich.console import Console
 from typer.testing import Result
 
 import fastvae.cli
-from fastvae.cli import make, rows, scores, work
+from fastvae.cli import latents, make, plot, rows, scores, work
 from fastvae.cli.app import app
 from fastvae.cli.describe import COMMANDS as DESCRIBING
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).parents[3]
-COMMANDS = (*make.COMMANDS, *rows.COMMANDS, *scores.COMMANDS, *DESCRIBING)
+COMMANDS = (*make.COMMANDS, *rows.COMMANDS, *scores.COMMANDS, *latents.COMMANDS, *plot.COMMANDS, *DESCRIBING)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.run.__name__)
 def test_help_shows_an_example(call: Call, command: fastvae.cli.options.Command) -> None:
-    output = call(command.run.__name__, "--help").output
+    output = call(*(["plot"] if command in plot.COMMANDS else []), command.run.__name__, "--help").output
     assert command.example in " ".join(output.split())
 
 

@@ -1,5 +1,6 @@
 """``encode``, ``reconstruct``, ``impute`` and ``score``: a result for every row, whatever file it came in."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from typer.testing import Result
 
 import fastvae
+from tests.fastvae.support import linear_gaussian
 
 Call = Callable[..., Result]
 NAMES = ["age", "b", "c", "d", "e", "f"]
@@ -111,6 +113,38 @@ def test_score_summary(tmp_path: Path, call: Call) -> None:
     assert top == [f"{i}.png" for i in np.argsort(-scores)[:5]]
 
 
+@pytest.mark.parametrize(("metric", "samples"), [("iwae", 20), ("elbo", 3)])
+def test_score_with_standard_errors(tmp_path: Path, call: Call, digits: Path, metric: str, samples: int) -> None:
+    options = ["--metric", metric, "--seed", 1, "--samples", samples, "--standard-errors", INVARIANT]
+    call("score", "digits", digits, *options, "-o", tmp_path / "o.npz")
+    call("score", "digits", digits, *options, "-o", tmp_path / "o.csv")
+    vae = fastvae.load("digits", batch_invariant=True)
+    expected = vae.log_likelihood(np.load(digits), samples, 1, bound=metric)  # type: ignore[arg-type]
+    arrays, table = np.load(tmp_path / "o.npz"), pd.read_csv(tmp_path / "o.csv")
+    assert list(table) == ["row", metric, "standard_error", "effective_sample_size"][-len(table.columns) :]
+    columns = (-expected.estimate, expected.standard_error, expected.effective_sample_size)
+    for name, values in zip((metric, "standard_error", "effective_sample_size"), columns, strict=True):
+        np.testing.assert_array_equal(arrays[name], values)
+        np.testing.assert_array_equal(table[name].to_numpy(np.float32), values)
+    output = call("score", "digits", digits, *options).output
+    assert "standard error" in output
+    assert "effective" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "mse"], "--standard-errors: for --metric iwae or elbo with --beta 1, got 'mse'"),
+        (["--metric", "elbo", "--beta", "2"], "with --beta 1"),
+        (["--metric", "iwae,elbo", "-o", "shards/"], "--standard-errors: for --metric iwae or elbo"),
+        (["--metric", "iwae", "--samples", "1", "-o", "shards/"], "samples: expected an integer from 2"),
+        (["--metric", "iwae", "-o", "errors.npy"], "npz"),
+    ],
+)
+def test_scores_without_standard_errors(call: Call, digits: Path, options: list[str], message: str) -> None:
+    assert message in call("score", "digits", digits, "--standard-errors", *options, status=2).output
+
+
 def test_score_of_bad_rows(tmp_path: Path, call: Call, digits: Path) -> None:
     rows = np.load(digits)
     rows[9, 0, 3, 3] = np.nan
@@ -135,7 +169,10 @@ def test_impute_csv(tmp_path: Path, call: Call, models: Path, holes: NDArray[np.
     options = ["--id-column", "name", "--samples", 6, "-o", tmp_path / "o.csv"]
     result = call("impute", models / "table.safetensors", tmp_path / "t.csv", *options)
     missing = frame.isna()
-    assert f"{int(missing.to_numpy().sum())} missing values filled" in result.output
+    line = f"{int(missing.to_numpy().sum())} missing values filled; effective samples of 6 a row: median "
+    assert line in result.output
+    assert len(result.output.splitlines()) == 1
+    assert "warning" not in result.output
     found = pd.read_csv(tmp_path / "o.csv", dtype={"name": str})
     assert list(found) == list(frame)
     assert found["age"].dtype == np.int64
@@ -161,6 +198,20 @@ def test_impute_equals_the_verb(
     frame = pd.read_parquet(tmp_path / "o.parquet")
     assert (frame.dtypes == dtype).all()
     np.testing.assert_array_equal(frame, expected)
+
+
+def test_impute_says_where_samples_are_too_few(tmp_path: Path, call: Call, holes: NDArray[np.float64]) -> None:
+    linear_gaussian(features=6, latent_dim=2, s2=0.2).vae(shift=3.0, widen=0.6).save(tmp_path / "m.safetensors")
+    np.save(tmp_path / "t.npy", holes)
+    rows = r"1?\d of 1\d rows with missing entries"
+    for method, line in {
+        "importance": rf"effective samples of 40 a row: median \d, least 1; warning: {rows} rest on fewer than 4 ",
+        "metropolis": rf"proposals accepted: median \d+%, least 0%; warning: {rows} accepted fewer than 2 of 20",
+        "gibbs": r"missing values filled$",
+    }.items():
+        options = ["--method", method, "--samples", 40, "--rounds", 1, "--force", "-o", tmp_path / "o.npy"]
+        (found,) = call("impute", tmp_path / "m.safetensors", tmp_path / "t.npy", *options).output.splitlines()
+        assert re.search(line, found), found
 
 
 def test_impute_what_a_mask_says_in_the_units_of_the_file(tmp_path: Path, call: Call, models: Path) -> None:

@@ -161,6 +161,9 @@ class Small:
     def next_rows(self, rows: int, size: int) -> int:
         return min(rows, size)
 
+    def side_by_side(self, verbs: object, rows: int, size: int) -> None:
+        return None
+
     def limit_rows(self, verb: str, rows: int) -> None:
         self.limit = rows
 
