@@ -24,7 +24,7 @@ def test_values_are_scikit_learns(digits: int) -> None:
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     truth = 0.7602  # Phi(1 / sqrt 2)
-    reports = [anomaly_report(*scores_of(60, 40, seed), confidence=0.8, resamples=100) for seed in range(60)]
+    reports = [anomaly_report(*scores_of(60, 40, seed), confidence=0.8, resamples=100) for seed in range(40)]
     covered = np.mean([report.auroc.low <= truth <= report.auroc.high for report in reports])
     assert 0.7 < covered < 0.9
 
@@ -34,12 +34,12 @@ def test_a_bootstrap_sample_is_one_of_rows() -> None:
     report = anomaly_report(labels, scores, resamples=1000, confidence=0.9)
     rng = np.random.default_rng(3)
     drawn = []
-    for _ in range(150):
+    for _ in range(100):
         rows = np.concatenate([rng.integers(50, size=50), 50 + rng.integers(20, size=20)])
         drawn.append((roc_auc_score(labels[rows], scores[rows]), average_precision_score(labels[rows], scores[rows])))
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     found = [(e.low, e.high) for e in (report.auroc, report.average_precision)]
-    np.testing.assert_allclose(found, np.stack([low, high], 1), atol=0.04)
+    np.testing.assert_allclose(found, np.stack([low, high], 1), atol=0.05)
 
 
 def test_the_same_seed_gives_the_same_intervals_and_rows_may_come_in_any_order() -> None:

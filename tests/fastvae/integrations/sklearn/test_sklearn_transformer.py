@@ -39,7 +39,7 @@ def test_transform_is_the_posterior_mean_and_comes_back() -> None:
 
 
 def test_a_trained_transformer_keeps_most_of_what_a_table_says() -> None:
-    transformer = VAETransformer(latent_dim=6, epochs=40, random_state=0).fit(X)
+    transformer = VAETransformer(latent_dim=6, epochs=25, random_state=0).fit(X)
     residual = (transformer.inverse_transform(transformer.transform(X)) - X) / X.std(0)
     assert np.mean(residual**2) < 0.4
 
