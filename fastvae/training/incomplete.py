@@ -27,7 +27,8 @@ class MIWAE:
         """The negative bound of each row; ``kl_weight`` is that of log p(z) - log q(z)."""
         mean, logvar = module.encode(given)
         z = mean + torch.exp(0.5 * logvar) * noise
-        features = module.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        features = module.decode(z.flatten(0, 1))
+        features = features.reshape(*z.shape[:2], *features.shape[1:])
         seen = ~x.isnan()
         terms = module.log_likelihood_terms(torch.where(seen, x, given), features)
         likelihood = torch.where(seen, terms, 0.0).flatten(2).sum(2)
@@ -37,6 +38,6 @@ class MIWAE:
     def validate(self, module: SpecModule, rows: Tensor, given: Tensor, *, seed: int) -> tuple[float, str]:
         """The mean bound of ``rows``."""
         noise = latent_noise(module, self.draws * len(rows), seed=seed, start=0, stream=JUDGING_STREAM)
-        noise = noise.unflatten(0, (self.draws, len(rows)))
+        noise = noise.reshape(self.draws, len(rows), *noise.shape[1:])
         bound = -float(self.loss(module, rows, given, noise, 1.0).double().mean())
         return bound, f"validation bound {bound:.3f}"
