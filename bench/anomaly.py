@@ -1,14 +1,16 @@
 """Do scores separate? AUROC of ``score`` for rows of a kind the model was never trained on.
 
-Run as ``python -m bench.anomaly [breast_cancer] [digits]``. Breast cancer: trained on benign cells, malignant ones
-are anomalies. Digits: ten models, each trained without one class, which is the anomaly. All rows judged are
-held out from training. Each row of results goes to ``bench/results/anomaly.jsonl``.
+Run as ``python -m bench.anomaly [breast_cancer] [digits] [tables] [pixels]``. Breast cancer: trained on benign cells,
+malignant ones are anomalies. Digits: ten models, each trained without one class, which is the anomaly. ``tables`` and
+``pixels`` are VAEOutlierDetector beside other detectors (:mod:`bench.anomaly_tables`). All rows judged are held out
+from training. Each row of results goes to ``bench/results/anomaly.jsonl``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 import fastvae
 from bench import datasets
+from bench.anomaly_tables import DIGITS, TABLES, study
 from bench.environment import OUT, environment
 from tools.train_demo import train
 
@@ -58,7 +61,12 @@ def digits() -> dict[str, Any]:
     return {"rows": {"held out": len(data.held_out)}, "left out": results, "mean": mean}
 
 
-STUDIES = {"breast_cancer": breast_cancer, "digits": digits}
+STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
+    "breast_cancer": breast_cancer,
+    "digits": digits,
+    "tables": lambda: study(TABLES, seeds=5),
+    "pixels": lambda: study(DIGITS, seeds=2, pixels=True),
+}
 
 
 def main() -> None:

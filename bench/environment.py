@@ -13,7 +13,7 @@ import torch
 import fastvae
 
 OUT = Path("bench/results")
-PACKAGES = ("torch", "numpy", "diffusers", "onnx", "onnxscript", "onnxruntime", "openvino")
+PACKAGES = ("torch", "numpy", "diffusers", "onnx", "onnxscript", "onnxruntime", "openvino", "scikit-learn", "pyod")
 
 
 def environment() -> dict[str, Any]:

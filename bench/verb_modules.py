@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bench.cases import STEPS
 from bench.models import model
-from bench.spec_module import SpecModule, kl_to_prior
 from fastvae.spec import Bernoulli
+from fastvae.training import SpecModule, kl_to_prior
 
 
 class Decode(nn.Module):

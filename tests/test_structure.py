@@ -40,6 +40,7 @@ LEVELS = {
     "errors": 0,
     "layers": 1,
     "heads": 2,
+    "training": 11,
     "spec": 3,
     "spec_json": 4,
     "model": 5,

@@ -11,7 +11,7 @@ import torch
 from fastvae.formats import native
 from fastvae.layers import Activation, BatchNorm, Flatten, Layer, Reshape, Stack, leaves
 from fastvae.spec import ModelSpec
-from tools.demo_training import Judgement, Recipe
+from fastvae.training import Judgement, Recipe
 
 HEADING = """# Embedded models
 

@@ -7,25 +7,9 @@ activation, so Bernoulli decoders end in logits.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import torch
-from torch import Tensor
-
-from bench.spec_module import SpecModule
-from fastvae.layers import (
-    Activation,
-    Affine,
-    BatchNorm,
-    Conv2d,
-    ConvTranspose2d,
-    Flatten,
-    Layer,
-    Linear,
-    Reshape,
-    Stack,
-)
-from fastvae.spec import Bernoulli, GaussianHead, ModelSpec, PerDimensionGaussian
+from fastvae.layers import Activation, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape, Stack
+from fastvae.spec import Bernoulli, ModelSpec
+from fastvae.training.tabular import heads, perceptron, tabular_spec
 
 
 def digits_spec() -> ModelSpec:
@@ -34,10 +18,10 @@ def digits_spec() -> ModelSpec:
     return ModelSpec(
         input_shape=(1, 8, 8),
         latent_shape=(latent,),
-        encoder=(Flatten(), *_perceptron("encoder", (64, 128, 64))),
-        posterior=_heads(64, latent),
+        encoder=(Flatten(), *perceptron("encoder", (64, 128, 64))),
+        posterior=heads(64, latent),
         decoder=(
-            *_perceptron("decoder", (latent, 64, 128)),
+            *perceptron("decoder", (latent, 64, 128)),
             Linear("decoder.logits", 128, 64),
             Reshape((1, 8, 8)),
         ),
@@ -60,11 +44,11 @@ def mnist_spec() -> ModelSpec:
             *_down("encoder.block2", 16, 32),
             *_down("encoder.block3", 32, 64),
             Flatten(),
-            *_perceptron("encoder", (64 * 4 * 4, 64)),
+            *perceptron("encoder", (64 * 4 * 4, 64)),
         ),
-        posterior=_heads(64, latent),
+        posterior=heads(64, latent),
         decoder=(
-            *_perceptron("decoder", (latent, 96)),
+            *perceptron("decoder", (latent, 96)),
             Linear("decoder.hidden2", 96, 48 * 4 * 4, bias=False),
             Reshape((48, 4, 4)),
             BatchNorm("decoder.norm", 48),
@@ -81,52 +65,7 @@ def mnist_spec() -> ModelSpec:
 
 def breast_cancer_spec() -> ModelSpec:
     """A perceptron for 30 features in raw units: standardised on the way in, put back on the way out."""
-    features, latent = 30, 6
-    return ModelSpec(
-        input_shape=(features,),
-        latent_shape=(latent,),
-        encoder=(Affine("encoder.standardize", (features,)), *_perceptron("encoder", (features, 64, 32))),
-        posterior=_heads(32, latent),
-        decoder=(
-            *_perceptron("decoder", (latent, 32, 64)),
-            Linear("decoder.standardized", 64, features),
-            Affine("decoder.units", (features,)),
-        ),
-        likelihood=PerDimensionGaussian("likelihood.logvar"),
-        name="breast_cancer",
-    )
-
-
-def standardize(module: SpecModule, rows: Tensor) -> None:
-    """Set the Affine layers of a breast_cancer module, and where its variance starts, from ``rows`` ``[n, 30]``.
-
-    The log-variance is learned in raw units. It differs from the one in standardised units by a constant,
-    so training takes the same steps in either.
-    """
-    mean, std = rows.mean(0), rows.std(0)
-    values = {
-        "encoder.standardize.scale": 1 / std,
-        "encoder.standardize.shift": -mean / std,
-        "decoder.units.scale": std,
-        "decoder.units.shift": mean,
-        "likelihood.logvar": 2 * torch.log(std),
-    }
-    with torch.no_grad():
-        tensors = module.state_dict()
-        for name, value in values.items():
-            tensors[name].copy_(value)
-
-
-def _perceptron(prefix: str, widths: tuple[int, ...]) -> Stack:
-    layers: list[Layer] = []
-    for i, (before, after) in enumerate(pairwise(widths), start=1):
-        layers += [Linear(f"{prefix}.hidden{i}", before, after), Activation("relu")]
-    return tuple(layers)
-
-
-def _heads(features: int, latent: int) -> GaussianHead:
-    mean, logvar = (Linear(f"posterior.{key}", features, latent) for key in ("mean", "logvar"))
-    return GaussianHead("separate", mean=(mean,), scale=(logvar,))
+    return tabular_spec(30, 6, (64, 32), name="breast_cancer")
 
 
 def _down(prefix: str, before: int, after: int) -> Stack:

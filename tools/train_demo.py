@@ -17,14 +17,13 @@ from pathlib import Path
 import torch
 
 from bench import datasets
-from bench.spec_module import SpecModule
 from fastvae.atomic import atomic_write
 from fastvae.formats import native
 from fastvae.model import Model
 from fastvae.spec import ModelSpec, PerDimensionGaussian
+from fastvae.training import Recipe, SpecModule, fit, judge, reproducible, standardize
 from tools.demo_cards import cards_page, describe, elbo_text, recipe_text, versions
-from tools.demo_models import breast_cancer_spec, digits_spec, mnist_spec, standardize
-from tools.demo_training import Recipe, fit, judge, reproducible
+from tools.demo_models import breast_cancer_spec, digits_spec, mnist_spec
 
 OUT = Path("fastvae/demo")
 THREADS = 1

@@ -18,7 +18,7 @@ from fastvae.errors import WeightFormatError
 from fastvae.formats._files import PathLike, read_regular_file
 from fastvae.formats._shapes import checked_numel
 
-__all__ = ["SafetensorsFile", "read_safetensors"]
+__all__ = ["SafetensorsFile", "parse_safetensors", "read_safetensors"]
 
 _MAX_HEADER_BYTES = 100_000_000
 # About 13,000 tensors. A token costs at most some 200 bytes while it is parsed.
@@ -52,12 +52,19 @@ def read_safetensors(path: PathLike) -> SafetensorsFile:
     Raises ``InputError`` when there is no readable file at ``path``, and ``WeightFormatError`` when it is
     not a regular file or anything in it departs from the format.
     """
-    data = read_regular_file(path, error=WeightFormatError)
+    return parse_safetensors(read_regular_file(path, error=WeightFormatError), source=str(path))
+
+
+def parse_safetensors(data: bytes, *, source: str) -> SafetensorsFile:
+    """The content of a ``.safetensors`` file in memory, which messages call ``source``; see :func:`read_safetensors`.
+
+    Raises ``WeightFormatError`` when anything in it departs from the format.
+    """
     try:
         entries, metadata = _read_header(data)
         tensors = safetensors.torch.load(data)
     except (ValueError, RecursionError, MemoryError, safetensors.SafetensorError) as cause:
-        raise WeightFormatError(f"{path}: not a valid safetensors file: {cause}") from cause
+        raise WeightFormatError(f"{source}: not a valid safetensors file: {cause}") from cause
     return SafetensorsFile({key: tensors[key] for key in entries}, metadata)
 
 

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench import datasets
-from bench.spec_module import SpecModule, kl_to_prior
 from fastvae import VAE, layers
 from fastvae.formats import native
 from fastvae.model import Model, check_model
 from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
+from fastvae.training import Recipe, SpecModule, kl_to_prior, standardize
+from fastvae.training.loop import masked
 from tools import train_demo
 from tools.demo_cards import cards_page
-from tools.demo_models import breast_cancer_spec, digits_spec, mnist_spec, standardize
-from tools.demo_training import Recipe, masked
+from tools.demo_models import breast_cancer_spec, digits_spec, mnist_spec
 
 SPECS = {"digits": digits_spec, "mnist": mnist_spec, "breast_cancer": breast_cancer_spec}
 SMALL = {"digits": 50, "mnist": 8, "breast_cancer": 100}

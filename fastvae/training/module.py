@@ -7,12 +7,14 @@ model is ``Model(spec, module.state_dict())``, with nothing to rename or convert
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastvae.errors import UnsupportedError
 from fastvae.layers import (
     Activation,
     Affine,
@@ -28,7 +30,17 @@ from fastvae.layers import (
     Stack,
     leaves,
 )
-from fastvae.spec import Bernoulli, ModelSpec, PerDimensionGaussian
+from fastvae.spec import Bernoulli, GaussianHead, ModelSpec, PerDimensionGaussian
+
+WithTensors: TypeAlias = Linear | Affine | BatchNorm | Conv2d | ConvTranspose2d
+
+# Activations by their name in a spec, each with its defaults.
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "gelu": F.gelu,
+}
 
 
 class AffineModule(nn.Module):
@@ -69,21 +81,12 @@ class SpecModule(nn.Module):
     """A VAE with the layers of ``spec`` and PyTorch's default initial weights.
 
     Raises:
-        NotImplementedError: ``spec`` has a part no model here needs (a condition, another activation, ...).
+        UnsupportedError: ``spec`` has a part that cannot be trained here (a condition, another likelihood, ...).
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        if spec.condition is not None:
-            raise NotImplementedError("only unconditional models can be trained")
-        if spec.posterior.parametrization != "logvar":
-            raise NotImplementedError(f"a posterior's {spec.posterior.parametrization!r} cannot be trained")
-        if not isinstance(spec.likelihood, Bernoulli | PerDimensionGaussian):
-            raise NotImplementedError(f"a likelihood {spec.likelihood.kind!r} cannot be trained")
-        layers = [layer for stack in spec.stacks() for layer in leaves(stack)]
-        functions = {layer.function for layer in layers if isinstance(layer, Activation)}
-        if functions - {"relu"}:
-            raise NotImplementedError(f"only relu can be trained, got {', '.join(sorted(functions))}")
+        layers = _check_trainable(spec)
         self.spec = spec
         _add_layers(self, layers)
         if isinstance(spec.likelihood, PerDimensionGaussian):
@@ -93,6 +96,7 @@ class SpecModule(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each ``[n, *latent_shape]``, of rows ``[n, *input_shape]``."""
         features, posterior = self.run(self.spec.encoder, x), self.spec.posterior
+        assert isinstance(posterior, GaussianHead)
         if posterior.layout == "separate":
             return self.run(posterior.mean, features), self.run(posterior.scale, features)
         joint = self.run(posterior.joint, features)
@@ -109,26 +113,28 @@ class SpecModule(nn.Module):
         """``x`` after the layers of ``stack``."""
         for layer in stack:
             if isinstance(layer, Activation):
-                x = torch.relu(x)
+                x = FUNCTIONS[layer.function](x)
             elif isinstance(layer, Flatten):
                 x = x.flatten(1)
             elif isinstance(layer, Reshape):
                 x = x.reshape(-1, *layer.shape)
             elif isinstance(layer, Residual):
                 x = self.run(layer.body, x) + self.run(layer.shortcut, x)
-            else:
+            elif isinstance(layer, WithTensors):
                 x = self.get_submodule(layer.name)(x)
         return x
 
     def log_likelihood(self, x: Tensor, features: Tensor) -> Tensor:
         """``log p(x | z)`` in nats, ``[n]``, of rows whose ``decode(z)`` is ``features``."""
+        return self.log_likelihood_terms(x, features).flatten(1).sum(1)
+
+    def log_likelihood_terms(self, x: Tensor, features: Tensor) -> Tensor:
+        """What each entry adds to ``log p(x | z)``, in nats, in the shape of ``features``, to which ``x`` expands."""
         if isinstance(self.spec.likelihood, Bernoulli):
-            terms = -F.binary_cross_entropy_with_logits(features, x, reduction="none")
-        else:
-            assert isinstance(self.spec.likelihood, PerDimensionGaussian)
-            logvar = self.get_parameter(self.spec.likelihood.name)
-            terms = -0.5 * (math.log(2 * math.pi) + logvar + (x - features).square() * torch.exp(-logvar))
-        return terms.flatten(1).sum(1)
+            return -F.binary_cross_entropy_with_logits(features, x.expand_as(features), reduction="none")
+        assert isinstance(self.spec.likelihood, PerDimensionGaussian)
+        logvar = self.get_parameter(self.spec.likelihood.name)
+        return -0.5 * (math.log(2 * math.pi) + logvar + (x - features).square() * torch.exp(-logvar))
 
 
 def kl_to_prior(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -136,10 +142,30 @@ def kl_to_prior(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 
+def _check_trainable(spec: ModelSpec) -> list[Layer]:
+    """Every layer of ``spec``; UnsupportedError if a part of it cannot be trained."""
+    likelihood = spec.likelihood
+    if spec.condition is not None:
+        raise UnsupportedError("only unconditional models can be trained")
+    if not isinstance(spec.posterior, GaussianHead) or spec.posterior.parametrization != "logvar":
+        raise UnsupportedError("only a posterior with a mean and a log-variance can be trained")
+    if not isinstance(likelihood, Bernoulli | PerDimensionGaussian):
+        raise UnsupportedError(f"a likelihood {likelihood.kind!r} cannot be trained")
+    if isinstance(likelihood, PerDimensionGaussian) and (likelihood.parametrization, likelihood.eps) != ("logvar", 0):
+        raise UnsupportedError("of a likelihood's variances only log-variances can be trained")
+    layers = [layer for stack in spec.stacks() for layer in leaves(stack)]
+    for layer in layers:
+        if not isinstance(layer, WithTensors | Activation | Flatten | Reshape | Residual):
+            raise UnsupportedError(f"a layer {layer.kind!r} cannot be trained")
+        if isinstance(layer, Activation) and (layer.function not in FUNCTIONS or layer.alpha is not None):
+            raise UnsupportedError(f"only {', '.join(FUNCTIONS)} can be trained, got {layer.function!r}")
+    return layers
+
+
 def _add_layers(root: nn.Module, layers: Iterable[Layer]) -> None:
     """A submodule of ``root`` for each of ``layers`` that has tensors; none of them is a residual."""
     for layer in layers:
-        if isinstance(layer, Activation | Flatten | Reshape | Residual):
+        if not isinstance(layer, WithTensors):
             continue
         parent, _, leaf = layer.name.rpartition(".")
         _submodule(root, parent).add_module(leaf, _trainable(layer))
@@ -154,7 +180,7 @@ def _submodule(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
-def _trainable(layer: Layer) -> nn.Module:
+def _trainable(layer: WithTensors) -> nn.Module:
     if isinstance(layer, Linear):
         return nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
     if isinstance(layer, Affine):
@@ -172,16 +198,14 @@ def _trainable(layer: Layer) -> nn.Module:
             layer.groups,
             layer.bias,
         )
-    if isinstance(layer, ConvTranspose2d):
-        return nn.ConvTranspose2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.output_padding,
-            layer.groups,
-            layer.bias,
-            layer.dilation,
-        )
-    raise NotImplementedError(f"a layer {layer.kind!r} cannot be trained")
+    return nn.ConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.output_padding,
+        layer.groups,
+        layer.bias,
+        layer.dilation,
+    )
