@@ -17,7 +17,7 @@ from .elbo_tiles import SCORES, Tile
 __all__ = ["elbo_loss", "elbo_loss_backward"]
 
 # Entries at a time, for each thread: in the caches, and so many that what Python and PyTorch add is little.
-_TILE = 131072
+_TILE = 262144
 
 # row tile, column tile, sample, rows, columns
 _Place = tuple[int, int, int, slice, slice]
@@ -176,30 +176,52 @@ def elbo_loss(
     keep: bool = False,
     keep_logvar: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As the reference defines it; and, if they are to be kept, the gradients of the reconstruction.
-
-    `keep` is for a reduction to one number, of float32 or float64.
-    """
-    rows = output.shape[0]
-    sums, of_output, of_logvar = _swept(
-        output,
-        data,
-        likelihood,
-        output_logvar,
-        mask,
-        by_row=reduction == "none",
-        value=True,
-        gradient=keep,
-        logvar_gradient=keep_logvar,
-        weight=1 / max(rows, 1) if reduction == "mean" else 1.0,
+    """As the reference defines it; and, if they are to be kept, the gradients of the reconstruction."""
+    rows, by_row = output.shape[0], reduction == "none"
+    weight = 1 / max(rows, 1) if reduction == "mean" else 1.0
+    settings = output, data, likelihood, output_logvar, mask, by_row, weight, keep
+    found = None if keep_logvar else _in_one_tile(*settings)
+    sums, of_output, of_logvar = found or _swept(
+        *settings[:5], by_row=by_row, weight=weight, value=True, gradient=keep, logvar_gradient=keep_logvar
     )
     assert sums is not None
     kl = _divergence(mean, logvar, by_dimension)
-    if reduction == "none":
+    if by_row:
         return sums.sum(0).flatten(), kl, of_output, of_logvar
     total = sums.sum(dtype=torch.float64)
     total = total / rows if reduction == "mean" else total
     return total.to(sums.dtype), kl, of_output, of_logvar
+
+
+def _in_one_tile(
+    output: Tensor,
+    data: Tensor,
+    likelihood: str,
+    output_logvar: Tensor | None,
+    mask: Tensor | None,
+    by_row: bool,
+    weight: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None, None] | None:
+    """What `_swept` gives of a batch of one draw a row that is one tile as it stands, or None; small batches are quick.
+
+    Of neither float16 nor bfloat16, nor any log-variance or mask.
+    """
+    count = output.numel()
+    plain = output.dtype == data.dtype and output.dtype.itemsize >= 4 and output.shape == data.shape
+    if output_logvar is not None or mask is not None or not plain or not 0 < count <= _TILE:
+        return None
+    if not output.is_contiguous() or not data.is_contiguous():
+        return None
+    shape = (output.shape[0] if by_row else 1, -1)
+    o, of_output = output.detach().view(shape), torch.empty_like(output, requires_grad=False) if keep else None
+    with torch.no_grad():
+        scratch = torch.empty_like(o), torch.empty_like(o)
+        gradient = None if of_output is None else of_output.view(shape)
+        tile = Tile(o, data.detach().view(shape), None, None, weight, gradient, None, True, scratch)
+        sums = SCORES[likelihood](tile)
+    assert sums is not None
+    return sums[None], of_output, None
 
 
 def elbo_loss_backward(

@@ -13,12 +13,14 @@ __all__ = ["SCORES", "Tile"]
 
 # Factors, each from ½ to 1, of one product whose logarithm is taken: it stays far from the smallest number.
 _FACTORS = 16
+# Entries from which on that is worth more operations.
+_MANY = 8192
 # Nats of an entry from which on those logarithms' sum is taken at its word.
 _CERTAIN = 2.0**-7
 _PLAIN = 80.0  # exp(±80) is a normal float32
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Tile:
     """A rectangle of entries: operands [rows, columns] in the dtype to compute in, and where gradients go, or None.
 
@@ -75,6 +77,8 @@ def _joined_tails(tile: Tile, sigmoid: Tensor) -> Tensor:
     nearly all are confident, they are computed one by one.
     """
     count = sigmoid.shape[1]
+    if count < _MANY:
+        return _tails(tile)
     whole = count - count % _FACTORS
     larger = torch.sub(1, sigmoid, out=tile.scratch[0])
     torch.maximum(larger, sigmoid, out=larger)

@@ -103,8 +103,8 @@ def elbo_loss(
     constraint; a mean over no rows is NaN, as PyTorch's are.
 
     Returns (loss, reconstruction, kl), float32 (float64 for float64), scalars or, for "none", [s*n], [s*n] and [n].
-    Gradients go to output, output_logvar, mean and logvar; data gets none. They are computed once: on a CPU, in float32
-    and float64 and for a scalar, with the value, else in a second pass. loss is differentiable once.
+    Gradients go to output, output_logvar, mean and logvar; data gets none. On a CPU, in float32 and float64, they are
+    computed with the value, else in a second pass. loss is differentiable once.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run,
     NotImplementedError where a gradient is differentiated again.
@@ -113,8 +113,11 @@ def elbo_loss(
     _check_number("beta", beta)
     _check_constraint(free_bits, capacity, reduction)
     resolved = resolve_impl("elbo_loss", impl, output.device, output.dtype)
-    can_keep = resolved == "cpu" and output.dtype.itemsize >= 4 and reduction != "none" and torch.is_grad_enabled()
+    can_keep = resolved == "cpu" and output.dtype.itemsize >= 4 and torch.is_grad_enabled()
     keep_logvar = can_keep and output_logvar is not None and output_logvar.requires_grad
+    shared = output_logvar is not None and output_logvar.dim() < max(output.dim(), 1)
+    if reduction == "none" and keep_logvar and shared:  # a sum over rows cannot be weighted by row later
+        can_keep = keep_logvar = False
     keep = keep_logvar or (can_keep and output.requires_grad)
     settings = likelihood, output_logvar, mask, reduction, free_bits > 0, keep, keep_logvar, impl
     reconstruction, kl, _, _ = elbo_terms(output, data, mean, logvar, *settings)

@@ -160,7 +160,9 @@ elbo_terms.register_autograd(_backward, _setup_context)
 
 
 def _times(kept: Tensor, factor: Tensor) -> Tensor:
-    """`kept` times a scalar; itself where that is plainly 1, as it is when a loss is differentiated as it stands."""
+    """`kept` times a factor, or one for each row; itself where that is plainly 1, as it is for a loss as it stands."""
+    if factor.dim():
+        return kept * factor.to(kept.dtype).view(-1, *[1] * (kept.dim() - 1))
     if not kept.is_cuda and not torch.compiler.is_compiling() and not Op.traced((kept, factor)) and factor.item() == 1:
         return kept
     return kept * factor
