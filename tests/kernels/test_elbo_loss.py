@@ -276,18 +276,18 @@ def test_a_second_derivative_is_refused(impl: str) -> None:
 def test_scaled_losses_keep_small_gradients_of_16_bits() -> None:
     """What is too small for float16 until the loss's scale is applied is not lost, on any implementation."""
     for impl in IMPLS:
-        output = torch.full((4096, 1), -9.0, dtype=torch.float16, device=DEVICE).requires_grad_()
-        data, latent = torch.zeros(4096, 1, device=DEVICE), torch.zeros(4096, 1, device=DEVICE)
+        output = torch.full((512, 1), -9.0, dtype=torch.float16, device=DEVICE).requires_grad_()
+        data, latent = torch.zeros(512, 1, device=DEVICE), torch.zeros(512, 1, device=DEVICE)
         loss = elbo_loss(output, data, latent, latent, impl=impl).loss
-        (gradient,) = torch.autograd.grad(2.0**16 * loss, output)
-        exact = 2.0**16 / 4096 / (1 + math.exp(9))
-        assert gradient.double() == pytest.approx(torch.full((4096, 1), exact).double(), rel=2.0**-9)
+        (gradient,) = torch.autograd.grad(2.0**13 * loss, output)
+        exact = 2.0**13 / 512 / (1 + math.exp(9))
+        assert gradient.double() == pytest.approx(torch.full((512, 1), exact).double(), rel=2.0**-9)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_opcheck_with_gradients(impl: str) -> None:
     """Shape rules, strides and autograd of both ops, as the tracers see them."""
-    for kind, reduction, keep in (("bernoulli", "mean", impl == "cpu"), ("row", "none", False)):
+    for kind, reduction, keep in (("bernoulli", "mean", impl == "cpu"), ("row", "none", impl == "cpu")):
         a = make(kind, 2, (3, 2, 2))
         a["output"] = a["output"].contiguous(memory_format=torch.channels_last)
         for name in DIFFERENTIABLE:
@@ -295,7 +295,7 @@ def test_opcheck_with_gradients(impl: str) -> None:
                 a[name].requires_grad_()
         tensors = a["output"], a["data"], a["mean"], a["logvar"], a["likelihood"], a["output_logvar"], None
         overload = torch.ops.fastvae.elbo_loss.default
-        torch.library.opcheck(overload, (*tensors, reduction, False, keep, False, impl))
+        torch.library.opcheck(overload, (*tensors, reduction, False, keep, keep and kind == "row", impl))
     weight = torch.ones(4, device=DEVICE)
     settings_ = a["output"].detach(), a["data"], a["likelihood"], a["output_logvar"].detach(), None, True, impl
     checks = ["test_schema", "test_faketensor"]
