@@ -158,7 +158,7 @@ def _swept(
 def _divergence(mean: Tensor, logvar: Tensor, by_dimension: bool) -> Tensor:
     """The KL from the prior, as the reference defines it, in three passes over what the caches hold."""
     acc = accumulation_dtype(mean.dtype)
-    m, v = mean.detach().to(acc).flatten(1), logvar.detach().to(acc).flatten(1)
+    m, v = (t.detach().to(acc).flatten(1).contiguous() for t in (mean, logvar))
     terms = torch.expm1(v).sub_(v).addcmul_(m, m)
     return (terms.mean(0) if by_dimension else terms.sum(1)).mul_(0.5)
 
