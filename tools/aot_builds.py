@@ -146,12 +146,48 @@ def finish_builds(target: str) -> Iterator[Build]:
         )
 
 
+def gradient_builds(target: str) -> Iterator[Build]:
+    """Those of elbo_loss.gradient_kernel, which reads and writes rows as row_scores_kernel reads them."""
+    for device, config in target_configs("row_scores", target):
+        assert isinstance(config, RowScoreConfig)
+        for likelihood, dtype, dim, logvar in (
+            ("bernoulli", "bf16", 784, "none"),
+            ("bernoulli", "fp32", 784, "none"),
+            ("gaussian", "fp32", 784, "row"),
+            ("gaussian", "bf16", 101, "shared"),
+        ):
+            cut, unit, data = row_pieces(dim, config), gemm.row_unit(dim), f"*{dtype}"
+            wide = config.load_bits * BITS[dtype] // 32 if unit == 8 else 0
+            yield Build(
+                name=f"{device} {likelihood} {dtype} dim {dim} logvar {logvar}",
+                arguments={
+                    **dict.fromkeys(("output", "x", "of_output"), data),
+                    **dict.fromkeys(("logvar", "of_logvar"), None if logvar == "none" else data),
+                    **({"of_logvar": "*fp32"} if logvar == "shared" else {}),
+                    "weight": "*fp32",
+                    "mask": None,
+                },
+                constants={
+                    "LIKELIHOOD": likelihood,
+                    "LOGVAR": logvar,
+                    "FAST": dtype != "fp32",
+                    "UNIT": unit,
+                    "BLOCK_ROWS": cut.block_rows,
+                    "BLOCK_COLUMNS": cut.block_columns,
+                },
+                num_warps=config.num_warps,
+                load_bits=wide,
+                store_bits=wide,
+            )
+
+
 KERNELS: dict[str, tuple[Builder, ...]] = {
     "sample_normal.sample_kernel": (sample_builds,),
     "reparameterize.reparameterize_kernel": (reparameterize_builds,),
     "quantize_rows.quantize_rows_kernel": (quantize_builds,),
     "row_scores.row_scores_kernel": (row_score_builds,),
     "row_scores.finish_kernel": (finish_builds,),
+    "elbo_loss.gradient_kernel": (gradient_builds,),
     "linear.linear_kernel": (aot_gemms.linear_builds, aot_gemms.linear_prior_builds),
     "linear_score.linear_score_kernel": (aot_gemms.linear_score_builds,),
     "gaussian_head.gaussian_head_kernel": (aot_latent.gaussian_head_builds,),

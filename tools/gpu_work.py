@@ -247,6 +247,36 @@ def elbo_work(precision: str) -> Work:
     return Work("elbo", shape, precision, fused, peers, lambda: edges(fused, COUNT), cost.flops, cost.bytes)
 
 
+def elbo_loss_work(precision: str) -> Work:
+    """`elbo_loss` forward and backward against eager autograd and torch.compile."""
+    dtype = DTYPES[precision]
+    logits = normal(COUNT, WIDTHS[0], dtype=dtype, scale=3.0)
+    data = torch.rand(COUNT, WIDTHS[0], device=DEVICE).to(dtype)
+    mean, logvar = normal(COUNT, LATENT, dtype=dtype), normal(COUNT, LATENT, dtype=dtype)
+    inputs = (logits, data, mean, logvar)
+
+    def differentiated(loss: Callable[..., Tensor], part: slice = slice(None)) -> tuple[Tensor, ...]:
+        """Value by row and gradients, of a loss that is a sum of rows."""
+        output, x, m, v = (t[part].detach() for t in inputs)
+        leaves = [t.requires_grad_() for t in (output, m, v)]
+        value = loss(output, x, m, v)
+        return (value.detach(), *torch.autograd.grad(value.sum(), leaves))
+
+    def fused(part: slice = slice(None), impl: str = IMPL) -> tuple[Tensor, ...]:
+        return differentiated(lambda *given: k.elbo_loss(*given, reduction="none", impl=impl).loss, part)
+
+    def eager(logits: Tensor, data: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+        nll = F.binary_cross_entropy_with_logits(logits.float(), data.float(), reduction="none").sum(1)
+        return nll - 0.5 * (1 + logvar.float() - mean.float().square() - logvar.float().exp()).sum(1)
+
+    fast = compiled(eager)
+    size = sum(t.numel() * t.element_size() for t in inputs)
+    written = size - data.numel() * data.element_size()
+    peers = {"eager": lambda: differentiated(eager), "torch.compile": lambda: differentiated(fast)}
+    shape, flops = f"{COUNT}x{WIDTHS[0]}", 2 * logits.numel()
+    return Work("elbo_loss", shape, precision, fused, peers, lambda: edges(fused, COUNT), flops, 2 * size + written)
+
+
 def kernels() -> Iterator[tuple[str, Maker]]:
     """Every kernel measurement by name, the most telling first."""
     for inputs, outputs, activation in (
@@ -263,6 +293,7 @@ def kernels() -> Iterator[tuple[str, Maker]]:
         yield f"reparameterize-{rows}-{dim}", lambda n=rows, d=dim: reparameterize_work(n, d, "ieee")
     yield "gaussian_head", lambda: head_work("gaussian_head", "bf16")
     yield "elbo", lambda: elbo_work("bf16")
+    yield "elbo_loss", lambda: elbo_loss_work("bf16")
     yield "linear-fp8", lambda: fp8_work(784, 512)
     yield "linear-tf32", lambda: linear_work(784, 512, "tf32", "relu")
     yield "linear-ieee", lambda: linear_work(784, 512, "ieee", "relu")

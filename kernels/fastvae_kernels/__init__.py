@@ -8,6 +8,7 @@ from .checks import ACTIVATIONS
 from .dispatch import implementations, resolve_impl
 from .errors import UnavailableError
 from .ops import (
+    ElboLoss,
     affine,
     attention,
     bernoulli_nll,
@@ -21,6 +22,7 @@ from .ops import (
     conv_score,
     conv_transpose2d,
     elbo,
+    elbo_loss,
     gaussian_head,
     gaussian_nll,
     group_norm,
@@ -41,9 +43,14 @@ from .ops import (
     squared_error,
     student_t_nll,
 )
+from .schedules import ConstantSchedule, CyclicalSchedule, LinearSchedule
 
 __all__ = [
     "ACTIVATIONS",
+    "ConstantSchedule",
+    "CyclicalSchedule",
+    "ElboLoss",
+    "LinearSchedule",
     "UnavailableError",
     "affine",
     "attention",
@@ -58,6 +65,7 @@ __all__ = [
     "conv_score",
     "conv_transpose2d",
     "elbo",
+    "elbo_loss",
     "gaussian_head",
     "gaussian_nll",
     "group_norm",

@@ -21,7 +21,7 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("conv2d", "conv2d_statistics", "conv_transpose2d"), ("x", "residual")),
     "conv_score": ("data", "mask"),
     "linear_score": ("data", "mask"),
-    "elbo": ("data", "mask", "mean", "logvar"),
+    **dict.fromkeys(("elbo", "elbo_loss"), ("data", "mask", "mean", "logvar")),
     "norm_affine": ("statistics",),
     "norm_apply": ("x", "affine"),
     "attention": ("q", "k", "v"),
@@ -37,7 +37,7 @@ _PER_ROW: dict[str, tuple[str, ...]] = {
 _PER_SAMPLE: dict[str, tuple[str, ...]] = {
     "conv_score": ("x",),
     "linear_score": ("x", "x_scale"),
-    "elbo": ("output", "output_logvar"),
+    **dict.fromkeys(("elbo", "elbo_loss"), ("output", "output_logvar")),
     "bernoulli_nll": ("logits",),
     "gaussian_nll": ("mean", "logvar"),
     "squared_error": ("output",),

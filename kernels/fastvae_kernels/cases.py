@@ -12,7 +12,7 @@ from .case_maker import Case, Maker
 from .cases_convolutions import CONV, CONV_IMAGE, CONV_SCORE, CONV_STATISTICS, CONV_TRANSPOSE
 from .cases_dense import bottleneck, eight_bits, head, linear, linear_prior, linear_tf32, quantize
 from .cases_images import attention, channel_statistics, group_norm, norm_affine, norm_apply
-from .cases_scores import LIKELIHOODS, bernoulli, elbo, gaussian, linear_score, squared
+from .cases_scores import LIKELIHOODS, bernoulli, elbo, elbo_loss, gaussian, linear_score, squared
 from .checks import ACTIVATIONS
 
 __all__ = ["CASES", "ROW_SHAPES", "Case"]
@@ -233,5 +233,13 @@ CASES: dict[str, dict[str, Case]] = {
         "gaussian": elbo(17, (17, 7), 3, "gaussian", logvar="scalar", centre=1000.0),
         "shared": elbo(6, (3, 3, 5), 4, "gaussian", masked=True),
         "row": elbo(66, (33, 5), 33, "gaussian", logvar="row"),
+    },
+    "elbo_loss": {
+        "5x1": elbo_loss(elbo(5, (5, 1), 1, "bernoulli"), reduction="none", beta=0.5),
+        "bernoulli": elbo_loss(elbo(12, (4, 33), 7, "bernoulli", masked=True), reduction="none"),
+        "by_pixel": elbo_loss(_channels_last(elbo(4, (2, 2, 9, 8), 5, "squared_error"), "output"), reduction="none"),
+        "gaussian": elbo_loss(elbo(17, (17, 7), 3, "gaussian", logvar="scalar"), reduction="none", beta=4.0),
+        "shared": elbo_loss(elbo(6, (3, 3, 5), 4, "gaussian", masked=True), reduction="none"),
+        "row": elbo_loss(elbo(66, (33, 5), 33, "gaussian", logvar="row"), reduction="none"),
     },
 }

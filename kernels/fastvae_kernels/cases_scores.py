@@ -12,6 +12,7 @@ __all__ = [
     "LIKELIHOODS",
     "bernoulli",
     "elbo",
+    "elbo_loss",
     "gaussian",
     "linear_score",
     "scored",
@@ -112,6 +113,11 @@ def elbo(
         return {"output": make.normal(rows, *shape[1:]), **of_data, "mean": mean, "logvar": make.normal(*mean.shape)}
 
     return case
+
+
+def elbo_loss(inner: Case, **options: Any) -> Case:
+    """The arguments of `elbo` with options of the loss."""
+    return lambda dtype, device: {**inner(dtype, device), **options}
 
 
 def _further(make: Maker, rows: int, shape: tuple[int, ...], how: str) -> Tensor:

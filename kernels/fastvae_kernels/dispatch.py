@@ -42,6 +42,7 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "categorical_nll": ("reference",),
     "linear_score": ("reference", "triton"),
     "elbo": ("reference", "triton"),
+    "elbo_loss": ("reference", "cpu", "triton"),
 }
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .eager_likelihoods import LIKELIHOODS, masked_sum, samples
+from .eager_training import elbo_loss
 from .oracle_noise import oracle_normals, oracle_uniforms
 
 __all__ = ["EAGER", "activate"]
@@ -378,5 +379,6 @@ EAGER: dict[str, Any] = {
     **LIKELIHOODS,
     "linear_score": _linear_score,
     "elbo": _elbo,
+    "elbo_loss": elbo_loss,
 }
 """Every op by name; noise is the oracle's, cast to the dtype."""

@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-__all__ = ["empty_output", "flat_rows", "output_format", "own_output"]
+__all__ = ["empty_output", "empty_rows", "flat_rows", "output_format", "own_output", "shared_gradient"]
 
 
 def output_format(x: Tensor) -> torch.memory_format:
@@ -33,17 +33,49 @@ def own_output(y: Tensor, x: Tensor) -> Tensor:
     return y
 
 
+def _axes_in_memory(like: Tensor) -> list[int]:
+    """The axes after the first, the one with the largest strides first."""
+    strides = like.stride()
+    return sorted(range(1, like.dim()), key=lambda axis: -strides[axis])
+
+
 def flat_rows(like: Tensor, x: Tensor) -> Tensor:
     """`x` [m, ...] as [m, dim], its columns in the order in which `like`'s entries lie in memory, inner stride 1.
 
     For sums over a row, where any order will do as long as it is everybody's: channels_last images are then read
     where they are, and only what lies otherwise is copied. An `x` without rows, [...], becomes [dim].
     """
-    strides = like.stride()
-    axes = sorted(range(1, like.dim()), key=lambda axis: -strides[axis])
+    axes = _axes_in_memory(like)
     dim = prod(like.shape[1:])
     if x.dim() < like.dim():
         flat = x.permute([axis - 1 for axis in axes]).reshape(dim)
     else:
         flat = x.permute(0, *axes).reshape(x.shape[0], dim)
     return flat if flat.stride(-1) == 1 else flat.contiguous()
+
+
+def empty_rows(like: Tensor, dtype: torch.dtype, *, shared: bool = False) -> tuple[Tensor, Tensor]:
+    """An uninitialised tensor of `like`'s shape [m, ...] or, if `shared`, of that of its rows, as two views.
+
+    The first is what `flat_rows(like, ...)` would make of the second: [m, dim] or [dim], contiguous.
+    """
+    axes = _axes_in_memory(like)
+    sizes = [like.shape[axis] for axis in axes]
+    rows = [] if shared else [like.shape[0]]
+    flat = like.new_empty([*rows, prod(sizes)], dtype=dtype)
+    back = sorted(range(len(axes)), key=lambda place: axes[place])
+    if not shared:
+        back = [0, *(place + 1 for place in back)]
+    return flat, flat.view([*rows, *sizes]).permute(back)
+
+
+def shared_gradient(parts: Tensor, like: Tensor, x: Tensor) -> Tensor:
+    """Parts [m, dim] of a gradient by rows of `like`, in the order of `flat_rows`, as that of an `x` all rows share.
+
+    `x` has shape like.shape[1:] or is a scalar tensor.
+    """
+    if x.dim() == 0:
+        return parts.sum().to(x.dtype)
+    flat, shaped = empty_rows(like, x.dtype, shared=True)
+    flat.copy_(parts.sum(0))
+    return shaped

@@ -10,6 +10,7 @@ from .elementary import exp, log, log1p_unit
 __all__ = [
     "bernoulli_term",
     "continuous_bernoulli_term",
+    "entry_gradient",
     "entry_score",
     "gaussian_term",
     "laplace_term",
@@ -113,3 +114,34 @@ def entry_score(output, logvar, x, LIKELIHOOD: tl.constexpr, FAST: tl.constexpr)
         tl.static_assert(LIKELIHOOD == "squared_error")
         score = squared_error_term(output, x)
     return score
+
+
+@triton.jit
+def _gaussian_gradient(mean, logvar, x, FAST: tl.constexpr):
+    """d exp(-logvar) and ½ (1 - d² exp(-logvar)) with d = mean - x, the derivatives of `gaussian_term`; as safe."""
+    d = mean - x
+    plain = tl.abs(logvar) < _PLAIN
+    scale = _exp(tl.where(plain, -logvar, -0.5 * logvar), FAST)
+    scale = tl.where(scale > _FLOAT_MAX, _FLOAT_MAX, scale)
+    finite = tl.where(d > _FLOAT_MAX, _FLOAT_MAX, tl.where(d < -_FLOAT_MAX, -_FLOAT_MAX, d))
+    root = finite * scale
+    by_mean = tl.where(plain, d * scale, root * scale)
+    square = tl.where(plain, d * (d * scale), root * root)
+    return by_mean, 0.5 * (1.0 - square)
+
+
+@triton.jit
+def entry_gradient(output, logvar, x, LIKELIHOOD: tl.constexpr, FAST: tl.constexpr):
+    """The derivatives of `entry_score` by output and logvar for "bernoulli", "gaussian" and "squared_error"; others
+    than "gaussian" have none by logvar, and 0 is given for it.
+    """
+    by_logvar = 0.0 * output
+    if LIKELIHOOD == "bernoulli":
+        e = _exp(-tl.abs(output), FAST)
+        by_output = tl.where(output < 0, e, 1.0) / (1.0 + e) - x
+    elif LIKELIHOOD == "gaussian":
+        by_output, by_logvar = _gaussian_gradient(output, logvar, x, FAST)
+    else:
+        tl.static_assert(LIKELIHOOD == "squared_error")
+        by_output = 2.0 * (output - x)
+    return by_output, by_logvar

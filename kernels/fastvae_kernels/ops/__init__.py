@@ -6,6 +6,7 @@ from .convolutions import conv2d, conv_transpose2d
 from .counts import categorical_nll, negative_binomial_nll, poisson_nll
 from .dense import linear, linear_prior, quantize_rows
 from .densities import continuous_bernoulli_nll, laplace_nll, student_t_nll
+from .elbo_loss import ElboLoss, elbo_loss
 from .images import attention, group_norm
 from .latent import bottleneck, gaussian_head, split_head
 from .layers import affine, logvar
@@ -15,6 +16,7 @@ from .norms import channel_statistics, norm_affine, norm_apply
 from .scores import elbo, linear_score
 
 __all__ = [
+    "ElboLoss",
     "affine",
     "attention",
     "bernoulli_nll",
@@ -28,6 +30,7 @@ __all__ = [
     "conv_score",
     "conv_transpose2d",
     "elbo",
+    "elbo_loss",
     "gaussian_head",
     "gaussian_nll",
     "group_norm",

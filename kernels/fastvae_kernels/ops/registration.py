@@ -25,21 +25,35 @@ class Op(Generic[P, R]):
         self._function = function
         self._registered = torch.library.custom_op(f"fastvae::{name}", mutates_args=())(function)
         self._overload = getattr(torch.ops.fastvae, name).default
+        self._differentiable: type[torch.autograd.Function] | None = None
 
     def register_fake(self, fake: F) -> F:
         """Register the shape rule: the op's outputs, empty, for given inputs."""
         self._registered.register_fake(fake)
         return fake
 
+    def register_autograd(
+        self, backward: Callable[..., tuple[Any, ...]], setup_context: Callable[[Any, Any, Any], None]
+    ) -> None:
+        """Register how gradients are computed, as `torch.library.register_autograd` takes it; once, not twice.
+
+        backward gives a gradient, or None, for each argument of the op.
+        """
+        self._registered.register_autograd(backward, setup_context=setup_context)
+        self._differentiable = _differentiable(self._function, backward, setup_context)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The op's result; through the dispatcher if anything but eager calls on plain tensors is going on."""
-        if torch.compiler.is_compiling() or self._traced(args):
+        if torch.compiler.is_compiling() or self.traced(args):
             result: R = self._overload(*args, **kwargs)
-            return result
-        return self._function(*args, **kwargs)
+        elif self._differentiable is not None and _wants_gradient(args):
+            result = self._differentiable.apply(*args)  # type: ignore[no-untyped-call]
+        else:
+            result = self._function(*args, **kwargs)
+        return result
 
     @staticmethod
-    def _traced(args: tuple[Any, ...]) -> bool:
+    def traced(args: tuple[Any, ...]) -> bool:
         """Whether a dispatch mode is on, or an argument is a tensor subclass or on the meta device."""
         if _get_current_dispatch_mode() is not None:
             return True
@@ -47,6 +61,29 @@ class Op(Generic[P, R]):
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _wants_gradient(args: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+
+
+def _differentiable(
+    function: Callable[..., Any], backward_: Callable[..., tuple[Any, ...]], setup: Callable[[Any, Any, Any], None]
+) -> type[torch.autograd.Function]:
+    """The function with its gradients for eager calls; PyTorch refuses it to torch.func's transforms."""
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = function(*args)
+            setup(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return backward_(ctx, *gradients)
+
+    return Differentiable
 
 
 def register(name: str) -> Callable[[Callable[P, R]], Op[P, R]]:

@@ -13,6 +13,7 @@ from .conv_image import conv_image
 from .conv_score import conv_score
 from .conv_transpose2d import conv_transpose2d
 from .elbo import elbo
+from .elbo_loss import divergence, elbo_loss, elbo_loss_backward
 from .gaussian_head import gaussian_head
 from .gaussian_nll import gaussian_nll
 from .group_norm import group_norm
@@ -45,7 +46,10 @@ __all__ = [
     "conv_image",
     "conv_score",
     "conv_transpose2d",
+    "divergence",
     "elbo",
+    "elbo_loss",
+    "elbo_loss_backward",
     "gaussian_head",
     "gaussian_nll",
     "group_norm",

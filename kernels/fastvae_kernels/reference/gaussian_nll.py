@@ -8,13 +8,13 @@ from torch import Tensor
 from .precision import accumulation_dtype
 from .rows import split_samples, sum_rows
 
-__all__ = ["gaussian_nll"]
+__all__ = ["gaussian_nll", "squared_z_score"]
 
 
 _PLAIN = 80.0  # exp(±80) is a normal float32
 
 
-def _squared_z_score(d: Tensor, logvar: Tensor) -> Tensor:
+def squared_z_score(d: Tensor, logvar: Tensor) -> Tensor:
     """d² exp(-logvar) without 0 · inf: d (d exp(-logvar)) where that exponential is safe.
 
     Elsewhere (d exp(-logvar / 2))², both factors saturated at the largest finite number, which costs it a
@@ -36,7 +36,7 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor, mask: Tensor | None) -
         return torch.zeros(mean.shape[0], dtype=acc, device=mean.device)
     n = x.shape[0]
     logvar = split_samples(logvar.to(acc), n) if logvar.dim() == mean.dim() else logvar.to(acc)
-    nll = _squared_z_score(x.to(acc) - split_samples(mean.to(acc), n), logvar).mul_(0.5)
+    nll = squared_z_score(x.to(acc) - split_samples(mean.to(acc), n), logvar).mul_(0.5)
     nll += logvar * 0.5
     nll += 0.5 * math.log(2 * math.pi)
     return sum_rows(nll, mask)

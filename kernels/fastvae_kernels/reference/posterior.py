@@ -5,17 +5,21 @@ from torch import Tensor
 
 from .sample_normal import sample_normal
 
-__all__ = ["displaced", "divergence", "draw"]
+__all__ = ["displaced", "divergence", "divergence_terms", "draw"]
+
+
+def divergence_terms(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp logvar) ‖ N(0, 1)) per entry; mean, logvar [n, dim] of the dtype to compute in -> [n, dim].
+
+    ½ expm1(logvar) - ½ logvar + ½ mean², halved before anything can overflow; contiguous, so that sums are added in
+    an order that does not depend on strides.
+    """
+    return torch.expm1(logvar).mul_(0.5).sub_(logvar * 0.5).add_(mean * 0.5 * mean).contiguous()
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp logvar) ‖ N(0, I)) per row; mean, logvar [n, dim] of the dtype to compute in -> [n].
-
-    Σ ½ expm1(logvar) - ½ logvar + ½ mean², halved before anything can overflow, added in an order that does not
-    depend on strides.
-    """
-    terms = torch.expm1(logvar).mul_(0.5).sub_(logvar * 0.5).add_(mean * 0.5 * mean)
-    return terms.contiguous().sum(1)
+    """KL(N(mean, exp logvar) ‖ N(0, I)) per row; mean, logvar [n, dim] of the dtype to compute in -> [n]."""
+    return divergence_terms(mean, logvar).sum(1)
 
 
 def displaced(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ __all__ = [
     "gaussian_nll",
     "laplace_nll",
     "launch",
+    "row_scores",
     "row_scores_kernel",
     "squared_error",
 ]
@@ -313,6 +314,13 @@ def continuous_bernoulli_nll(logits: Tensor, x: Tensor, mask: Tensor | None) -> 
 def squared_error(output: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
     """As the reference defines it."""
     return _score("squared_error", output, x, None, mask)[0]
+
+
+def row_scores(
+    likelihood: str, output: Tensor, data: Tensor, output_logvar: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """The reconstruction alone of what `elbo` gives."""
+    return _score(likelihood, output, data, output_logvar, mask)[0]
 
 
 def elbo(
