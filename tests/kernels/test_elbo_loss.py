@@ -138,7 +138,8 @@ def test_tiles_of_a_cpu_meet(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
     from fastvae_kernels.cpu.elbo_loss import elbo_loss as in_tiles
 
     for entries in (7, 64):
-        monkeypatch.setitem(in_tiles.__globals__, "_TILE", entries)
+        for name in ("_TILE", "_TILE_OF_SEVERAL"):
+            monkeypatch.setitem(in_tiles.__globals__, name, entries)
         for name in ("mean", "sum", "none"):
             check({**make(kind, 5, (21,), masked=entries == 7), **OPTIONS[name]}, "cpu")
 

@@ -16,8 +16,10 @@ from .elbo_tiles import SCORES, Tile
 
 __all__ = ["elbo_loss", "elbo_loss_backward"]
 
-# Entries at a time, for each thread: in the caches, and so many that what Python and PyTorch add is little.
+# Entries at a time: in the caches, and so many that what Python and PyTorch add is little. Several threads wait for
+# each other after every operation, so that each has more.
 _TILE = 262144
+_TILE_OF_SEVERAL = 2 * _TILE
 
 # row tile, column tile, sample, rows, columns
 _Place = tuple[int, int, int, slice, slice]
@@ -92,7 +94,8 @@ class _Sweep:
 
 def _tile_shape(dim: int) -> tuple[int, int]:
     """Rows and columns of a tile, where rows have `dim` entries."""
-    tile = _TILE * torch.get_num_threads()
+    threads = torch.get_num_threads()
+    tile = _TILE if threads == 1 else _TILE_OF_SEVERAL * threads
     columns = min(max(dim, 1), tile)
     return tile // columns, columns
 
