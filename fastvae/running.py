@@ -23,6 +23,16 @@ def tree_sum(values: Tensor) -> Tensor:
     return values[0]
 
 
+def log_add(a: Tensor, b: Tensor) -> Tensor:
+    """log(exp(a) + exp(b)), -inf where both are.
+
+    ``torch.logaddexp`` rounds the last few numbers in memory in another way than the others.
+    """
+    peak = torch.maximum(a, b)
+    finite = peak.clamp(min=-LARGEST)
+    return peak + torch.log1p(torch.exp(torch.minimum(a, b) - finite))
+
+
 class _Groups:
     """Draws (draws, rows) handed to ``_take`` in groups of GROUP; the last may be smaller."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.imputation.request import Block, Imputer, as_rows
+from fastvae.running import log_add
 from fastvae.runtime import Engine
 
 
@@ -42,12 +43,12 @@ class _Sums:
 
     def add(self, log_weight: Tensor, output: Tensor) -> None:
         """One more sample of every row: its log-weight (rows,) and E[x|z]."""
-        total = torch.logaddexp(self.log_total, log_weight)
+        total = log_add(self.log_total, log_weight)
         finite = total.clamp(min=torch.finfo(total.dtype).min)  # all weights 0 so far: nothing to keep or add
         keep, add = torch.exp(self.log_total - finite), torch.exp(log_weight - finite)
         self.estimate = self.estimate * as_rows(keep, output) + output * as_rows(add, output)
         self.log_total = total
-        self.log_squares = torch.logaddexp(self.log_squares, 2 * log_weight)
+        self.log_squares = log_add(self.log_squares, 2 * log_weight)
 
     def choose(self, log_weight: Tensor, uniform: Tensor, z: Tensor) -> None:
         """Take ``z`` for those draws in which it comes first now; ``uniform`` is (rows, draws)."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from fastvae.running import GROUP, LogWeights, Moments, tree_sum
+from fastvae.running import GROUP, LogWeights, Moments, log_add, tree_sum
 
 CPU = torch.device("cpu")
 
@@ -88,3 +88,14 @@ def test_tree_sum(count: int) -> None:
     before = numbers.clone()
     np.testing.assert_allclose(tree_sum(numbers), numbers.sum(0), rtol=1e-12, atol=1e-13)
     assert torch.equal(numbers, before)
+
+
+def test_log_add_against_numpy_wherever_a_number_stands() -> None:
+    a, b = values(1, 99)[0], values(1, 99, scale=30.0)[0]
+    b[:4] = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0])
+    a[0] = -torch.inf
+    found = log_add(a, b)
+    np.testing.assert_allclose(found, np.logaddexp(a.numpy(), b.numpy()), rtol=1e-15)
+    for place in range(99):
+        one = log_add(a[place : place + 1], b[place : place + 1])
+        assert one.view(torch.int64) == found[place].view(torch.int64)
