@@ -2,8 +2,8 @@
 
 Run as ``python -m bench.bulk``, with ``--rows`` for fewer. Everything makes the same samples of an untrained 64-512-784
 decoder, in turn, on this machine's threads: the decoder alone, block by block, in batch-invariant mode and without;
-jobs in this process in each format; and the command line, from the start of its process, with one worker on all
-threads, one on a single thread, and two on a single thread each.
+jobs in this process in each format; and the command line to Parquet, from the start of its process, with one worker on
+all threads, one on a single thread, and two on a single thread each.
 Medians, and ratios of times that are taken round by round, go to ``bench/results/bulk.jsonl``.
 """
 
@@ -42,13 +42,15 @@ FORMATS: tuple[tuple[Format, Dtype], ...] = (
     ("npy", "float32"),
     ("parquet", "uint8"),
 )
-# Options of the command line.
-ONE, ONE_THREAD, TWO = "command", "command, 1 thread", "command, 2 workers of 1 thread"
-COMMANDS: dict[str, tuple[str, ...]] = {
-    ONE: (),
-    ONE_THREAD: ("--threads", "1"),
+# Options of the command line, and of its dtypes.
+ALONE, TWO = "command, 1 thread", "command, 2 workers of 1 thread"
+WAYS: dict[str, tuple[str, ...]] = {
+    "command": (),
+    ALONE: ("--threads", "1"),
     TWO: ("--threads", "1", "--workers", "2"),
 }
+DTYPES: tuple[Dtype, ...] = ("float32", "uint8")
+COMMANDS = {f"{way} {dtype}": (*options, "--dtype", dtype) for dtype in DTYPES for way, options in WAYS.items()}
 ROOT = Path(__file__).parents[1]
 
 
@@ -155,7 +157,7 @@ def main() -> None:
 def summary(times: dict[str, NDArray[np.float64]], rows: int) -> dict[str, object]:
     """Rows per second, seconds to the first shard or block, and times over the decoder's, as medians over rounds."""
     bare = times["decoder"][:, 0]
-    one, two = times[ONE_THREAD][:, 0], times[TWO][:, 0]
+    two_over_one = {dtype: times[f"{ALONE} {dtype}"][:, 0] / times[f"{TWO} {dtype}"][:, 0] for dtype in DTYPES}
     return {
         "study": "bulk",
         "rows": rows,
@@ -163,7 +165,7 @@ def summary(times: dict[str, NDArray[np.float64]], rows: int) -> dict[str, objec
         "rows_per_second": {key: round(rows / float(np.median(found[:, 0]))) for key, found in times.items()},
         "first_seconds": {key: round(float(np.median(found[:, 1])), 2) for key, found in times.items()},
         "time_over_decoder": {key: round(float(np.median(found[:, 0] / bare)), 2) for key, found in times.items()},
-        "two_workers_over_one": round(float(np.median(one / two)), 2),
+        "two_workers_over_one": {dtype: round(float(np.median(ratios)), 2) for dtype, ratios in two_over_one.items()},
     }
 
 
