@@ -1,7 +1,8 @@
 """Several threads on a CPU: what they bring, and which way of sharing the work brings more.
 
 Run as ``python -m bench.threads``. Verbs on several internal batches, NumPy to NumPy, in turn on one thread, on this
-machine's threads sharing each batch, and with batches side by side where the engine does so. Ratios of times that are
+machine's threads sharing each batch, and with batches side by side where the engine does so; in batch-invariant mode
+too. Ratios of times that are
 taken round by round, as medians, go to ``bench/results/threads.jsonl``.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -47,10 +49,12 @@ def one_by_one(timed: Callable[[], Array]) -> Callable[[], Array]:
     return run
 
 
-def gains(name: str, verb: str, rows: int) -> dict[str, float]:
+def gains(name: str, verb: str, rows: int, *, batch_invariant: bool) -> dict[str, float]:
     """Times, as medians in microseconds of a row, and how many times as long the other two ways take."""
-    threads = torch.get_num_threads()
-    alone, several = (fastvae.VAE(model(name), Settings(device="cpu", threads=count)) for count in (1, threads))
+    alone, several = (
+        fastvae.VAE(model(name), Settings(device="cpu", threads=threads, batch_invariant=batch_invariant))
+        for threads in (1, torch.get_num_threads())
+    )
     x = inputs(name, rows)[0].numpy()
     z = alone.embed(x)
     calls = {
@@ -58,7 +62,7 @@ def gains(name: str, verb: str, rows: int) -> dict[str, float]:
         "shared": one_by_one(call(several, verb, x, z)),
         "side by side": call(several, verb, x, z),
     }
-    times, _ = interleaved(calls, rounds=21, min_rounds=7, seconds=4.0)
+    times, _ = interleaved(calls, rounds=21, min_rounds=7, seconds=2.5)
     found = {f"{key}, us a row": round(float(np.median(times[key])) / rows, 2) for key in calls}
     for key in ("one thread", "shared"):
         found[key] = round(float(np.median(np.divide(times[key], times["side by side"]))), 2)
@@ -68,11 +72,10 @@ def gains(name: str, verb: str, rows: int) -> dict[str, float]:
 def main() -> None:
     """Time, print and append one row."""
     found: dict[str, dict[str, float]] = {}
-    for name in MODELS:
-        for verb in VERBS:
-            for rows in ROWS:
-                found[f"{name} {verb} {rows}"] = gains(name, verb, rows)
-                print(f"{name} {verb} {rows}: {found[f'{name} {verb} {rows}']}", flush=True)
+    for name, verb, rows, invariant in product(MODELS, VERBS, ROWS, (False, True)):
+        case = f"{name} {verb} {rows}{', batch-invariant' if invariant else ''}"
+        found[case] = gains(name, verb, rows, batch_invariant=invariant)
+        print(f"{case}: {found[case]}", flush=True)
     row = environment() | {"study": "threads", "over side by side": found}
     with Path(OUT / "threads.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
