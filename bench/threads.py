@@ -2,8 +2,7 @@
 
 Run as ``python -m bench.threads``. Verbs on several internal batches, NumPy to NumPy, in turn on one thread, on this
 machine's threads sharing each batch, and with batches side by side where the engine does so; in batch-invariant mode
-too. Ratios of times that are
-taken round by round, as medians, go to ``bench/results/threads.jsonl``.
+too. Ratios of times that are taken round by round, as medians, go to ``bench/results/threads.jsonl``.
 """
 
 from __future__ import annotations
