@@ -39,8 +39,8 @@ __all__ = [
     "models",
 ]
 
-# Where each name is. They are imported when first asked for, and PyTorch with them: it takes two seconds, which the
-# command line has better uses for.
+# Where each name is. They are imported when first asked for, and PyTorch with them: most of the time that the command
+# line takes to begin.
 _HOMES = {
     "VAE": "api",
     "Imputation": "imputation",

@@ -35,7 +35,7 @@ def main() -> None:
         print("fastvae: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        gc.freeze()  # a last look for garbage, in all that PyTorch has, takes half a second
+        gc.freeze()  # a last look for garbage goes through all that PyTorch has
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

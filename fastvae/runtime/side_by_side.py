@@ -22,7 +22,6 @@ class SerialThreads:
     """Threads in which PyTorch's operators run in that thread alone."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
         self._pool = ThreadPoolExecutor(count, "fastvae", _become_serial)
         # All of them, now: PyTorch's number of threads is each thread's own, but also what later ones begin with.
         before = torch.get_num_threads()
