@@ -27,7 +27,8 @@ from bench.environment import OUT, environment
 from bench.models import model
 from bench.timing import interleaved
 from fastvae.arrays import Array
-from fastvae.runtime import Engine, Settings
+from fastvae.runtime import Settings
+from fastvae.runtime.side_by_side import Sharing
 
 MODELS = ("mlp", "mnist", "digits")
 VERBS = ("generate", "encode", "decode", "score")
@@ -47,7 +48,7 @@ def one_by_one(timed: Callable[[], Array]) -> Callable[[], Array]:
     """``timed`` without batches side by side."""
 
     def run() -> Array:
-        with patch.object(Engine, "side_by_side", lambda *_: None):
+        with patch.object(Sharing, "of", lambda *_: None):
             return timed()
 
     return run
@@ -66,7 +67,7 @@ def gains(name: str, verb: str, rows: int, *, batch_invariant: bool) -> dict[str
         "shared": one_by_one(call(several, verb, x, z)),
         "side by side": call(several, verb, x, z),
     }
-    times, _ = interleaved(calls, rounds=21, min_rounds=7, seconds=2.5)
+    times, _ = interleaved(calls, rounds=21, min_rounds=5, seconds=1.0)
     found = {f"{key}, us a row": round(float(np.median(times[key])) / rows, 2) for key in calls}
     for key in ("one thread", "shared"):
         found[key] = round(float(np.median(np.divide(times[key], times["side by side"]))), 2)

@@ -1,5 +1,6 @@
 """Estimators for scikit-learn: a VAE trained on the rows that ``fit`` gets, or one that is trained already."""
 
+from fastvae.integrations.sklearn import _available  # noqa: F401
 from fastvae.integrations.sklearn._base import VAEEstimator
 from fastvae.integrations.sklearn.imputer import VAEImputer
 from fastvae.integrations.sklearn.outlier import PyODDetector, VAEOutlierDetector

@@ -1,5 +1,7 @@
+import importlib
 import pickle
 import pickletools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastvae
-from fastvae.errors import WeightFormatError
-from fastvae.integrations.sklearn import VAETransformer
+from fastvae.errors import UnsupportedError, WeightFormatError
+from fastvae.integrations.sklearn import VAETransformer, _available
 
 X, Y = load_breast_cancer(return_X_y=True)
 FEW: dict[str, Any] = {"epochs": 2, "hidden": (8,), "random_state": 0}
@@ -159,3 +161,9 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         transformer.inverse_transform(X[:, :7])
     with pytest.raises(ValueError, match="too large for float32"):
         transformer.transform(X * 1e38)
+
+
+def test_without_scikit_learn_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UnsupportedError, match=r"scikit-learn: pip install .fastvae-engine\[sklearn\]"):
+        importlib.reload(_available)
