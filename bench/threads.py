@@ -2,18 +2,13 @@
 
 Run as ``python -m bench.threads``. Verbs on several internal batches, NumPy to NumPy, in turn on one thread, on this
 machine's threads sharing each batch, and with batches side by side where the engine does so; in batch-invariant mode
-too. ``--busy 1`` has a process beside it that keeps a core busy, as on a machine that others use. Ratios of times that
-are taken round by round, as medians, go to ``bench/results/threads.jsonl``.
+too. Ratios of times that are taken round by round, as medians, go to ``bench/results/threads.jsonl``.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -74,35 +69,14 @@ def gains(name: str, verb: str, rows: int, *, batch_invariant: bool) -> dict[str
     return found
 
 
-@contextlib.contextmanager
-def busy(processes: int) -> Iterator[None]:
-    """So many processes that compute without end, for as long as this is open."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
-
-
 def main() -> None:
     """Time, print and append one row."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--busy", type=int, default=0, help="processes that keep a core busy each")
-    options = parser.parse_args()
-    with busy(options.busy):
-        measure(options.busy)
-
-
-def measure(processes: int) -> None:
-    """Time, print and append one row, beside so many busy processes."""
     found: dict[str, dict[str, float]] = {}
     for name, verb, rows, invariant in product(MODELS, VERBS, ROWS, (False, True)):
         case = f"{name} {verb} {rows}{', batch-invariant' if invariant else ''}"
         found[case] = gains(name, verb, rows, batch_invariant=invariant)
         print(f"{case}: {found[case]}", flush=True)
-    row = environment() | {"study": "threads", "busy": processes, "over side by side": found}
+    row = environment() | {"study": "threads", "over side by side": found}
     with Path(OUT / "threads.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
 
