@@ -28,6 +28,13 @@ def on(threads: int, spec: Any = None) -> fastvae.VAE:
     return vae(spec or mlp_spec(), impl="onnxruntime", batch_invariant=True, threads=threads)
 
 
+def sessions(model: fastvae.VAE, verb: str) -> set[int]:
+    """The numbers of threads that a verb has had sessions with."""
+    executor = model._engine._executor(verb)
+    assert isinstance(executor, OnnxExecutor)
+    return set(executor._sessions._made)
+
+
 @given(st.integers(1, 10**9), st.integers(1, 5000), st.integers(2, 200))
 def test_parts_are_even_and_of_whole_tiles(rows: int, size: int, threads: int) -> None:
     part = shared_part(rows, size, threads)
@@ -73,7 +80,9 @@ def test_batches_run_at_once_each_in_one_thread(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(OnnxExecutor, "__call__", watched)
     before = torch.get_num_threads()
-    on(2).generate(2 * TILE)
+    model = on(2)
+    model.generate(2 * TILE)
+    assert sessions(model, "decode") == {1, 2}
     assert {threads for _, threads in seen} == {1}
     assert all(name.startswith("fastvae") for name, _ in seen)
     assert torch.get_num_threads() == before
@@ -104,6 +113,7 @@ def test_the_short_way_and_the_long_one_side_by_side() -> None:
     one, two = (fastvae.load("mnist", device="cpu", threads=threads, batch_size=TILE) for threads in (1, 2))
     x = one.generate(4 * TILE)
     np.testing.assert_allclose(two.generate(4 * TILE), x, atol=1e-6)
+    assert sessions(two, "generate") == {1, 2}
     np.testing.assert_allclose(two.reconstruct(x), one.reconstruct(x), atol=1e-6)
     double = x.astype(np.float64)  # not the short way
     np.testing.assert_array_equal(two.reconstruct(double), two.reconstruct(x))
