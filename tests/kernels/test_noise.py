@@ -244,6 +244,14 @@ def test_no_counter_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_the_largest_words_give_uniforms_below_one(impl: str) -> None:
+    """Of row 24962728, whose word is within 128 of 2**32, which float32 rounds to 1."""
+    assert philox((24962728, 0, 0, 0), (0, 0))[2] >= 2**32 - 128
+    u = sample_uniform(1, 4, seed=0, start=24962728, device=DEVICE, impl=impl)
+    assert u[0, 2].item() == 1 - 2.0**-24
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("n", "dim", "samples"), [(0, 3, None), (3, 0, None), (3, 2, 0), (0, 0, 0)])
 def test_empty(impl: str, n: int, dim: int, samples: int | None) -> None:
     shape = (n, dim) if samples is None else (samples, n, dim)
