@@ -236,7 +236,7 @@ class VAE:
             batch_size = noise.check_count("batch_size", batch_size, least=1)
         return (
             of_kind(self._generated(low, high, seed, start, output, conditions, kind), kind)
-            for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
+            for low, high in blocks(n, batch_size or self._engine.batches.rows("generate"))
         )
 
     def _check_generation(self, n: int, seed: int, start: int, output: str, kind: str) -> tuple[int, int, int]:
@@ -253,7 +253,7 @@ class VAE:
         engine, spec = self._engine, self.spec
 
         def size() -> int:
-            return engine.batch_rows("generate")
+            return engine.batches.rows("generate")
 
         overlapped = kind == "numpy" and engine.stages.overlaps(high - low, size())
         device = torch.device("cpu") if overlapped else engine.device
@@ -267,11 +267,11 @@ class VAE:
                     out = None if overlapped else result[first - low : last - low]
                     part = engine.generate(last - first, **where, condition=condition, out=out)
                 else:
-                    z = engine.latent_samples(last - first, **where)
+                    z = engine.draws.for_samples(last - first, **where)
                     part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
                 carrier.store([part], [result], first - low, last - low)
 
-            in_batches(engine, ["generate"], low, high, size, compute)
+            in_batches(engine.batches, ["generate"], low, high, size, compute)
         return result
 
     def encode(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Posterior:
@@ -431,7 +431,7 @@ class VAE:
             z = between(a_block, b_block, weights[point % steps], path)
             points[low:high] = self._engine.decode(z, vectors, verb=verb)
 
-        in_batches(self._engine, [verb], 0, len(points), lambda: self._engine.batch_rows(verb), compute)
+        in_batches(self._engine.batches, [verb], 0, len(points), lambda: self._engine.batches.rows(verb), compute)
         return first.like(result)
 
     def score(

@@ -57,9 +57,9 @@ class Walker:
         engine = self._engine
         device = device or engine.device
         try:
-            if device.type == "cpu" and engine.output_dtype == torch.float32:
+            if device.type == "cpu" and engine.how.output_dtype == torch.float32:
                 return torch.from_numpy(engine.results.empty(shape))
-            return torch.empty(shape, dtype=engine.output_dtype, device=device)
+            return torch.empty(shape, dtype=engine.how.output_dtype, device=device)
         except (RuntimeError, MemoryError, ValueError) as error:
             raise InputError(f"a result of shape {shape} does not fit in memory; use stream, or fewer rows") from error
 
@@ -83,7 +83,7 @@ class Walker:
         conditions = self.conditions(condition, len(rows), *verbs)
 
         def size() -> int:
-            return min(map(engine.batch_rows, verbs))
+            return min(map(engine.batches.rows, verbs))
 
         overlapped = rows.on_host and engine.stages.overlaps(len(rows), size())
         device = torch.device("cpu") if overlapped else engine.device
@@ -101,7 +101,7 @@ class Walker:
                     parts = [_fill(part, bad, math.nan) for part in parts]
                 carrier.store(parts, results, low, high)
 
-            in_batches(engine, verbs, 0, len(rows), size, compute_block)
+            in_batches(engine.batches, verbs, 0, len(rows), size, compute_block)
         return results
 
     def map_one(

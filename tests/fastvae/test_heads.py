@@ -142,7 +142,7 @@ def test_onnx_runtime_agrees_with_the_reference(name: str) -> None:
 
 def test_only_counts_run_their_last_steps_in_pytorch() -> None:
     for name, spec in HEADS.items():
-        executor = vae(spec, impl="onnxruntime")._engine._executor("elbo")
+        executor = vae(spec, impl="onnxruntime")._engine.executors.of("elbo")
         counts = any(step.op in WITHOUT_FORM for step in executor.plan.steps)
         assert isinstance(executor, SplitExecutor if counts else OnnxExecutor), name
 
