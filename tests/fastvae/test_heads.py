@@ -18,7 +18,7 @@ from fastvae.formats import native
 from fastvae.heads import Counts, NegativeBinomial, Poisson
 from fastvae.likelihoods import OPERANDS, constants
 from fastvae.plan import Target, build_plan
-from fastvae.plan.build import translate
+from fastvae.plan.verbs import translate
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.split import WITHOUT_FORM, SplitExecutor
 from fastvae.spec_json import spec_from_json, spec_to_json

@@ -19,7 +19,7 @@ import torch
 import fastvae
 from fastvae import errors
 from fastvae.errors import ClosedError, FastVAEError, ForkError
-from fastvae.plan.build import VERBS
+from fastvae.plan.verbs import VERBS
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.weights import WeightStore
 from tests.fastvae.runtime.fakes import FakeGraphs, FakeLanes, on_fake, plain_vae
