@@ -46,7 +46,7 @@ def student_t(u: Tensor, v: Tensor, df: Tensor) -> Tensor:
 
 def poisson(u: Tensor, rate: Tensor) -> Tensor:
     """The smallest count k with P(X <= k) >= u; of a rate beyond LARGE_RATE that of a normal, rounded."""
-    shape = torch.broadcast_shapes(u.shape, rate.shape)
+    shape = torch.broadcast_shapes(u.shape, rate.shape)  # type: ignore[no-untyped-call]
     u, rate = u.expand(shape), rate.expand(shape)
     found: Tensor = (rate + rate.sqrt() * torch.special.ndtri(u)).round()
     for chosen, count in (
