@@ -17,7 +17,7 @@ from fastvae.bulk.generation import Dtype, Format, Report, check_common, invaria
 from fastvae.bulk.job import Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.opening import folder_path, open_folder
 from fastvae.bulk.place import JobFolder
-from fastvae.bulk.progress import Watch
+from fastvae.bulk.progress import Watch, hashing
 from fastvae.bulk.ray_workers import check_address
 from fastvae.bulk.rejects import MASK, RAISE, parsed, rejects_name
 from fastvae.bulk.shards import FORMATS
@@ -302,7 +302,8 @@ class _Input:
         row_bytes = sum(column.bytes for column in columns) + 4 * math.prod(self.spec.input_shape)
         flops = flops_of(self.vae, self.spec, plans, settings.get("samples", 0))
         rows, block = sizes(n, row_bytes, flops, asked.shard_size)
-        entries = identity.identify(self.data.files, identity.kept(place))
+        watched = watch or unwatched
+        entries = identity.identify(self.data.files, identity.kept(place), hashing(watched, n, -(-n // rows)))
         job = Job(
             verb=verb,
             weights=weights_hash(engine.model),
@@ -322,6 +323,5 @@ class _Input:
             **{"seed": 0, **settings},
             **numerics_of(engine),
         )
-        watched = watch or unwatched
         report = run(job, self.vae, vectors, place, asked.workers, asked.ray, watched, self.data, entries)
         return replace(report, rejected=sum(1 for _ in rejected(place.path)))

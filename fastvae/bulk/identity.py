@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder
@@ -26,6 +27,10 @@ CHUNK = 2**20
 MOST_AT_ONCE = 256
 # A file may change within a tick of its clock after it was hashed: what is as young as that is hashed again.
 RACE_NS = 2 * 10**9
+# Seconds between two words about how far it is.
+EVERY = 1.0
+
+Hashed: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,36 +50,74 @@ class Entry:
         return max(self.mtime_ns, self.ctime_ns) + RACE_NS < self.hashed_ns
 
 
-def identify(files: Sequence[DataFile], known: Mapping[str, Entry]) -> list[Entry]:
+class _Count:
+    """Bytes that several threads have looked at, until they are to stop."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """So many more."""
+        with self._lock:
+            self.done += count
+
+
+class _Stopped(Exception):  # noqa: N818 - no error
+    """Nobody waits for the hashes any more."""
+
+
+def identify(
+    files: Sequence[DataFile], known: Mapping[str, Entry], watch: Hashed = lambda done, total: None
+) -> list[Entry]:
     """An Entry for every file, in their order; ``known`` saves hashing those that are as they were.
+
+    ``watch`` is called, in this thread, with the bytes that are done and all bytes: every second, if it takes longer
+    than one. Whatever is raised meanwhile, Ctrl-C too, stops all of it at once.
 
     Raises:
         InputError: a file cannot be read.
         JobError: one changed since it was opened.
     """
-
-    threads = default_threads()
+    threads, count, total = default_threads(), _Count(), sum(file.bytes for file in files)
     size = max(1, min(MOST_AT_ONCE, len(files) // (8 * threads)))
 
     def several(low: int) -> list[Entry]:
-        return [_entry(file, known.get(file.name)) for file in files[low : low + size]]
+        return [_entry(file, known.get(file.name), count) for file in files[low : low + size]]
 
     with ThreadPoolExecutor(threads) as pool:
-        return [entry for found in pool.map(several, range(0, len(files), size)) for entry in found]
+        try:
+            tasks = [pool.submit(several, low) for low in range(0, len(files), size)]
+            waiting, told = set(tasks), False
+            while waiting:
+                done, waiting = wait(waiting, EVERY, FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                if told := told or bool(waiting):
+                    watch(count.done, total)
+        finally:
+            count.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    return [entry for task in tasks for entry in task.result()]
 
 
-def _entry(file: DataFile, known: Entry | None) -> Entry:
+def _entry(file: DataFile, known: Entry | None, count: _Count) -> Entry:
     try:
         path = file.path
         ctime = path.stat().st_ctime_ns
         stamp = (file.bytes, file.mtime_ns, ctime)
         if known is not None and stamp == (known.bytes, known.mtime_ns, known.ctime_ns) and known.settled:
+            count.add(file.bytes)
             return known
         begun = time.time_ns()
         digest = hashlib.sha256()
         with path.open("rb") as content:
             while chunk := content.read(CHUNK):
                 digest.update(chunk)
+                count.add(len(chunk))
+                if count.stopped.is_set():
+                    raise _Stopped
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     file.check()

@@ -142,7 +142,7 @@ def _run(
     verb: Callable[..., bulk.Report], what: str, out: Path | str, options: BulkOptions, *arguments: Any, **settings: Any
 ) -> None:
     """Run a job whose rows are called ``what``."""
-    with _watching(out, as_json=options.as_json, title=verb.__name__) as watch:
+    with _watching(out, as_json=options.as_json, title=verb.__name__, what=what) as watch:
         try:
             report = verb(
                 *arguments,
@@ -222,8 +222,13 @@ def _load(options: ModelOptions, job: Job, device: str) -> fastvae.VAE:
 
 
 @contextmanager
-def _watching(out: Path | str, *, as_json: bool, title: str = "generate") -> Iterator[Callable[[bulk.Progress], None]]:
-    """What shows a job's progress: JSON on stdout, a bar on a terminal, or else a line now and then."""
+def _watching(
+    out: Path | str, *, as_json: bool, title: str = "generate", what: str = "samples"
+) -> Iterator[Callable[[bulk.Progress], None]]:
+    """What shows a job's progress: JSON on stdout, a bar on a terminal, or else a line now and then.
+
+    Its rows are called ``what``.
+    """
     console = Console(stderr=True)
     if as_json:
         yield lambda state: print(json.dumps(dataclasses.asdict(state)), flush=True)
@@ -233,36 +238,40 @@ def _watching(out: Path | str, *, as_json: bool, title: str = "generate") -> Ite
         with Live(bar, console=console) as live:
 
             def draw(state: bulk.Progress) -> None:
-                bar.update(task, total=state.n, completed=state.samples, description=_figures(state))
+                done, total = (state.hashed, state.to_hash) if state.event == "hash" else (state.samples, state.n)
+                bar.update(task, total=total, completed=done, description=_figures(state, what))
                 live.update(Group(bar, *map(Text, worker_lines(state.workers))))
                 if state.message:
                     live.console.print(state.message, markup=False, highlight=False)
 
             yield draw
     else:
-        yield _Lines(out)
+        yield _Lines(out, what)
 
 
 class _Lines:
     """Prints a line at the start, when something happens, and every PATIENCE seconds."""
 
-    def __init__(self, out: Path | str) -> None:
-        self._out, self._next = out, 0.0
+    def __init__(self, out: Path | str, what: str) -> None:
+        self._out, self._what, self._next = out, what, 0.0
 
     def __call__(self, state: bulk.Progress) -> None:
         now = time.monotonic()
         if state.message:
             note(f"{self._out}: {state.message}")
-        if state.event == "shard" and now >= self._next:
+        if state.event in ("hash", "shard") and now >= self._next:
             self._next = now + PATIENCE
-            note(f"{self._out}: {_figures(state)}")
+            note(f"{self._out}: {_figures(state, self._what)}")
 
 
-def _figures(state: bulk.Progress) -> str:
-    """Samples, shards, rate and what is left, in a few words."""
-    parts = [f"{state.samples:,}/{state.n:,} samples", f"{state.shards:,}/{state.of_shards:,} shards"]
+def _figures(state: bulk.Progress, what: str) -> str:
+    """Rows, which are called ``what``, shards, rate and what is left, in a few words."""
+    if state.event == "hash":
+        parts = [f"hashing the input: {state.hashed / 1e6:,.0f}/{state.to_hash / 1e6:,.0f} MB"]
+    else:
+        parts = [f"{state.samples:,}/{state.n:,} {what}", f"{state.shards:,}/{state.of_shards:,} shards"]
     if state.rate:
-        parts.append(f"{state.rate:,.0f} samples/s")
+        parts.append(f"{state.rate:,.0f} {what}/s")
     if state.eta:
         minutes, seconds = divmod(round(state.eta), 60)
         hours, minutes = divmod(minutes, 60)

@@ -127,6 +127,35 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "shard [1]: no" in drawn.getvalue()
 
 
+def test_hashing_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal, in plain lines with time between them, and as JSON."""
+    states = [
+        bulk.Progress("hash", 0, 40, 0, 4, 0, 60.0, 0.0, 120.0, hashed=10**9, to_hash=3 * 10**9),
+        bulk.Progress("hash", 0, 40, 0, 4, 0, 61.0, 0.0, 119.0, hashed=2 * 10**9, to_hash=3 * 10**9),
+        bulk.Progress("shard", 10, 40, 1, 4, 0, 1.0, 10.0, 3.0),
+    ]
+    drawn = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+        for state in (states[0], states[2]):  # what is drawn last is seen for certain
+            with cli._watching(Path("job"), as_json=False, what="rows") as watch:
+                watch(state)
+    assert "hashing the input: 1,000/3,000 MB, 0:02:00 left" in drawn.getvalue()
+    assert "10/40 rows, 1/4 shards, 10 rows/s" in drawn.getvalue()
+    for patience, lines in ((60.0, 1), (0.0, 3)):
+        monkeypatch.setattr(cli, "PATIENCE", patience)
+        with cli._watching(Path("job"), as_json=False, what="rows") as watch:
+            for state in states:
+                watch(state)
+        found = capsys.readouterr().err.splitlines()
+        assert found[0] == "job: hashing the input: 1,000/3,000 MB, 0:02:00 left"
+        assert len(found) == lines
+    with cli._watching(Path("job"), as_json=True) as watch:
+        watch(states[0])
+    event = json.loads(capsys.readouterr().out)
+    assert (event["event"], event["hashed"], event["to_hash"]) == ("hash", 10**9, 3 * 10**9)
+
+
 def test_workers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line for each of eight, and one for the rest; none for a worker alone."""
     workers = [WorkerState(number, "working", (number, 99), 5, 0) for number in range(11)]
