@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -74,6 +75,10 @@ class Driver:
         if self._todo:
             try:
                 self._work()
+            except (KeyboardInterrupt, SystemExit):
+                with contextlib.suppress(OSError):  # whoever watched has gone as well
+                    self._tell("stop")
+                raise
             finally:
                 self._stop()
         if self._failed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 At: TypeAlias = Literal["loading", "working", "idle"]
-Event: TypeAlias = Literal["hash", "start", "ready", "shard", "retry", "failed", "worker", "done"]
+Event: TypeAlias = Literal["hash", "start", "ready", "shard", "retry", "failed", "worker", "stop", "done"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Progress:
     Args:
         event: ``hash``, every second while the input's files are hashed, if that takes longer than one; ``start``;
             ``ready``, a worker other than this process has its model; ``shard``, one is done; ``retry``, one failed and
-            is tried again; ``failed``, for good; ``worker``, one died and is replaced; ``done``.
+            is tried again; ``failed``, for good; ``worker``, one died and is replaced; ``stop``, Ctrl-C came, and
+            workers are told to leave off; ``done``.
         samples, shards: on the disk by now, those of earlier runs included; a sample is a row. None are known of in
             ``hash``.
         n, of_shards: what they will be in the end.

@@ -278,6 +278,32 @@ def test_ray_is_not_installed(tmp_path: Path, gaussian: fastvae.VAE, monkeypatch
     bulk.generate(gaussian, 10, tmp_path / "job", ray=True)  # nothing is missing, so nothing is asked for
 
 
+def test_ctrl_c_is_told_of_before_workers_and_ray_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, folder = made_job(n=40), Folder(tmp_path / "job", QuickDisk())
+    order: list[str] = []
+
+    class Hand(ThreadHand):
+        def stop(self) -> None:
+            order.append("worker")
+            super().stop()
+
+    def watch(state: Progress) -> None:
+        if state.event == "stop":
+            order.append(f"told of {len(state.workers)} worker")
+            raise BrokenPipeError  # whoever reads has gone as well
+        if state.event == "shard":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **options: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: order.append("ray"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    crew = SimpleNamespace(size=lambda: 1, start=lambda index: Hand(job, folder, MadeRows()))
+    with pytest.raises(KeyboardInterrupt), ray_workers.joined(True):
+        drive_with(crew, job, folder, watch)
+    assert order == ["told of 1 worker", "worker", "ray"]
+
+
 def test_the_handler_of_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ray of our own is started quietly, and shut down."""
     calls: list[Any] = []

@@ -18,7 +18,7 @@ import fastvae
 from fastvae import bulk
 from fastvae.bulk.folder import MANIFEST, Folder
 from fastvae.bulk.progress import WorkerState
-from fastvae.cli import bulk as cli
+from fastvae.cli import watching as shown
 from fastvae.cli.workers import worker_lines
 from tests.fastvae.commands import generate_digits
 
@@ -119,8 +119,8 @@ def test_shards_that_keep_failing(tmp_path: Path, call: Call, models: Path, monk
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
-    with cli._watching(Path("job"), as_json=False) as watch:
+    monkeypatch.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with shown.watching(Path("job"), as_json=False) as watch:
         watch(bulk.Progress("start", 0, 4000, 0, 4, 0, 0.0, 0.0, None))
         watch(bulk.Progress("retry", 3000, 4000, 3, 4, 1, 2.0, 1500.0, 3700.0, "shard [1]: no"))
     assert "3,000/4,000 samples, 3/4 shards, 1,500 samples/s, 1:01:40 left, 1 failed" in drawn.getvalue()
@@ -136,21 +136,21 @@ def test_hashing_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     ]
     drawn = io.StringIO()
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+        patched.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
         for state in (states[0], states[2]):  # what is drawn last is seen for certain
-            with cli._watching(Path("job"), as_json=False, what="rows") as watch:
+            with shown.watching(Path("job"), as_json=False, what="rows") as watch:
                 watch(state)
     assert "hashing the input: 1,000/3,000 MB, 0:02:00 left" in drawn.getvalue()
     assert "10/40 rows, 1/4 shards, 10 rows/s" in drawn.getvalue()
     for patience, lines in ((60.0, 1), (0.0, 3)):
-        monkeypatch.setattr(cli, "PATIENCE", patience)
-        with cli._watching(Path("job"), as_json=False, what="rows") as watch:
+        monkeypatch.setattr(shown, "PATIENCE", patience)
+        with shown.watching(Path("job"), as_json=False, what="rows") as watch:
             for state in states:
                 watch(state)
         found = capsys.readouterr().err.splitlines()
         assert found[0] == "job: hashing the input: 1,000/3,000 MB, 0:02:00 left"
         assert len(found) == lines
-    with cli._watching(Path("job"), as_json=True) as watch:
+    with shown.watching(Path("job"), as_json=True) as watch:
         watch(states[0])
     event = json.loads(capsys.readouterr().out)
     assert (event["event"], event["hashed"], event["to_hash"]) == ("hash", 10**9, 3 * 10**9)
@@ -178,8 +178,8 @@ def test_workers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         "3 more workers: 2 working, 1 loading, 11 done, 1 died and was replaced",
     ]
     drawn = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
-    with cli._watching(Path("job"), as_json=False) as watch:
+    monkeypatch.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with shown.watching(Path("job"), as_json=False) as watch:
         watch(bulk.Progress("shard", 0, 4000, 0, 4, 0, 0.0, 0.0, None, "", tuple(workers)))
     assert all(line in drawn.getvalue() for line in lines)
 
@@ -206,6 +206,14 @@ def test_an_address_of_ray_may_be_left_out(
         (False, None),
         ("head:6379", None),
     ]
+
+
+def test_how_to_go_on_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = shown.Stopped("s3://b/job")
+    assert capsys.readouterr().err == ""
+    stopped.say()
+    stopped.say()
+    assert capsys.readouterr().err == "s3://b/job: stopped; the same command goes on with what is there\n"
 
 
 def _after(process: subprocess.Popen[str], out: Path, lines: int) -> None:
@@ -251,7 +259,9 @@ def test_stopped_killed_and_finished(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stderr == f"{out}: stopped; the same command goes on with what is there\nfastvae: interrupted\n"
-    workers = json.loads(stdout.splitlines()[-1])["workers"]
+    last = json.loads(stdout.splitlines()[-1])
+    workers = last["workers"]
+    assert last["event"] == "stop"
     assert [(worker["number"], worker["replaced"]) for worker in workers] == [(0, 0), (1, 0)]
     untold = len(Folder(out).records(Folder(out).job())) - done - sum(worker["done"] for worker in workers)
     assert untold in (0, 1)  # stopped between writing a line and telling of it
