@@ -71,6 +71,7 @@ def generate(
     condition: Any = None,
     workers: int | None = None,
     ray: bool | str = False,
+    recheck: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """Samples 0 to ``n`` of ``seed`` as files in a folder: each exactly once, whatever is killed on the way.
@@ -99,6 +100,8 @@ def generate(
             it has threads, 1 unless ``threads`` of the model say otherwise. True takes the Ray that this process is
             connected to, or the cluster that ``ray.init()`` finds or starts; text is an address that ``ray.init``
             takes. ``out`` must be on storage that all nodes see.
+        recheck: whether to hash the shards that are there, and make those again whose bytes are not those written;
+            without it their sizes are compared.
         watch: called with a :class:`Progress` at the start, when a worker is ready, after every shard, and at the end.
 
     Returns:
@@ -142,7 +145,7 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, open_folder(path), workers, ray, watch or unwatched)
+    return run(job, vae, vectors, open_folder(path), workers, ray, watch or unwatched, recheck=recheck)
 
 
 def check_common(format: Any, dtype: Any, shard_size: Any, workers: Any) -> None:
@@ -171,6 +174,8 @@ def run(
     watch: Watch,
     data: Dataset | None = None,
     entries: Sequence[identity.Entry] = (),
+    *,
+    recheck: bool = False,
 ) -> Report:
     """Run a job in its folder, one over ``data`` with the ``entries`` of their files; errors as :func:`generate`."""
     with _crew(job, vae, condition, folder, workers, ray, data) as crew, folder.locked():
@@ -180,7 +185,7 @@ def run(
             folder.prepare(job)
             if data is not None:
                 identity.keep(folder, entries)
-            success = Driver(job, folder, crew, watch).run()
+            success = Driver(job, folder, crew, watch, recheck=recheck).run()
         except BrokenPipeError:  # whoever watches has gone
             raise
         except OSError as error:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final, TypeAlias
+from functools import partial
+from typing import Final
 
+from fastvae.bulk.hashing import Count, Told, in_threads
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder
 from fastvae.errors import InputError, JobError
@@ -27,10 +27,6 @@ CHUNK = 2**20
 MOST_AT_ONCE = 256
 # A file may change within a tick of its clock after it was hashed: what is as young as that is hashed again.
 RACE_NS = 2 * 10**9
-# Seconds between two words about how far it is.
-EVERY = 1.0
-
-Hashed: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -50,59 +46,29 @@ class Entry:
         return max(self.mtime_ns, self.ctime_ns) + RACE_NS < self.hashed_ns
 
 
-class _Count:
-    """Bytes that several threads have looked at, until they are to stop."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.stopped = threading.Event()
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        """So many more."""
-        with self._lock:
-            self.done += count
-
-
-class _Stopped(Exception):  # noqa: N818 - no error
-    """Nobody waits for the hashes any more."""
-
-
 def identify(
-    files: Sequence[DataFile], known: Mapping[str, Entry], watch: Hashed = lambda done, total: None
+    files: Sequence[DataFile], known: Mapping[str, Entry], watch: Told = lambda done, total: None
 ) -> list[Entry]:
     """An Entry for every file, in their order; ``known`` saves hashing those that are as they were.
 
-    ``watch`` is called, in this thread, with the bytes that are done and all bytes: every second, if it takes longer
-    than one. Whatever is raised meanwhile, Ctrl-C too, stops all of it at once.
+    ``watch`` is told of it, and all of it stopped, as :func:`in_threads` says.
 
     Raises:
         InputError: a file cannot be read.
         JobError: one changed since it was opened.
     """
-    threads, count, total = default_threads(), _Count(), sum(file.bytes for file in files)
+    threads = default_threads()
     size = max(1, min(MOST_AT_ONCE, len(files) // (8 * threads)))
 
-    def several(low: int) -> list[Entry]:
+    def several(low: int, count: Count) -> list[Entry]:
         return [_entry(file, known.get(file.name), count) for file in files[low : low + size]]
 
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            tasks = [pool.submit(several, low) for low in range(0, len(files), size)]
-            waiting, told = set(tasks), False
-            while waiting:
-                done, waiting = wait(waiting, EVERY, FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-                if told := told or bool(waiting):
-                    watch(count.done, total)
-        finally:
-            count.stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-    return [entry for task in tasks for entry in task.result()]
+    works = [partial(several, low) for low in range(0, len(files), size)]
+    total = sum(file.bytes for file in files)
+    return [entry for found in in_threads(works, threads, total, watch) for entry in found]
 
 
-def _entry(file: DataFile, known: Entry | None, count: _Count) -> Entry:
+def _entry(file: DataFile, known: Entry | None, count: Count) -> Entry:
     try:
         path = file.path
         ctime = path.stat().st_ctime_ns
@@ -116,8 +82,6 @@ def _entry(file: DataFile, known: Entry | None, count: _Count) -> Entry:
             while chunk := content.read(CHUNK):
                 digest.update(chunk)
                 count.add(len(chunk))
-                if count.stopped.is_set():
-                    raise _Stopped
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     file.check()

@@ -66,6 +66,14 @@ class BulkOptions:
             rich_help_panel=FOLDERS,
         ),
     ] = None
+    recheck: Annotated[
+        bool,
+        Option(
+            "--recheck",
+            help="Hash the shards that are there, and make those again whose bytes have changed.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = False
     as_json: Annotated[
         bool, Option("--json", help="Print what happens as JSON, a line each.", rich_help_panel=FOLDERS)
     ] = False
@@ -149,6 +157,7 @@ def _run(
                 format=options.shards or "parquet",
                 dtype=options.dtype or "float32",
                 workers=options.workers,
+                recheck=options.recheck,
                 ray=False if options.ray is None else options.ray == ANY_RAY or options.ray,
                 watch=watch,
             )

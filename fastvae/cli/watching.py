@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,6 +22,8 @@ from fastvae.cli.workers import worker_lines
 
 # Seconds between lines where there is no terminal.
 PATIENCE = 5.0
+# Events in which files are hashed, and whose these are.
+HASHING: Final = {"hash": "hashing the input", "recheck": "hashing shards that are there"}
 
 
 class Stopped:
@@ -53,7 +56,7 @@ def watching(
         with Live(bar, console=console) as live:
 
             def draw(state: Progress) -> None:
-                done, total = (state.hashed, state.to_hash) if state.event == "hash" else (state.samples, state.n)
+                done, total = (state.hashed, state.to_hash) if state.event in HASHING else (state.samples, state.n)
                 bar.update(task, total=total, completed=done, description=_figures(state, what))
                 live.update(Group(bar, *map(Text, worker_lines(state.workers))))
                 if state.message:
@@ -74,15 +77,15 @@ class _Lines:
         now = time.monotonic()
         if state.message:
             note(f"{self._out}: {state.message}")
-        if state.event in ("hash", "shard") and now >= self._next:
+        if state.event in (*HASHING, "shard") and now >= self._next:
             self._next = now + PATIENCE
             note(f"{self._out}: {_figures(state, self._what)}")
 
 
 def _figures(state: Progress, what: str) -> str:
     """Rows, which are called ``what``, shards, rate and what is left, in a few words."""
-    if state.event == "hash":
-        parts = [f"hashing the input: {state.hashed / 1e6:,.0f}/{state.to_hash / 1e6:,.0f} MB"]
+    if state.event in HASHING:
+        parts = [f"{HASHING[state.event]}: {state.hashed / 1e6:,.0f}/{state.to_hash / 1e6:,.0f} MB"]
     else:
         parts = [f"{state.samples:,}/{state.n:,} {what}", f"{state.shards:,}/{state.of_shards:,} shards"]
     if state.rate:

@@ -11,7 +11,7 @@ import pytest
 
 import fastvae
 from fastvae import bulk
-from fastvae.bulk import identity
+from fastvae.bulk import hashing, identity
 from fastvae.bulk.progress import Progress
 from fastvae.errors import InputError
 from fastvae.files.dataset import DataFile
@@ -38,7 +38,7 @@ class Slow:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[DataFile]:
     """Two files of many chunks, and one without any; hashing them takes longer than two words about it."""
     monkeypatch.setattr(identity, "CHUNK", 8)
-    monkeypatch.setattr(identity, "EVERY", 0.01)
+    monkeypatch.setattr(hashing, "EVERY", 0.01)
     monkeypatch.setattr(identity, "default_threads", lambda: 2)
     monkeypatch.setattr(identity, "hashlib", SimpleNamespace(sha256=Slow))
     monkeypatch.setattr(Slow, "calls", 0)
@@ -73,7 +73,7 @@ def test_what_is_known_counts_as_done(files: list[DataFile], monkeypatch: pytest
 
 
 def test_quick_ones_are_not_worth_a_word(files: list[DataFile], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "EVERY", 60.0)
+    monkeypatch.setattr(hashing, "EVERY", 60.0)
     told: list[tuple[int, int]] = []
     identity.identify(files, {}, lambda *counts: told.append(counts))
     assert told == []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,18 @@ def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) ->
     assert (found["ok"], found["shards"], len(found["problems"])) == (False, 2, 1)
 
 
+def test_damaged_shards_are_made_again_on_request(tmp_path: Path, call: Call, models: Path) -> None:
+    out = tmp_path / "job"
+    arguments = ["generate", models / "table.safetensors", "-n", 9, "-o", out, "--shard-size", 4, "--shards", "npy"]
+    call(*arguments)
+    path = out / "shard-000000001.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert f"{out}: 3 of 3 shards are there\n" in call(*arguments).stderr
+    assert f"{out}: 2 of 3 shards are there, 1 more have changed\n" in call(*arguments, "--recheck").stderr
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +99,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) ->
         ("generate table -o o.npy --shard-size 2", "--shard-size: only for a folder"),
         ("generate table -o o.npy --shards npy", "--shards: only for a folder"),
         ("generate table -o o.npy --dtype uint8", "--dtype: only for a folder"),
+        ("generate table -o o.npy --recheck", "--recheck: only for a folder"),
         ("generate table -o o.npy --json", "--json: only for a folder"),
         ("generate table -o job --start 1", "--start: not for a folder"),
         ("generate table -o job --force", "--force: not for a folder"),
@@ -142,14 +156,15 @@ def test_hashing_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
                 watch(state)
     assert "hashing the input: 1,000/3,000 MB, 0:02:00 left" in drawn.getvalue()
     assert "10/40 rows, 1/4 shards, 10 rows/s" in drawn.getvalue()
-    for patience, lines in ((60.0, 1), (0.0, 3)):
+    for patience, lines in ((60.0, 1), (0.0, 4)):
         monkeypatch.setattr(shown, "PATIENCE", patience)
         with shown.watching(Path("job"), as_json=False, what="rows") as watch:
-            for state in states:
+            for state in (*states, replace(states[0], event="recheck")):
                 watch(state)
         found = capsys.readouterr().err.splitlines()
         assert found[0] == "job: hashing the input: 1,000/3,000 MB, 0:02:00 left"
         assert len(found) == lines
+    assert found[-1] == "job: hashing shards that are there: 1,000/3,000 MB, 0:02:00 left"
     with shown.watching(Path("job"), as_json=True) as watch:
         watch(states[0])
     event = json.loads(capsys.readouterr().out)
