@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +31,20 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """The address of a cluster that somebody has started, and the process that is the cluster."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ports = free_ports(2)
-    options = ["--num-cpus", "2", "--include-dashboard", "false", "--port", ports[0], "--ray-client-server-port"]
+    ports, folder = free_ports(2), tempfile.mkdtemp(prefix="ray")  # one of its own, so that no other process finds it
+    options = ["--num-cpus", 2, "--include-dashboard", "false", "--temp-dir", folder, "--port", ports[0]]
+    command = [
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--ray-client-server-port",
+        ports[1],
+        *options,
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *map(str, options), str(ports[1])],
+        [sys.executable, *map(str, command)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -45,6 +57,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     yield f"ray://127.0.0.1:{ports[1]}", process.pid
     process.terminate()
     process.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_ports(count: int) -> list[int]:
