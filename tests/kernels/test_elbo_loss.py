@@ -214,6 +214,17 @@ def test_in_place_is_refused_where_the_values_are_needed() -> None:
 
 
 @needs_compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_default_device_is_not_the_loss_s(kind: str) -> None:
+    """What the compiled library writes into is where the arguments are, whatever PyTorch makes tensors on."""
+    arguments = make(kind)
+    expected = [*elbo_loss(**arguments, impl="cpu"), *gradients(arguments, with_impl("cpu"), 1.0).values()]
+    with torch.device("meta"):
+        found = [*elbo_loss(**arguments, impl="cpu"), *gradients(arguments, with_impl("cpu"), 1.0).values()]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@needs_compiled
 def test_where_numbers_end_it_is_as_the_reference() -> None:
     """NaN and infinity in any operand give what the reference gives, entry by entry and row by row."""
     ends = torch.tensor([math.nan, math.inf, -math.inf, 1e38, 0.0, -90.0, 95.0, 1.0])

@@ -302,3 +302,11 @@ def test_reparameterize_on_the_cpu_has_the_reference_s_bits(seed: int, start: in
             reparameterize(mean.to(dtype), logvar.to(dtype), **where, impl=impl) for impl in ("cpu", "reference")
         )
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@needs_compiled
+def test_a_default_device_is_not_the_numbers_device() -> None:
+    """What the compiled library writes into is on the CPU, whatever PyTorch makes tensors on."""
+    expected = sample_normal(3, 5, seed=1, impl="reference")
+    with torch.device("meta"):
+        assert torch.equal(sample_normal(3, 5, seed=1, device="cpu", impl="cpu"), expected)

@@ -34,13 +34,13 @@ def _call(
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL of each row, [n] in float32; mean and logvar [n, ...]."""
-    rows = torch.zeros(mean.shape[0], dtype=torch.float32)
+    rows = mean.new_zeros(mean.shape[0], dtype=torch.float32)
     _call(mean, logvar, to_rows=rows)
     return rows
 
 
 def divergence_gradients(mean: Tensor, logvar: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Those of Σ weight · KL by mean and logvar, in their dtypes; weight [n]."""
-    to_mean, to_logvar = (torch.empty(mean.shape, dtype=torch.float32) for _ in range(2))
+    to_mean, to_logvar = (mean.new_empty(mean.shape, dtype=torch.float32) for _ in range(2))
     _call(mean, logvar, weight=plain(weight), to_mean=to_mean, to_logvar=to_logvar)
     return to_mean.to(mean.dtype), to_logvar.to(logvar.dtype)

@@ -75,8 +75,8 @@ def _scored(
     flat_logvar = of_logvar = None
     if output_logvar is not None and logvar_gradient and not shared:
         flat_logvar, of_logvar = _room(output_logvar, v, inplace, output)
-    parts = torch.empty(down, columns, dtype=torch.float64) if logvar_gradient and shared else None
-    sums = torch.empty(across, rows, dtype=torch.float64) if value else None
+    parts = output.new_empty(down, columns, dtype=torch.float64) if logvar_gradient and shared else None
+    sums = output.new_empty(across, rows, dtype=torch.float64) if value else None
     scale, w = (weight, None) if isinstance(weight, float) else (1.0, plain(weight))
     tensors = o, x, v, w, m, flat, flat_logvar, parts, sums
     sizes = rows, columns, n, tile_rows, tile_columns
@@ -103,7 +103,7 @@ def _nothing(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """What `_scored` gives for no entries."""
     of_logvar = None if output_logvar is None or not logvar_gradient else torch.zeros_like(output_logvar)
-    sums = torch.zeros(output.shape[0], dtype=torch.float64) if value else None
+    sums = output.new_zeros(output.shape[0], dtype=torch.float64) if value else None
     return sums, torch.empty_like(output) if gradient else None, of_logvar
 
 

@@ -31,7 +31,7 @@ def _sample(
     uniform: bool, n: int, dim: int, seed: int, start: int, stream: int, samples: int | None, dtype: torch.dtype
 ) -> Tensor:
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    out = torch.empty((n, dim) if samples is None else (samples, n, dim), dtype=exact)
+    out = torch.empty((n, dim) if samples is None else (samples, n, dim), dtype=exact, device="cpu")
     if count := out.numel():
         shape = 1 if samples is None else samples, n, dim
         key = seed % 2**64, start, stream
