@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from fastvae_kernels import ElboLoss, elbo_loss, implementations
+from fastvae_kernels import ElboLoss, UnavailableError, elbo_loss, implementations
 from fastvae_kernels.cpu import divergence_gradients
 from fastvae_kernels.cpu import elbo_loss as on_cpu
 from fastvae_kernels.testing import EAGER, assert_within, oracle
@@ -222,6 +223,84 @@ def test_a_default_device_is_not_the_loss_s(kind: str) -> None:
     with torch.device("meta"):
         found = [*elbo_loss(**arguments, impl="cpu"), *gradients(arguments, with_impl("cpu"), 1.0).values()]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@needs_compiled
+def test_in_place_takes_no_memory_that_others_read() -> None:
+    """Data that is part of the output, a log-variance that is the output, and a tensor that wants no gradient."""
+    leaf, none = torch.randn(6, 4, requires_grad=True), torch.zeros(3, 2)
+    for of_output, of_logvar in (("squared_error", False), ("gaussian", True)):
+        found = []
+        for inplace in (False, True):
+            output = leaf * 1
+            own = {"likelihood": of_output, "output_logvar": output if of_logvar else None, "inplace": inplace}
+            loss = elbo_loss(output, output.detach()[:3], none, none, **own, impl="cpu").loss
+            found.append([loss, *torch.autograd.grad(loss, leaf)])
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    constant = torch.randn(3, 4)
+    before, spread = constant.clone(), torch.zeros(3, 4, requires_grad=True) * 1
+    settings_ = {"likelihood": "gaussian", "output_logvar": spread, "inplace": True}
+    elbo_loss(constant, torch.rand(3, 4), none, none, **settings_, impl="cpu")
+    assert torch.equal(constant, before)
+
+
+@needs_compiled
+def test_forward_mode_and_transforms_take_the_reference() -> None:
+    """Which is made of operations that they know; the compiled one, by name, says that it cannot."""
+    a = make("bernoulli")
+    output, tangent = a.pop("output"), torch.ones(6, 5)
+
+    def loss(output: Tensor, impl: str) -> Tensor:
+        return elbo_loss(output, **a, impl=impl).loss
+
+    def forward_mode(impl: str) -> Tensor:
+        with forward_ad.dual_level():
+            derivative: Tensor = forward_ad.unpack_dual(loss(forward_ad.make_dual(output, tangent), impl)).tangent
+            return derivative
+
+    (gradient,) = torch.autograd.grad(loss(output.requires_grad_(), "cpu"), output)
+    output = output.detach()
+    torch.testing.assert_close(forward_mode("auto"), gradient.sum())
+    torch.testing.assert_close(torch.func.jvp(lambda x: loss(x, "auto"), (output,), (tangent,))[1], gradient.sum())
+    pair = torch.stack([output, 2 * output])
+    found = torch.vmap(lambda x: loss(x, "auto"))(pair)
+    torch.testing.assert_close(found, torch.stack([loss(x, "reference") for x in pair]))
+    for call in (forward_mode, torch.vmap(lambda x: loss(x, "cpu"))):
+        with pytest.raises(UnavailableError, match=r"cannot run under a transform of torch\.func or in forward mode"):
+            call("cpu" if call is forward_mode else pair)
+
+
+@needs_compiled
+def test_a_gradient_that_is_written_into_leaves_a_kept_graph_alone() -> None:
+    """`backward` adds to what it handed out before, and callers scale it."""
+    leaf, none = torch.randn(3, 4, requires_grad=True), torch.zeros(3, 2)
+    loss = elbo_loss(leaf.view(3, 4), torch.rand(3, 4), none, none, impl="cpu").loss
+    (once,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    expected = once.clone()
+    once.mul_(7)
+    for count in (1, 2, 3):
+        loss.backward(retain_graph=count < 3)
+        torch.testing.assert_close(leaf.grad, count * expected)
+
+
+def test_dtypes_of_output_and_posterior_may_differ() -> None:
+    """The wider decides who computes; gradients are as their tensors."""
+    arguments = make("row")
+    expected = gradients(arguments, with_impl("reference"), 1.0)
+    arguments |= {"mean": arguments["mean"].double(), "logvar": arguments["logvar"].double()}
+    for name, gradient in gradients(arguments, with_impl("auto"), 1.0).items():
+        assert gradient.dtype == arguments[name].dtype
+        torch.testing.assert_close(gradient, expected[name].to(gradient.dtype))
+
+
+@needs_compiled
+def test_negative_views_count_as_what_they_show() -> None:
+    """As imaginary parts of conjugates are: their memory holds the opposite."""
+    output = torch.randn(1, dtype=torch.complex64).conj().imag.view(1, 1)
+    assert output.is_neg()
+    half, none = torch.full((1, 1), 0.3), torch.zeros(1, 2)
+    found, expected = (elbo_loss(output, half, none, none, impl=impl).loss for impl in ("cpu", "reference"))
+    torch.testing.assert_close(found, expected)
 
 
 @needs_compiled

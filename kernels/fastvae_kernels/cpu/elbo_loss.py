@@ -92,7 +92,7 @@ def _scored(
 
 def _room(x: Tensor, rows: Tensor | None, inplace: bool, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Where x's gradient goes, as `empty_rows` gives it: into x, if that may be and `rows` are x's own memory."""
-    if inplace and rows is not None and rows.data_ptr() == x.data_ptr() and not (x.is_leaf and x.requires_grad):
+    if inplace and rows is not None and rows.data_ptr() == x.data_ptr() and x.requires_grad and not x.is_leaf:
         torch.autograd.graph.increment_version(x)
         return rows.detach(), x.detach()
     return empty_rows(x if like is None else like, torch.float32)

@@ -55,7 +55,9 @@ def address(x: Tensor | None) -> int | None:
 
 def plain(x: Tensor) -> Tensor:
     """In float32, without gaps; itself where it is so already, which asking first makes cheap."""
-    return x if x.dtype == torch.float32 and x.is_contiguous() else x.detach().to(torch.float32).contiguous()
+    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
+        return x
+    return x.detach().to(torch.float32).contiguous().resolve_neg()
 
 
 def _load() -> ctypes.CDLL | str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..checks import check_floating, check_like, check_mask, check_sample_shape, check_shape
 from ..dispatch import resolve_impl
+from ..errors import UnavailableError
 from .elbo_terms import elbo_terms
 from .registration import Op
 from .scores import check_likelihood
@@ -14,6 +15,7 @@ from .scores import check_likelihood
 __all__ = ["ElboLoss", "elbo_loss"]
 
 _REDUCTIONS = ("mean", "sum", "none")
+_TRANSFORMED = "under a transform of torch.func or in forward mode"
 
 
 class ElboLoss(NamedTuple):
@@ -106,11 +108,13 @@ def elbo_loss(
 
     inplace: gradients by output and output_logvar take those tensors' memory, so that a step needs none of its own;
     what they held is gone. If the layer before needs its output for its own gradient, as tanh does, backward says so.
-    On CPUs in float32, and of tensors without gaps that are no leaves; elsewhere it changes nothing.
+    On CPUs in float32, and of tensors without gaps that want a gradient, are no leaves and share their memory with no
+    other argument; elsewhere it changes nothing.
 
     Returns (loss, reconstruction, kl), float32 (float64 for float64), scalars or, for "none", [s*n], [s*n] and [n].
-    Gradients go to output, output_logvar, mean and logvar; data gets none. On a CPU, in float32 and float64, they are
-    computed with the value, else in a second pass. loss is differentiable once.
+    Gradients go to output, output_logvar, mean and logvar; data gets none. By "cpu", in float32, they are computed with
+    the value, else in a second pass. loss is differentiable once. Under torch.func's transforms, and in forward mode,
+    "auto" is the reference.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run,
     NotImplementedError where a gradient is differentiated again.
@@ -118,15 +122,19 @@ def elbo_loss(
     _check_arguments(output, data, mean, logvar, likelihood, output_logvar, mask)
     _check_number("beta", beta)
     _check_constraint(free_bits, capacity, reduction)
-    resolved = resolve_impl("elbo_loss", impl, output.device, output.dtype)
+    if impl != "reference" and Op.transformed():
+        if impl != "auto":
+            raise UnavailableError(f"impl {impl!r} of elbo_loss cannot run {_TRANSFORMED}; impl 'reference' can")
+        impl = "reference"
+    resolved = resolve_impl("elbo_loss", impl, output.device, torch.promote_types(output.dtype, mean.dtype))
     can_keep = resolved == "cpu" and output.dtype.itemsize >= 4 and torch.is_grad_enabled()
     keep_logvar = can_keep and output_logvar is not None and output_logvar.requires_grad
     shared = output_logvar is not None and output_logvar.dim() < max(output.dim(), 1)
     if reduction == "none" and keep_logvar and shared:  # a sum over rows cannot be weighted by row later
         can_keep = keep_logvar = False
     keep = keep_logvar or (can_keep and output.requires_grad)
-    traced = torch.compiler.is_compiling() or Op.traced((output, data, mean, logvar))
-    settings = likelihood, output_logvar, mask, reduction, free_bits > 0, keep, keep_logvar, inplace and not traced
+    inplace = inplace and keep and _may_be_overwritten(output, data, mean, logvar, output_logvar, mask)
+    settings = likelihood, output_logvar, mask, reduction, free_bits > 0, keep, keep_logvar, inplace
     reconstruction, kl, _, _ = elbo_terms(output, data, mean, logvar, *settings, impl)
     samples = output.shape[0] // max(data.shape[0], 1)
     if reduction == "none":
@@ -134,6 +142,17 @@ def elbo_loss(
         return ElboLoss(loss, reconstruction.detach(), kl.detach())
     divergence, penalty = _constrained(kl, free_bits, capacity, output.shape[0] if reduction == "sum" else 1)
     return ElboLoss(reconstruction + beta * penalty, reconstruction.detach(), divergence.detach())
+
+
+def _may_be_overwritten(output: Tensor, *others: Tensor | None) -> bool:
+    """Whether output and, of the others, output_logvar share no memory with what else is read, and nobody traces."""
+    if torch.compiler.is_compiling() or Op.traced((output, *others)):
+        return False
+    data, mean, logvar, output_logvar, _ = others
+    memory = [x.untyped_storage().data_ptr() for x in (data, mean, logvar) if x is not None]
+    written = [x for x in (output, output_logvar) if x is not None]
+    apart = len(written) == 1 or written[0].untyped_storage().data_ptr() != written[1].untyped_storage().data_ptr()
+    return apart and not any(x.untyped_storage().data_ptr() in memory for x in written)
 
 
 def _constrained(kl: Tensor, free_bits: float, capacity: float | Tensor | None, rows: int) -> tuple[Tensor, Tensor]:

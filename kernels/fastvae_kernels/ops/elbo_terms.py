@@ -167,12 +167,16 @@ elbo_terms.register_autograd(_backward, _setup_context)
 
 
 def _times(kept: Tensor, factor: Tensor) -> Tensor:
-    """`kept` times a factor, or one for each row; itself where that is plainly 1, as it is for a loss as it stands."""
+    """`kept` times a factor, or one for each row; itself where that is plainly 1, as it is for a loss as it stands.
+
+    Not where the graph is kept for another backward: whoever gets a gradient may write into it.
+    """
     if factor.dim():
         return kept * factor.to(kept.dtype).view(-1, *[1] * (kept.dim() - 1))
-    if not kept.is_cuda and not torch.compiler.is_compiling() and not Op.traced((kept, factor)) and factor.item() == 1:
-        return kept
-    return kept * factor
+    if kept.is_cuda or torch.compiler.is_compiling() or Op.traced((kept, factor)):
+        return kept * factor
+    again = torch._C._autograd._get_current_graph_task_keep_graph()
+    return kept if factor.item() == 1 and not again else kept * factor
 
 
 def _divergence_gradients(

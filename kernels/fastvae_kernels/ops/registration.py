@@ -9,6 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = ["Op", "register"]
@@ -58,6 +59,11 @@ class Op(Generic[P, R]):
         if _get_current_dispatch_mode() is not None:
             return True
         return any(isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta) for a in args)
+
+    @staticmethod
+    def transformed() -> bool:
+        """Whether a transform of torch.func or forward mode is on: tensors are then more than their memory."""
+        return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
