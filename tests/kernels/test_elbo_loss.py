@@ -152,6 +152,17 @@ def test_tiles_of_a_cpu_meet(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @needs_compiled
+def test_sums_of_a_gradient_that_rows_share_take_little_memory() -> None:
+    """They are float64 and one for each tile's column: an eighth of the output's bytes where there are many rows."""
+    tile_shape = on_cpu.__globals__["_tile_shape"]
+    for columns in (1, 784, 3072, 200_000):
+        rows, across = tile_shape(columns, True)
+        assert 1 <= across <= columns
+        assert rows >= 16
+    assert tile_shape(200_000, False) == (1, 16384)
+
+
+@needs_compiled
 @pytest.mark.parametrize("kind", KINDS)
 def test_threads_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = make(kind, 40, (700,), latent=(30,), masked=True)

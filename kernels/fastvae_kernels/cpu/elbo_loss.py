@@ -18,15 +18,17 @@ __all__ = ["elbo_loss", "elbo_loss_backward"]
 
 # Entries of a unit of work: large beside what a unit costs, small beside a batch that is worth several threads.
 _TILE = 16384
+# Columns of one where rows share a gradient: its sums, in float64 for each tile, are small beside rows of any length.
+_SHARED_COLUMNS = 1024
 # Fewer entries than this take less time than a thread takes to start.
 _ENTRIES_PER_THREAD = 65536
 _LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
 _NONE, _OF_ENTRY, _OF_COLUMN, _OF_ALL = range(4)
 
 
-def _tile_shape(columns: int) -> tuple[int, int]:
-    """Rows and columns of a tile, where rows have so many."""
-    across = min(columns, _TILE)
+def _tile_shape(columns: int, shared: bool) -> tuple[int, int]:
+    """Rows and columns of a tile, where rows have so many; whether tiles add up a gradient that rows share."""
+    across = min(columns, _TILE, _SHARED_COLUMNS if shared else _TILE)
     return _TILE // across, across
 
 
@@ -69,7 +71,7 @@ def _scored(
     kind = _NONE if v is None else _OF_ENTRY if not shared else _OF_COLUMN if v.dim() else _OF_ALL
     if not by_row and kind != _OF_COLUMN and not (shared and logvar_gradient):
         rows, columns, n = rows // n, columns * n, 1
-    tile_rows, tile_columns = _tile_shape(columns)
+    tile_rows, tile_columns = _tile_shape(columns, shared and logvar_gradient)
     down, across = _ceil_div(rows, tile_rows), _ceil_div(columns, tile_columns)
     flat, of_output = _room(output, o, inplace) if gradient else (None, None)
     flat_logvar = of_logvar = None

@@ -26,7 +26,7 @@ void fastvae_parallel(work run, const void *context, int64_t count, int threads)
     if (threads < 1) threads = 1;
     int running = 0;
     for (int i = threads - 1; i >= 0; i--) {
-        ranges[i] = (range){run, context, count / threads * i, i == threads - 1 ? count : count / threads * (i + 1)};
+        ranges[i] = (range){run, context, count * i / threads, count * (i + 1) / threads};
         /* Where no further thread can be had, this one does the work. */
         if (i > 0 && pthread_create(&started[running], 0, run_range, &ranges[i]) == 0)
             running++;
