@@ -96,6 +96,16 @@ def test_kernels_for_cpus_are_built_where_there_is_a_compiler() -> None:
     assert why_not() is None
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize(("flags", "compiles"), [([], True), (["-ffast-math"], False)], ids=str)
+def test_kernels_for_cpus_refuse_to_be_compiled_inexactly(flags: list[str], compiles: bool) -> None:
+    """As a user's CFLAGS might have it: an optional extension that does not compile is left out."""
+    source = ROOT / "kernels" / "fastvae_kernels" / "cpu" / "source" / "noise.c"
+    done = subprocess.run(["cc", *flags, "-fsyntax-only", source], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == compiles
+    assert compiles or "neither -ffast-math" in done.stderr
+
+
 @pytest.mark.parametrize("reason", ["this installation was built without a C compiler", "it does not load"])
 def test_without_compiled_kernels_auto_is_the_reference(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(why_not.__globals__, "_LOADED", reason)

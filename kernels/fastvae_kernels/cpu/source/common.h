@@ -3,6 +3,11 @@
 #ifndef FASTVAE_COMMON_H
 #define FASTVAE_COMMON_H
 
+/* From a user's CFLAGS, say. The package's build then leaves the kernels out. */
+#if defined(__FAST_MATH__) || __FLT_EVAL_METHOD__ == 2
+#error "these kernels need operations that are rounded one by one: neither -ffast-math nor the x87"
+#endif
+
 #include <stdint.h>
 #include <string.h>
 
