@@ -19,6 +19,8 @@ from fastvae_kernels.dispatch import _resolve
 from tests.kernels.support import needs_compiled
 
 ROOT = Path(__file__).parents[2]
+OTHER = " ".join(f"int fastvae_{f}(void) {{return 8;}}" for f in ("noise", "elbo_loss", "divergence"))
+OTHER += " int fastvae_loss_size(void) {return 8;} int fastvae_divergence_size(void) {return 8;}"
 HELPERS = ("implementations", "resolve_impl", "split_head")
 OPS = [name for name in fastvae_kernels.__all__ if name.islower() and name not in HELPERS]
 X = torch.zeros(4, 6)
@@ -126,6 +128,18 @@ def test_a_library_that_does_not_load_is_a_reason(tmp_path: Path, monkeypatch: p
     assert "does not load" in str(_load())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert _load() == "this installation was built without a C compiler"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("code", ["", OTHER], ids=["functions", "structs"])
+def test_a_library_of_another_version_is_a_reason(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a checkout that was brought up to date and not installed again: without a function, or of other structs."""
+    source, other = tmp_path / "other.c", tmp_path / "_compiled.so"
+    source.write_text(code)
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", source, "-o", other], check=True)
+    spec = importlib.util.spec_from_file_location("_compiled", other)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert "another version's" in str(_load())
 
 
 @needs_compiled

@@ -69,6 +69,14 @@ def _load() -> ctypes.CDLL | str:
         loaded = ctypes.CDLL(found.origin)
     except OSError as error:
         return f"the compiled library does not load: {error}"
+    return loaded if _declared(loaded) else "the compiled library is another version's: install the package again"
+
+
+def _declared(loaded: ctypes.CDLL) -> bool:
+    """Whether a library has this version's functions, which are then given their arguments' types."""
+    names = ("noise", "elbo_loss", "divergence", "loss_size", "divergence_size")
+    if not all(hasattr(loaded, f"fastvae_{name}") for name in names):
+        return False
     shape, counter, flags = [c_int64] * 3, [c_uint64, c_uint64, c_uint32], [c_int] * 3
     loaded.fastvae_noise.argtypes = [c_void_p, *shape, *counter, *flags]
     loaded.fastvae_noise.restype = None
@@ -76,7 +84,8 @@ def _load() -> ctypes.CDLL | str:
     loaded.fastvae_elbo_loss.restype = None
     loaded.fastvae_divergence.argtypes = [POINTER(Divergence), c_int64, c_int]
     loaded.fastvae_divergence.restype = None
-    return loaded
+    sizes = loaded.fastvae_loss_size(), loaded.fastvae_divergence_size()
+    return sizes == (ctypes.sizeof(Loss), ctypes.sizeof(Divergence))
 
 
 _LOADED = _load()

@@ -49,6 +49,9 @@ static void rows_of(const void *context, int64_t first, int64_t last) {
     }
 }
 
+/* That the caller's `divergence` is this one. */
+int fastvae_divergence_size(void) { return (int)sizeof(divergence); }
+
 void fastvae_divergence(const divergence *own, int64_t rows, int threads) {
     fastvae_parallel(rows_of, own, rows, threads);
 }

@@ -153,6 +153,9 @@ static void score_tiles(const void *context, int64_t first, int64_t last) {
     }
 }
 
+/* That the caller's `loss` is this one. */
+int fastvae_loss_size(void) { return (int)sizeof(loss); }
+
 /* None of the sizes is 0. */
 void fastvae_elbo_loss(const loss *own, int threads) {
     int64_t down = (own->rows + own->tile_rows - 1) / own->tile_rows;
