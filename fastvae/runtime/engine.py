@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +32,7 @@ from fastvae.plan import (
     Target,
     build_plan,
     check_scaling,
-    explain,
+    explain_verb,
 )
 from fastvae.priors import Mixture, StandardNormal, mixture
 from fastvae.runtime.batching import TILE, blocks, even_part, padded
@@ -250,22 +251,22 @@ class Engine:
         return self.spec.condition is not None and "condition" in self._executor(verb).plan.inputs
 
     def explain(self, verb: str, rows: int, device: str) -> Explanation:
-        """The plan of ``verb`` at ``rows`` rows and what it should take on a device; ``auto`` is the engine's own.
+        """What ``verb`` runs at ``rows`` rows and should take on a device; ``auto`` is the engine's own.
 
         Errors as :func:`fastvae.plan.explain` and :func:`fastvae.plan.build_plan`.
         """
         own = "cpu" if self.device.type == "cpu" else part_of(self.device).target
         name = own if device == "auto" else str(device)
-        plan = build_plan(
+        build = partial(
+            build_plan,
             self.model,
-            verb,
             target="reference" if name.lower() == "cpu" else "triton",
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
             tf32=self.precision == "tf32",
         )
-        return explain(plan, rows, name, self.precision)
+        return explain_verb(self.spec, verb, build, rows, name, self.precision)
 
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
