@@ -1,7 +1,8 @@
 """Anomaly detection in tables: VAEOutlierDetector beside scikit-learn's IsolationForest and PyOD's VAE.
 
 Semi-supervised: each detector is fitted, with its defaults, on half of the normal rows, and ranks the other half among
-the anomalies. Halves are drawn anew for every seed.
+the anomalies. Halves are drawn anew for every seed. The study of tens has ten anomalies, drawn for every seed as well,
+and is unsupervised besides: what is ranked is what was fitted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ METRICS = ("elbo", "reconstruction", "mse")
 Rows = NDArray[np.float64]
 Table = tuple[Rows, Rows]  # normal and anomalous rows
 Scores = dict[str, Rows]  # higher for more anomalous rows, by what made them
+Split = tuple[Rows, Rows, NDArray[np.int_]]  # rows to fit, rows to rank, and 1 for each of these that is anomalous
 Detector = Callable[[Rows, Rows, int], Scores]  # of rows to fit, rows to rank, and a seed
 WITHOUT_PYOD = "pyod: not installed, so its VAE is left out; pip install -e '.[compare]'"
 
@@ -60,6 +62,7 @@ CELLS: dict[str, Callable[[], Table]] = {
     "breast cancer": breast_cancer,
     "breast cancer, ten malignant": breast_cancer_ten,
 }
+TENS: dict[str, Callable[[], Table]] = {"breast cancer": breast_cancer, "wine": wine}
 WINES: dict[str, Callable[[], Table]] = {
     "wine, 1 among 2 and 3": wine,
     **{f"wine, others among {label + 1}": lambda label=label: wine_class(label) for label in range(3)},
@@ -100,21 +103,44 @@ def detectors(*, pixels: bool = False) -> list[Detector]:
     return found
 
 
-def compare(table: Table, ways: list[Detector], seeds: int) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of AUROC and average precision, by what made the scores."""
+def half(table: Table, seed: int) -> Split:
+    """Half of the normal rows to fit; the other half to rank, among the anomalies."""
     normal, anomalous = table
-    half = len(normal) // 2
+    order = np.random.default_rng(seed).permutation(len(normal))
+    train, rest = np.split(normal[order], [len(normal) // 2])
+    return train, np.concatenate([rest, anomalous]), np.repeat([0, 1], [len(rest), len(anomalous)])
+
+
+def half_and_ten(table: Table, seed: int) -> Split:
+    """As :func:`half`, among ten of the anomalies, drawn anew for every seed."""
+    return half((table[0], _ten(table, seed)), seed)
+
+
+def together(table: Table, seed: int) -> Split:
+    """Unsupervised, as in the outlier literature: all normal rows and ten anomalies are both fitted and ranked."""
+    rows = np.concatenate([table[0], _ten(table, seed)])
+    return rows, rows, np.repeat([0, 1], [len(table[0]), 10])
+
+
+def _ten(table: Table, seed: int) -> Rows:
+    return table[1][np.random.default_rng([seed, 1]).permutation(len(table[1]))[:10]]
+
+
+def compare(
+    table: Table, ways: list[Detector], seeds: int, split: Callable[[Table, int], Split] = half
+) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of AUROC and average precision, by what made the scores."""
     found: dict[str, list[tuple[float, float]]] = {}
+    rows: dict[str, int] = {}
     for seed in range(seeds):
-        order = np.random.default_rng(seed).permutation(len(normal))
-        train, rest = normal[order[:half]], normal[order[half:]]
-        labels = np.repeat([0, 1], [len(rest), len(anomalous)])
+        train, test, labels = split(table, seed)
+        rows = {"trained on": len(train), "normal": int((labels == 0).sum()), "anomalous": int(labels.sum())}
         for way in ways:
-            for name, scores in way(train, np.concatenate([rest, anomalous]), seed).items():
+            for name, scores in way(train, test, seed).items():
                 report = anomaly_report(labels, scores, resamples=1)
                 found.setdefault(name, []).append((report.auroc.value, report.average_precision.value))
-    rows = {"trained on": half, "normal": len(normal) - half, "anomalous": len(anomalous), "seeds": seeds}
-    return {"rows": rows} | {name: _summary(np.array(results)) for name, results in found.items()}
+    summaries = {name: _summary(np.array(results)) for name, results in found.items()}
+    return {"rows": rows | {"seeds": seeds}} | summaries
 
 
 def _summary(results: NDArray[np.float64]) -> dict[str, Any]:
@@ -128,4 +154,14 @@ def study(tables: dict[str, Callable[[], Table]], *, seeds: int, pixels: bool = 
     for name, table in tables.items():
         results[name] = compare(table(), ways, seeds)
         print(f"{name}: {results[name]}", flush=True)
+    return results
+
+
+def study_tens(*, seeds: int) -> dict[str, Any]:
+    """:func:`compare` of TENS in both ways, printed as it comes."""
+    ways, results = detectors(), {}
+    for name, table in TENS.items():
+        for way, split in {"ten drawn": half_and_ten, "ten drawn, unsupervised": together}.items():
+            results[f"{name}, {way}"] = compare(table(), ways, seeds, split)
+            print(f"{name}, {way}: {results[f'{name}, {way}']}", flush=True)
     return results

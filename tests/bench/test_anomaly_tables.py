@@ -21,6 +21,20 @@ def test_half_of_the_normal_rows_are_trained_on_and_the_others_ranked() -> None:
     assert found["nothing"]["auroc"] == [0.5, 0.0]
 
 
+def test_ten_anomalies_are_drawn_for_every_seed() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((21, 3)), 100 + rng.standard_normal((30, 3))
+    train, test, labels = anomaly_tables.half_and_ten(table, 4)
+    np.testing.assert_array_equal(train, anomaly_tables.half(table, 4)[0])
+    assert (len(test), labels.sum()) == (21, 10)
+    assert len(np.unique(test[labels == 1], axis=0)) == 10
+    assert not np.array_equal(test[labels == 1], anomaly_tables.half_and_ten(table, 5)[1][labels == 1])
+    fitted, ranked, labels = anomaly_tables.together(table, 4)
+    assert fitted is ranked
+    np.testing.assert_array_equal(ranked[labels == 1], test[-10:])
+    assert (len(ranked), labels.sum()) == (31, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "normal", "anomalous"),
     [
