@@ -66,7 +66,7 @@ STUDIES: dict[str, Callable[[], dict[str, Any]]] = {
     "digits": digits,
     "cells": lambda: study(CELLS, seeds=5),
     "wine": lambda: study(WINES, seeds=5),
-    "tens": lambda: study_tens(seeds=25),
+    "tens": study_tens,
     "pixels": lambda: study(DIGITS, seeds=2, pixels=True),
 }
 
