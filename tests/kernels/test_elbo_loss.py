@@ -133,6 +133,13 @@ def test_any_shape(impl: str, kind: str, options: str, n: int, shape: list[int],
     check({**make(kind, n, tuple(shape), samples, latent=(2, 3), masked=masked), **OPTIONS[options]}, impl)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_of_rows_are_weighed_row_by_row(kind: str, impl: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        check({**make(kind, dtype=dtype), "reduction": "none"}, impl, torch.linspace(-1, 2, 6, device=DEVICE))
+
+
 @needs_compiled
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_of_a_cpu_meet(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,30 @@
 """`sample_normal` and `sample_uniform` on CPUs: the compiled library's, threads where there is enough to draw."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .library import library
 
-__all__ = ["sample_normal", "sample_uniform"]
+__all__ = ["fill_normal", "sample_normal", "sample_uniform"]
 
 # Fewer numbers than this take less time than a thread takes to start.
 _NUMBERS_PER_THREAD = 131072
+
+
+def fill_normal(out: NDArray[np.float32], seed: int, start: int, stream: int) -> None:
+    """Standard normals into an array [n, dim] without gaps: `sample_normal` for callers that count microseconds.
+
+    Arguments are not checked, and the compiled library must be there.
+    """
+    if out.size:
+        threads = 1 if out.size <= _NUMBERS_PER_THREAD else _threads(out.size)
+        library().fastvae_noise(out.ctypes.data, 1, *out.shape, seed, start, stream, False, False, threads)
+
+
+def _threads(count: int) -> int:
+    return min(torch.get_num_threads(), -(-count // _NUMBERS_PER_THREAD))
 
 
 def _sample(
@@ -17,10 +33,9 @@ def _sample(
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     out = torch.empty((n, dim) if samples is None else (samples, n, dim), dtype=exact)
     if count := out.numel():
-        threads = min(torch.get_num_threads(), -(-count // _NUMBERS_PER_THREAD))
         shape = 1 if samples is None else samples, n, dim
         key = seed % 2**64, start, stream
-        library().fastvae_noise(out.data_ptr(), *shape, *key, uniform, exact == torch.float64, threads)
+        library().fastvae_noise(out.data_ptr(), *shape, *key, uniform, exact == torch.float64, _threads(count))
     return out if dtype == exact else out.to(dtype)
 
 

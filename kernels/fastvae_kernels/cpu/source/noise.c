@@ -97,17 +97,17 @@ WIDE static void write_doubles(double *out, double values[4][BLOCK], int count) 
         for (int j = 0; j < 4; j++) out[4 * i + j] = values[j][i];
 }
 
-/* Where rows end within a counter: number by number. */
-static void write_ragged(const noise *own, int64_t counter, double values[4][BLOCK], int count) {
+/* Where rows end within a counter: number by number, from a counter on that is the quad-th of its lane. */
+static void write_ragged(const noise *own, int64_t lane, int64_t quad, double values[4][BLOCK], int count) {
+    float *floats = (float *)own->out + lane * own->dim;
+    double *doubles = (double *)own->out + lane * own->dim;
     for (int i = 0; i < count; i++) {
-        int64_t lane = (counter + i) / own->quads, column = (counter + i) % own->quads * 4;
-        for (int j = 0; j < 4 && column + j < own->dim; j++) {
-            int64_t place = lane * own->dim + column + j;
-            if (own->is_double)
-                ((double *)own->out)[place] = values[j][i];
-            else
-                ((float *)own->out)[place] = (float)values[j][i];
-        }
+        int64_t column = 4 * quad, wide = own->dim - column < 4 ? own->dim - column : 4;
+        if (own->is_double)
+            for (int64_t j = 0; j < wide; j++) doubles[column + j] = values[j][i];
+        else
+            for (int64_t j = 0; j < wide; j++) floats[column + j] = (float)values[j][i];
+        if (++quad == own->quads) quad = 0, floats += own->dim, doubles += own->dim;
     }
 }
 
@@ -141,7 +141,7 @@ static void fill(const void *context, int64_t first, int64_t last) {
             if (own->dim > 2) box_muller(words[2], words[3], whole, values[2], values[3]);
         }
         if (own->dim % 4)
-            write_ragged(own, counter, values, count);
+            write_ragged(own, counter / own->quads, counter % own->quads, values, count);
         else if (own->is_double)
             write_doubles((double *)own->out + 4 * counter, values, count);
         else
