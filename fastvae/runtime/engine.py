@@ -35,6 +35,7 @@ from fastvae.plan import (
 )
 from fastvae.priors import Mixture, StandardNormal, mixture
 from fastvae.runtime.batching import TILE, blocks, even_part, padded
+from fastvae.runtime.choice import Choice
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.graphs import MOST_ROWS, PREPARED, CudaGraphs, GraphDevice, GraphExecutor
 from fastvae.runtime.latents import prior
@@ -91,16 +92,16 @@ class Engine:
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, model)
         self.dtype = PRECISIONS[self.precision]
-        self.impl = resolve_implementation(settings.impl, self.device, self.precision)
+        invariant = self.batch_invariant = settings.batch_invariant
+        self.impl = resolve_implementation(settings.impl, self.device, self.precision, batch_invariant=invariant)
         # The ops outside plans (noise, reparameterization) have no form in ONNX Runtime.
-        self._op_impl = "auto" if self.impl == "onnxruntime" else self.impl
+        self._op_impl = "auto" if self.impl == "onnxruntime" else Choice.of(self.impl).base
         self._threads = torch.get_num_threads()
         if settings.threads is not None:
             if self.impl != "onnxruntime":
                 raise UnsupportedError("threads: only impl='onnxruntime' has its own; use torch.set_num_threads")
             self._threads = noise.check_count("threads", settings.threads, least=1, most=1024)
         self._arena = settings.arena
-        self.batch_invariant = settings.batch_invariant
         self._sharing = Sharing(self._threads, always=self.batch_invariant)
         self._target = plan_target(self.impl, self.device)
         self.head = output_head(model)

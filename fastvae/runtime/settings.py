@@ -10,6 +10,7 @@ import torch
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.model import Model
 from fastvae.plan import Target
+from fastvae.runtime.choice import Choice
 from fastvae.runtime.ort import why_not
 
 # The dtype of each precision; tf32 is float32 but for the operands of dense products.
@@ -20,7 +21,6 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
 
 logger = logging.getLogger("fastvae")
 
@@ -70,15 +70,18 @@ def resolve_precision(name: str, model: Model) -> str:
     return name
 
 
-def resolve_implementation(name: str, device: torch.device, precision: str) -> str:
+def resolve_implementation(name: str, device: torch.device, precision: str, *, batch_invariant: bool = False) -> str:
     """The implementation of plans; ``auto`` stays so on a GPU, and on a CPU is ONNX Runtime, or the reference.
 
+    So it does where ops are named: those plans run op by op.
+
     Raises:
-        UnsupportedError: none of IMPLEMENTATIONS, or ONNX Runtime where it cannot run.
+        UnsupportedError: what is no :class:`Choice`, or cannot run here.
     """
-    if name not in IMPLEMENTATIONS:
-        accepted = ", ".join(map(repr, IMPLEMENTATIONS))
-        raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
+    choice = Choice.of(name)
+    if choice.ops:
+        choice.check(device, batch_invariant=batch_invariant)
+        return str(choice)
     reason = why_not(device, precision)
     if name == "onnxruntime" and reason:
         raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
@@ -96,5 +99,6 @@ def plan_target(impl: str, device: torch.device) -> Target:
     """What plans are built for, for a resolved implementation."""
     if impl == "onnxruntime":
         return "onnx"
-    on_kernels = impl == "triton" or (impl == "auto" and device.type == "cuda")
+    base = Choice.of(impl).base
+    on_kernels = base == "triton" or (base == "auto" and device.type == "cuda")
     return "triton" if on_kernels else "reference"

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from .. import reference
+from .. import library, reference
 from ..checks import check_int
 from ..dispatch import resolve_impl
 from ..errors import UnavailableError
 from ..layout import empty_output
 from .convolutions import Pair, check_conv, conv_size
+from .norms import channel_statistics
 from .registration import register
 
 __all__ = ["conv2d_statistics"]
@@ -43,7 +44,11 @@ def _conv2d_statistics(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     window = stride, padding, dilation, groups, activation, alpha
-    if _implementation(x, block, impl) == "triton":
+    chosen = _implementation(x, block, impl)
+    if chosen == "library":
+        y = library.conv2d(x, weight, bias, residual, *window)
+        return y, channel_statistics(y, block=block)
+    if chosen == "triton":
         from ..triton.conv2d import conv2d_statistics as implementation
 
         size = conv_size(x, weight, stride, padding, dilation)

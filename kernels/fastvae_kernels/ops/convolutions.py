@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .. import reference
+from .. import library, reference
 from ..checks import (
     check_activation,
     check_divides,
@@ -52,10 +52,13 @@ def _conv2d(
     impl: str,
 ) -> Tensor:
     window = stride, padding, dilation, groups, activation, alpha
-    if resolve_impl("conv2d", impl, x.device, x.dtype) == "triton":
+    chosen = resolve_impl("conv2d", impl, x.device, x.dtype)
+    if chosen == "triton":
         from ..triton.conv2d import conv2d as implementation
 
         return implementation(x, weight, bias, residual, *window, conv_size(x, weight, stride, padding, dilation))
+    if chosen == "library":
+        return library.conv2d(x, weight, bias, residual, *window)
     return reference.conv2d(x, weight, bias, residual, *window)
 
 
@@ -96,7 +99,8 @@ def conv2d(
     x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; residual: [n, o, h', w'] or None; all of one
     floating dtype. padding: zeros on each side, as one number, as (top and bottom, left and right), or as (top, left,
     bottom, right). Returns [n, o, h', w'] with h' = (h + top + bottom - dilation (kh - 1) - 1) // stride + 1,
-    channels_last if x is. Triton works on images and weights in that memory format, and copies others at each call.
+    channels_last if x is. Triton works on images and weights in that memory format, and copies others at each call;
+    impl="library" is PyTorch's own (cuDNN's on CUDA), in x's dtype, rounded before activation and residual.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
@@ -166,14 +170,16 @@ def _conv_transpose2d(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    if resolve_impl("conv_transpose2d", impl, x.device, x.dtype) == "triton":
+    chosen = resolve_impl("conv_transpose2d", impl, x.device, x.dtype)
+    if chosen == "triton":
         from ..triton.conv2d import conv_transpose2d as implementation
 
         size = _transposed_size(x, weight, stride, padding, output_padding, dilation)
         return implementation(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha, size)
-    return reference.conv_transpose2d(
-        x, weight, bias, residual, stride, padding, output_padding, dilation, groups, activation, alpha
-    )
+    window = stride, padding, output_padding, dilation, groups, activation, alpha
+    if chosen == "library":
+        return library.conv_transpose2d(x, weight, bias, residual, *window)
+    return reference.conv_transpose2d(x, weight, bias, residual, *window)
 
 
 @_conv_transpose2d.register_fake
