@@ -176,15 +176,20 @@ def loads_single_entries(tile: GemmConfig, part: Part) -> bool:
     return (tile.block_rows + tile.block_columns) * tile.block_inputs <= _SINGLE_LOADS * _threads(tile, part)
 
 
+def _check_precision(op: str, precision: str, part: Part) -> None:
+    """The part multiplies in that precision."""
+    if precision not in part.flops:
+        found = ", ".join(name for name in part.flops if name != "fp16")
+        raise UnavailableError(f"{op} on {part.target} takes {found}; found {precision}")
+
+
 @cache
 def best_tile(op: str, outputs: int, inputs: int, precision: str, part: Part) -> GemmConfig:
     """The shipped tile of `op` that is predicted to be fastest for a layer of these widths on a part.
 
     Raises UnavailableError if the part has no such precision.
     """
-    if precision not in part.flops:
-        found = ", ".join(name for name in part.flops if name != "fp16")
-        raise UnavailableError(f"{op} on {part.target} takes {found}; found {precision}")
+    _check_precision(op, precision, part)
 
     def seconds(tile: GemmConfig) -> float:
         drawn = op == "linear_prior"
@@ -228,6 +233,7 @@ def best_conv_tile(outputs: int, channels: int, taps: int, precision: str, part:
     channels, so that a step is all of one tap, only those are asked; and 16-bit pixels that are not whole units of 16
     bytes take tiles that load single entries.
     """
+    _check_precision("conv2d", precision, part)
     tiles = shipped_tiles("conv2d", part.target)[precision]
     even = [tile for tile in tiles if channels % tile.block_inputs == 0]
     broken = precision == "bf16" and channels % 8 > 0
