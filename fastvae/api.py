@@ -1,7 +1,7 @@
 """The public face of a model: ``VAE`` with its verbs.
 
-This file checks what callers hand in, walks over it in internal batches and gives results back in the same
-kind; the computing is done by the engine, scoring and imputation.
+A verb tries the short way first, clean rows straight into a session; hands images of another size to the same model for
+that size; and otherwise leaves the work to ``long_way``, ``generation`` or ``interpolation``.
 """
 
 from __future__ import annotations
@@ -9,32 +9,28 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastvae import noise
-from fastvae.arrays import Array, Conditions, check_kind, check_missing, of_kind, to_kind
-from fastvae.errors import InputError, UnsupportedError, WeightFormatError
-from fastvae.evidence import Estimator, LogLikelihood, estimate_block
+from fastvae import long_way, noise
+from fastvae.arrays import Array
+from fastvae.errors import UnsupportedError
+from fastvae.evidence import Estimator, LogLikelihood
 from fastvae.fitting import check_sampler, with_sampler
 from fastvae.formats import native
-from fastvae.imputation import Imputation, Imputer, impute_rows, warn_of, with_diagnostics
+from fastvae.generation import Samples, check_generation
+from fastvae.imputation import Imputer, warn_of
+from fastvae.interpolation import check_interpolation, interpolated
 from fastvae.model import Model, fingerprint
-from fastvae.paths import between, check_path
 from fastvae.plan import Explanation
 from fastvae.posterior import Posterior
 from fastvae.runtime import Engine, Settings
-from fastvae.runtime.batching import blocks
-from fastvae.runtime.memory import in_batches
-from fastvae.scoring import from_parts, metric_of, score_block
+from fastvae.scoring import from_parts, metric_of
 from fastvae.spec import ModelSpec, PointHead
-from fastvae.streams import ahead as read_ahead
 from fastvae.walk import Walker
 from fastvae.warmup import warm_up
 
@@ -86,17 +82,9 @@ class VAE:
 
     def _for_images(self, name: str, x: Any, *, latent: bool = False) -> VAE | None:
         """The same model for the size of images ``x``, or of latents; None if that is its own, or ``x`` has none."""
-        spec = self.spec
-        if isinstance(x, Tensor) and (x.is_nested or x.layout != torch.strided):  # refused later, by its kind
+        sized = self._walker.other_size(name, x, latent=latent)
+        if sized is None:
             return None
-        shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
-        own = spec.latent_shape if latent else spec.input_shape
-        if not spec.any_size or len(shape) != 4 or shape[1] != own[0] or shape[1:] == own:
-            return None
-        try:
-            sized = spec.decoding(*shape[2:]) if latent else spec.resized(*shape[2:])
-        except WeightFormatError as error:
-            raise InputError(f"{name}: this model takes no images of {shape[2]}x{shape[3]} pixels: {error}") from error
         other = object.__new__(VAE)
         other._model, other._engine = replace(self._model, spec=sized), self._engine.at(sized)
         other._walker = Walker(other._engine)
@@ -198,14 +186,13 @@ class VAE:
         Raises:
             InputError: an argument out of range.
         """
-        n, seed, start = self._check_generation(n, seed, start, output, kind)
+        n, seed, start = check_generation(n, seed, start, output, kind)
         if kind == "numpy" and output == "mean" and condition is None:
             found = self._engine.generate_directly(n, seed=seed, start=start)
             if found is not None:
                 return found
         with self._engine.in_use:
-            conditions = self._walker.conditions(condition, n, "generate")
-            return of_kind(self._generated(0, n, seed, start, output, conditions, kind), kind)
+            return Samples(self._walker, n, seed, start, output, condition, kind).rows(0, n)
 
     @_in_use
     def stream(
@@ -230,49 +217,11 @@ class VAE:
         Raises:
             InputError: an argument out of range; at the call, not at the first batch.
         """
-        n, seed, start = self._check_generation(n, seed, start, output, kind)
-        conditions = self._walker.conditions(condition, n, "generate")
+        n, seed, start = check_generation(n, seed, start, output, kind)
+        samples = Samples(self._walker, n, seed, start, output, condition, kind)
         if batch_size is not None:
             batch_size = noise.check_count("batch_size", batch_size, least=1)
-        return (
-            of_kind(self._generated(low, high, seed, start, output, conditions, kind), kind)
-            for low, high in blocks(n, batch_size or self._engine.batch_rows("generate"))
-        )
-
-    def _check_generation(self, n: int, seed: int, start: int, output: str, kind: str) -> tuple[int, int, int]:
-        if not isinstance(output, str) or output not in ("mean", "sample"):
-            raise InputError(f"output: expected 'mean' or 'sample', got {output!r}")
-        check_kind(kind)
-        return noise.check_count("n", n), noise.check_seed(seed), noise.check_count("start", start)
-
-    @_in_use
-    def _generated(
-        self, low: int, high: int, seed: int, start: int, output: str, conditions: Conditions, kind: str
-    ) -> Tensor:
-        """Samples low to high of a run from ``start``; in host memory if they go there, ``kind`` numpy, in blocks."""
-        engine, spec = self._engine, self.spec
-
-        def size() -> int:
-            return engine.batch_rows("generate")
-
-        overlapped = kind == "numpy" and engine.stages.overlaps(high - low, size())
-        device = torch.device("cpu") if overlapped else engine.device
-        result = self._walker.empty(high - low, *spec.input_shape, device=device)
-        with engine.stages.carrier(overlapped) as carrier:
-
-            def compute(first: int, last: int) -> None:
-                condition = conditions.block(first, last)
-                where = {"seed": seed, "start": start + first}
-                if output == "mean":
-                    out = None if overlapped else result[first - low : last - low]
-                    part = engine.generate(last - first, **where, condition=condition, out=out)
-                else:
-                    z = engine.latent_samples(last - first, **where)
-                    part = engine.head.sample(engine.parameters(z, condition), **where, stream=noise.LIKELIHOOD)
-                carrier.store([part], [result], first - low, last - low)
-
-            in_batches(engine, ["generate"], low, high, size, compute)
-        return result
+        return samples.batches(batch_size)
 
     def encode(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Posterior:
         """The approximate posterior q(z|x).
@@ -292,17 +241,7 @@ class VAE:
             return Posterior(direct[0], direct[1], self._engine)
         if (sized := self._for_images("x", x)) is not None:
             return sized.encode(x, condition=condition, invalid=invalid)
-        with self._engine.in_use:
-            rows = self._walker.rows("x", x, invalid=invalid)
-            shapes = [self.spec.latent_shape] * 2
-
-            def compute(
-                block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None
-            ) -> Sequence[Tensor]:
-                return self._engine.encode(block, vectors, out, verb=verb)
-
-            mean, logvar = self._walker.walk(rows, compute, [verb], shapes, condition, invalid)
-            return Posterior(rows.like(mean), rows.like(logvar), self._engine)
+        return long_way.encode(self._walker, x, verb, condition, invalid)
 
     def encode_stream(
         self, batches: Iterable[tuple[Any, ...]], *, invalid: str = "raise", ahead: int = 2
@@ -321,19 +260,11 @@ class VAE:
             InputError: ``ahead`` out of range, at the call; a batch that is none, or whose rows :meth:`encode` refuses,
                 in its turn. So is whatever ``batches`` raises.
         """
-        ahead = noise.check_count("ahead", ahead, most=1024)
-        if not isinstance(batches, Iterable):
-            raise InputError(f"batches: expected an iterator of (ids, x), got {type(batches).__name__}")
 
-        def encoded() -> Generator[tuple[Any, Posterior]]:
-            with closing(read_ahead(batches, ahead)) as items:
-                for item in items:
-                    if not isinstance(item, tuple) or len(item) not in (2, 3):
-                        raise InputError(f"batches: expected tuples (ids, x) or (ids, x, condition), got {item!r:.80}")
-                    condition = item[2] if len(item) == 3 else None
-                    yield item[0], self.encode(item[1], condition=condition, invalid=invalid)
+        def encode(x: Any, condition: Any) -> Posterior:
+            return self.encode(x, condition=condition, invalid=invalid)
 
-        return encoded()
+        return long_way.encode_batches(encode, batches, ahead)
 
     def embed(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """The posterior mean of each row: (rows, *latent_shape). Arguments and errors as :meth:`encode`."""
@@ -342,10 +273,7 @@ class VAE:
             return direct[0]
         if (sized := self._for_images("x", x)) is not None:
             return sized.embed(x, condition=condition, invalid=invalid)
-        with self._engine.in_use:
-            rows = self._walker.rows("x", x, invalid=invalid)
-            embed = partial(self._engine.embed, verb=verb)
-            return rows.like(self._walker.map_one(rows, embed, verb, self.spec.latent_shape, condition, invalid))
+        return long_way.embed(self._walker, x, verb, condition, invalid)
 
     def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
         """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
@@ -353,11 +281,7 @@ class VAE:
             return direct[0]
         if (sized := self._for_images("x", x)) is not None:
             return sized.reconstruct(x, condition=condition, invalid=invalid)
-        with self._engine.in_use:
-            rows = self._walker.rows("x", x, invalid=invalid)
-            shape = self.spec.input_shape
-            result = self._walker.map_one(rows, self._engine.reconstruct, "reconstruct", shape, condition, invalid)
-            return rows.like(rows.unflatten(result))
+        return long_way.reconstruct(self._walker, x, condition, invalid)
 
     def decode(self, z: Array, *, condition: Any = None) -> Array:
         """E[x|z], the mean of the likelihood: (rows, *input_shape).
@@ -373,10 +297,7 @@ class VAE:
             return direct[0]
         if (sized := self._for_images("z", z, latent=True)) is not None:
             return sized.decode(z, condition=condition)
-        with self._engine.in_use:
-            rows = self._walker.latents("z", z)
-            decode = partial(self._engine.decode, verb=verb)
-            return rows.like(self._walker.map_one(rows, decode, verb, self.spec.input_shape, condition))
+        return long_way.decode(self._walker, z, verb, condition)
 
     @_in_use
     def interpolate(
@@ -405,34 +326,10 @@ class VAE:
         """
         if (sized := self._for_images("a", a, latent=space == "latent")) is not None:
             return sized.interpolate(a, b, steps, space=space, path=path, condition=condition)
-        check_path(path)
-        steps = noise.check_count("steps", steps, least=2)
-        if space not in ("input", "latent"):
-            raise InputError(f"space: expected 'input' or 'latent', got {space!r}")
+        steps = check_interpolation(steps, space, path)
         if space == "input":
             a, b = self.embed(a, condition=condition), self.embed(b, condition=condition)
-        first, last = self._walker.latents("a", a), self._walker.latents("b", b)
-        if len(first) != len(last):
-            raise InputError(f"b: expected as many rows as a, {len(first)}, got {len(last)}")
-        verb = self._engine.for_caller("decode")
-        conditions = self._walker.conditions(condition, len(first), verb)
-        result = self._walker.empty(len(first), steps, *self.spec.input_shape)
-        points = result.flatten(0, 1)
-        weights = torch.linspace(0, 1, steps, dtype=self._engine.dtype, device=self.device)
-
-        def compute(low: int, high: int) -> None:
-            # Points low to high lie between the rows first_row to last_row - 1.
-            first_row, last_row = low // steps, (high - 1) // steps + 1
-            point = torch.arange(low, high, device=self.device)
-            row = point // steps - first_row
-            a_block, b_block = first.block(first_row, last_row)[row], last.block(first_row, last_row)[row]
-            vectors = conditions.block(first_row, last_row)
-            vectors = None if vectors is None else vectors[row]
-            z = between(a_block, b_block, weights[point % steps], path)
-            points[low:high] = self._engine.decode(z, vectors, verb=verb)
-
-        in_batches(self._engine, [verb], 0, len(points), lambda: self._engine.batch_rows(verb), compute)
-        return first.like(result)
+        return interpolated(self._walker, a, b, steps, path, condition)
 
     def score(
         self,
@@ -482,13 +379,7 @@ class VAE:
             return from_parts(direct, x.size // len(x), what).astype(np.float32, copy=False)
         if (sized := self._for_images("x", x)) is not None:
             return sized.score(x, metric, samples, seed, beta, condition=condition, start=start, invalid=invalid)
-        with self._engine.in_use:
-            rows = self._walker.rows("x", x, invalid=invalid)
-
-            def compute(block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None) -> tuple[Tensor]:
-                return (score_block(self._engine, block, what, start=start + low, condition=vectors),)
-
-            return rows.like(self._walker.walk(rows, compute, what.verbs, [()], condition, invalid)[0])
+        return long_way.score(self._walker, x, what, condition, start, invalid)
 
     def log_likelihood(
         self,
@@ -525,16 +416,7 @@ class VAE:
         if (sized := self._for_images("x", x)) is not None:
             options: dict[str, Any] = {"bound": bound, "condition": condition, "start": start, "invalid": invalid}
             return sized.log_likelihood(x, samples, seed, **options)
-        with self._engine.in_use:
-            rows = self._walker.rows("x", x, invalid=invalid)
-
-            def compute(
-                block: Tensor, vectors: Tensor | None, low: int, _: Sequence[Tensor] | None
-            ) -> Sequence[Tensor]:
-                return estimate_block(self._engine, block, what, start=start + low, condition=vectors)
-
-            found = self._walker.walk(rows, compute, what.verbs, [(), (), ()], condition, invalid)
-            return LogLikelihood(*map(rows.like, found))
+        return long_way.log_likelihood(self._walker, x, what, condition, start, invalid)
 
     @_in_use
     def impute(
@@ -579,20 +461,11 @@ class VAE:
         """
         what = Imputer(method, n_imputations, samples, seed, rounds)
         start = noise.check_count("start", start)
-        found, incomplete = (self._for_images("x", x) or self)._imputed(x, mask, what, condition, start)
+        walker = (self._for_images("x", x) or self)._walker
+        self._check_variance("impute")
+        found, incomplete = long_way.impute(walker, x, mask, what, condition, start)
         warn_of(found, what, incomplete, stacklevel=3)
         return found if diagnostics else found.values
-
-    def _imputed(
-        self, x: Array, mask: Array | None, what: Imputer, condition: Any, start: int
-    ) -> tuple[Imputation, int]:
-        """Imputations of rows of this model's own size, and the number of rows with something missing."""
-        self._check_variance("impute")
-        rows = self._walker.rows("x", check_missing(x, mask), missing=True)
-        conditions = self._walker.conditions(condition, len(rows), "encode", "impute")
-        result, trust, incomplete = impute_rows(self._engine, rows, conditions, what, start)
-        values = to_kind(result[0] if what.n_imputations == 1 else result, x)
-        return with_diagnostics(values, what, trust, incomplete, x), int(incomplete.sum())
 
     def fit_sampler(
         self,

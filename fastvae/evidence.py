@@ -101,7 +101,7 @@ def estimate_block(
     mean, logvar = engine.encode(x, condition)
     weights, errors, known = LogWeights(len(x), x.device), Moments(len(x), x.device), torch.zeros(())
     for z, kl in draws(engine, mean, logvar, estimator, start=start):
-        nll, ratio = engine.nll(z, x, condition=condition).double(), engine.prior.log_ratio(z, mean, logvar)
+        nll, ratio = engine.nll(z, x, condition=condition).double(), engine.draws.prior.log_ratio(z, mean, logvar)
         weights.add(ratio - nll)
         if engine.spec.prior is None:
             known = kl

@@ -60,7 +60,7 @@ class Posterior:
                 raise InputError(f"samples: draws of shape {shape} do not fit in memory; ask for fewer") from error
             for low, high in blocks(len(mean), max(1, SAMPLING_ROWS // samples)):
                 part = mean[low:high], logvar[low:high]
-                z[:, low:high] = self._engine.posterior_samples(
+                z[:, low:high] = self._engine.draws.from_posterior(
                     *part, seed=seed, start=start + low, stream=noise.POSTERIOR, samples=samples
                 )[0]
             return to_kind(z[0] if samples == 1 else z, self.mean)

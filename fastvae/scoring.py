@@ -173,7 +173,7 @@ def _importance_bound(
     """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)."""
     weights = LogWeights(len(x), x.device)
     for z, _ in draws(engine, mean, logvar, metric, start=start):
-        weights.add(engine.prior.log_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double())
+        weights.add(engine.draws.prior.log_ratio(z, mean, logvar) - engine.nll(z, x, condition=condition).double())
     weights.finish()
     return weights.log_mean
 
@@ -185,7 +185,7 @@ def _sampled_bound(
     drawn = metric if metric.samples else replace(metric, samples=DRAWS)
     errors, divergences = Moments(len(x), x.device), Moments(len(x), x.device)
     for z, _ in draws(engine, mean, logvar, drawn, start=start):
-        divergences.add(-engine.prior.log_ratio(z, mean, logvar))
+        divergences.add(-engine.draws.prior.log_ratio(z, mean, logvar))
         if metric.name == "elbo" and metric.samples:
             errors.add(engine.nll(z, x, condition=condition))
     divergences.finish()
@@ -200,10 +200,10 @@ def _sampled_bound(
 def divergence(engine: Engine, mean: Tensor, logvar: Tensor, start: int) -> Tensor:
     """KL(q(z|x) || p(z)), (rows,): in closed form, or from DRAWS draws of the seed 0."""
     if engine.spec.prior is None:
-        return engine.posterior_samples(mean, logvar, seed=0, start=0, stream=noise.POSTERIOR, samples=0)[1]
+        return engine.draws.from_posterior(mean, logvar, seed=0, start=0, stream=noise.POSTERIOR, samples=0)[1]
     kl = Moments(len(mean), mean.device)
     for z, _ in draws(engine, mean, logvar, Metric("kl", DRAWS, 0, closed=False), start=start):
-        kl.add(-engine.prior.log_ratio(z, mean, logvar))
+        kl.add(-engine.draws.prior.log_ratio(z, mean, logvar))
     kl.finish()
     return kl.mean
 
@@ -232,8 +232,8 @@ def draws(
     Row ``i`` of draw ``k`` has the noise of index ``start + i`` in the stream ``k``, whatever the chunks.
     """
     total = sampling.samples or 1
-    size = max(1, engine.batch_rows(sampling.verbs[-1]) // max(len(mean), 1))
+    size = max(1, engine.batches.rows(sampling.verbs[-1]) // max(len(mean), 1))
     for first in range(0, total, size):
         where: dict[str, int] = {"seed": sampling.seed, "start": start, "stream": noise.POSTERIOR + first}
-        z, kl = engine.posterior_samples(mean, logvar, **where, samples=min(size, total - first))
+        z, kl = engine.draws.from_posterior(mean, logvar, **where, samples=min(size, total - first))
         yield z, kl.double()

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fastvae.arrays import Conditions, Rows, check_condition, check_rows, invalid_rows
-from fastvae.errors import InputError
+from fastvae.errors import InputError, WeightFormatError
 from fastvae.layers import Shape
 from fastvae.runtime import Engine
 from fastvae.runtime.memory import in_batches
+from fastvae.spec import ModelSpec
 
 # block, condition, index of its first row, where the results belong if known -> the results
 Compute: TypeAlias = Callable[[Tensor, Tensor | None, int, Sequence[Tensor] | None], Sequence[Tensor]]
@@ -23,11 +24,29 @@ class Walker:
     """Checks and walks the arguments of one engine's verbs."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
+
+    def other_size(self, name: str, x: Any, *, latent: bool = False) -> ModelSpec | None:
+        """The spec for the size of images ``x``, or of latents; None if that is its own, or ``x`` has none.
+
+        Raises:
+            InputError: the model takes no images of that size.
+        """
+        spec = self.engine.spec
+        if isinstance(x, Tensor) and (x.is_nested or x.layout != torch.strided):  # refused later, by its kind
+            return None
+        shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
+        own = spec.latent_shape if latent else spec.input_shape
+        if not spec.any_size or len(shape) != 4 or shape[1] != own[0] or shape[1:] == own:
+            return None
+        try:
+            return spec.decoding(*shape[2:]) if latent else spec.resized(*shape[2:])
+        except WeightFormatError as error:
+            raise InputError(f"{name}: this model takes no images of {shape[2]}x{shape[3]} pixels: {error}") from error
 
     def rows(self, name: str, x: Any, *, invalid: str = "raise", missing: bool = False) -> Rows:
         """The data argument ``name``, checked; see :func:`fastvae.arrays.check_rows`."""
-        engine = self._engine
+        engine = self.engine
         return check_rows(
             name,
             x,
@@ -41,12 +60,12 @@ class Walker:
 
     def latents(self, name: str, z: Any) -> Rows:
         """The latent argument ``name``, checked."""
-        shape, device = self._engine.spec.latent_shape, self._engine.device
-        return check_rows(name, z, shape, device=device, dtype=self._engine.dtype, advice="")
+        shape, device = self.engine.spec.latent_shape, self.engine.device
+        return check_rows(name, z, shape, device=device, dtype=self.engine.dtype, advice="")
 
     def conditions(self, condition: Any, rows: int, *verbs: str) -> Conditions:
         """The argument ``condition``, which may only be left out if none of the ``verbs``' plans reads it."""
-        engine, spec = self._engine, self._engine.spec.condition
+        engine, spec = self.engine, self.engine.spec.condition
         if condition is None and not any(engine.is_conditional(verb) for verb in verbs):
             return Conditions(None)
         dim = None if spec is None else spec.dim
@@ -54,12 +73,12 @@ class Walker:
 
     def empty(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """A result to fill, on ``device``, by default the engine's."""
-        engine = self._engine
+        engine = self.engine
         device = device or engine.device
         try:
-            if device.type == "cpu" and engine.output_dtype == torch.float32:
+            if device.type == "cpu" and engine.how.output_dtype == torch.float32:
                 return torch.from_numpy(engine.results.empty(shape))
-            return torch.empty(shape, dtype=engine.output_dtype, device=device)
+            return torch.empty(shape, dtype=engine.how.output_dtype, device=device)
         except (RuntimeError, MemoryError, ValueError) as error:
             raise InputError(f"a result of shape {shape} does not fit in memory; use stream, or fewer rows") from error
 
@@ -79,11 +98,11 @@ class Walker:
         ``verbs`` are those whose plans it runs: they decide the size of a block and whether a condition is needed.
         With ``invalid="mask"`` rows that hold NaN or Inf are computed as zeros and come back NaN.
         """
-        engine = self._engine
+        engine = self.engine
         conditions = self.conditions(condition, len(rows), *verbs)
 
         def size() -> int:
-            return min(map(engine.batch_rows, verbs))
+            return min(map(engine.batches.rows, verbs))
 
         overlapped = rows.on_host and engine.stages.overlaps(len(rows), size())
         device = torch.device("cpu") if overlapped else engine.device
@@ -101,7 +120,7 @@ class Walker:
                     parts = [_fill(part, bad, math.nan) for part in parts]
                 carrier.store(parts, results, low, high)
 
-            in_batches(engine, verbs, 0, len(rows), size, compute_block)
+            in_batches(engine.batches, verbs, 0, len(rows), size, compute_block)
         return results
 
     def map_one(

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 from fastvae import noise
 from fastvae.errors import InputError
 from fastvae.runtime import Engine
+from fastvae.runtime.graphs import GraphExecutor
+from fastvae.runtime.memory import in_batches
 
 T = TypeVar("T")
 
@@ -45,7 +50,38 @@ def warm_up(engine: Engine, batch_sizes: Sequence[int], verbs: Sequence[str]) ->
     )
     for size in sorted(sizes, reverse=True):  # the largest first: the other graphs find room in its memory
         for plan in plans:
-            engine.warmup(plan, size)
+            _run_on_zeros(engine, plan, size)
+
+
+def _run_on_zeros(engine: Engine, verb: str, rows: int) -> None:
+    """Run ``verb`` on a batch of ``rows`` rows of zeros, or of as many as are run at once.
+
+    Whatever is compiled, loaded or recorded for it is from then on.
+    """
+
+    def size() -> int:
+        return engine.batches.rows(verb)
+
+    def run(low: int, high: int) -> None:
+        executor = engine.executors.of("decode" if verb == "generate" else verb)
+        if isinstance(executor, GraphExecutor) and not engine.batch_invariant:
+            executor.prepare(high - low)
+        zeros = _zeros(engine, verb, high - low)
+        if verb == "generate":
+            engine.generate(high - low, seed=0, start=0, condition=zeros.get("condition"))
+        else:
+            engine.runner.run(verb, high - low, zeros)
+
+    in_batches(engine.batches, [verb], 0, min(rows, size()), size, run)
+
+
+def _zeros(engine: Engine, verb: str, rows: int) -> dict[str, Tensor]:
+    """Inputs for ``verb``'s plan: zeros, and a mask of which no entry is set."""
+    plan = engine.executors.of(verb).plan
+    types = {name: torch.bool if name == "mask" else engine.dtype for name in plan.inputs}
+    return {
+        name: torch.zeros(rows, *plan.shapes[name], dtype=dtype, device=engine.device) for name, dtype in types.items()
+    }
 
 
 def _several(name: str, values: Iterable[T]) -> tuple[T, ...]:

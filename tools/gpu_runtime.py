@@ -133,7 +133,7 @@ def memory_rows() -> Iterator[Row]:
     model.warmup((1,), ("score",))
     with room_for(x.nbytes // 2):
         found = model.score(x, "elbo")
-    left = model._engine.batch_rows("elbo")
+    left = model._engine.batches.rows("elbo")
     problem = "" if np.array_equal(found, expected) else "other bits"
     if not DRY and left == BULK:
         problem = "memory never ran out"

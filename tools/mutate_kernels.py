@@ -1,8 +1,9 @@
-"""Break each Triton kernel on purpose, one way at a time, and show that the kernels' test-suite notices each.
+"""Break each kernel on purpose, one way at a time, and show that the kernels' test-suite notices each.
 
 python tools/mutate_kernels.py [--only linear] [--jobs 2] copies the package and its tests to a temporary folder, makes
 one change of tools/kernel_mutants.toml, runs the tests that concern it, and expects them to fail. Exit status 1 if a
-mutant survives, or if the tests fail without one. Under Triton's interpreter; needs no GPU.
+mutant survives, or if the tests fail without one. Under Triton's interpreter; needs no GPU, and a C compiler for the
+kernels of CPUs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import tomllib
@@ -80,6 +82,18 @@ def copied() -> Iterator[Path]:
         yield folder
 
 
+def build(folder: Path) -> None:
+    """Compile a copy's kernels for CPUs over those that it was copied with.
+
+    Raises CalledProcessError if they do not compile.
+    """
+    setuptools = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["setuptools"]
+    (module,) = setuptools["ext-modules"]
+    target = folder.joinpath("kernels", *module["name"].split(".")).with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
+    flags = [*module["extra-compile-args"], "-fPIC", "-shared", *module["sources"], *module["extra-link-args"]]
+    subprocess.run(["cc", *flags, "-o", target], cwd=folder, check=True)
+
+
 def failed_test(folder: Path, expression: str) -> str:
     """Run the tests that `expression` selects in a copy, and give the first to fail, or nothing."""
     paths = {"PYTHONPATH": os.pathsep.join([str(folder), str(folder / "kernels")])}
@@ -104,6 +118,8 @@ def outcome(mutant: Mutant) -> Outcome:
     with copied() as folder:
         file = folder / "kernels" / "fastvae_kernels" / mutant.file
         file.write_text(mutant.applied(file.read_text()))
+        if file.suffix in (".c", ".h"):
+            build(folder)
         killer = failed_test(folder, mutant.tests)
     return Outcome(mutant, killer, time.perf_counter() - began)
 

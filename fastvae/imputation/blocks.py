@@ -18,7 +18,7 @@ FILL_SAMPLES = 128
 
 def marginal_mean(engine: Engine, condition: Tensor | None) -> Tensor:
     """E[x] under the model, from fixed prior samples: (1, *input_shape), or (rows, *input_shape) by condition."""
-    z = engine.prior_samples(FILL_SAMPLES, seed=0, start=0, stream=noise.FILL)
+    z = engine.draws.from_prior(FILL_SAMPLES, seed=0, start=0, stream=noise.FILL)
     if condition is None:
         return _mean_output(engine, z, None)[None]
     rows = [_mean_output(engine, z, vector) for vector in condition]
@@ -32,7 +32,7 @@ def _mean_output(engine: Engine, z: Tensor, vector: Tensor | None) -> Tensor:
     def compute(low: int, high: int) -> None:
         outputs[low:high] = engine.decode(z[low:high], None if vector is None else vector.expand(high - low, -1))
 
-    in_batches(engine, ["decode"], 0, len(z), lambda: engine.batch_rows("decode"), compute)
+    in_batches(engine.batches, ["decode"], 0, len(z), lambda: engine.batches.rows("decode"), compute)
     return outputs.mean(0)
 
 
@@ -67,7 +67,7 @@ def impute_rows(
     shared = marginal_mean(engine, None) if conditions.vectors is None else None
     source = rows.source
     result = source[None] if imputer.n_imputations == 1 else copies(source, imputer.n_imputations)
-    trust = torch.zeros(len(rows), dtype=engine.output_dtype, device=engine.device)
+    trust = torch.zeros(len(rows), dtype=engine.how.output_dtype, device=engine.device)
     incomplete = torch.zeros(len(rows), dtype=torch.bool, device=engine.device)
 
     def compute(low: int, high: int) -> None:
@@ -84,5 +84,5 @@ def impute_rows(
             trust[low:high] = of_block
 
     size, verbs = lambda: imputer.rows_per_block(engine), ("score", "impute")
-    in_batches(engine, verbs, 0, len(rows), size, compute)
+    in_batches(engine.batches, verbs, 0, len(rows), size, compute)
     return result, trust, incomplete

@@ -44,12 +44,14 @@ def _step(
     """
     mean, logvar = engine.encode(filled, block.condition)
     stream = noise.IMPUTE_POSTERIOR + step
-    proposed, _ = engine.posterior_samples(mean, logvar, seed=imputer.seed, start=block.start, stream=stream, samples=1)
+    proposed, _ = engine.draws.from_posterior(
+        mean, logvar, seed=imputer.seed, start=block.start, stream=stream, samples=1
+    )
     if current is None:
-        return engine.prior.within(proposed[0]), torch.ones(len(filled), dtype=torch.bool, device=filled.device)
+        return engine.draws.prior.within(proposed[0]), torch.ones(len(filled), dtype=torch.bool, device=filled.device)
     both = torch.cat([proposed, current[None]])
     nll = engine.nll(both, filled, condition=block.condition).double()
-    weights = engine.prior.log_ratio(both, mean, logvar) - nll
+    weights = engine.draws.prior.log_ratio(both, mean, logvar) - nll
     uniform = block.uniforms(engine, imputer, 1, noise.IMPUTE_CHOICE + step)[:, 0]
     accepted = torch.log(uniform) < weights[0] - weights[1]
     return torch.where(as_rows(accepted, current), proposed[0], current), accepted

@@ -84,15 +84,15 @@ def _round(engine: Engine, block: Block, imputer: Imputer, filled: Tensor, round
     mean, logvar = engine.encode(filled, block.condition)
     draws = n_imputations if n_imputations > 1 else 0
     sums = _Sums.zero(filled, mean, draws)
-    chunk = max(1, engine.batch_rows("impute") // max(len(filled), 1))
+    chunk = max(1, engine.batches.rows("impute") // max(len(filled), 1))
     for first in range(0, imputer.samples, chunk):
         count = min(chunk, imputer.samples - first)
         stream = noise.IMPUTE_POSTERIOR + round_ * imputer.samples + first
-        z, _ = engine.posterior_samples(
+        z, _ = engine.draws.from_posterior(
             mean, logvar, seed=imputer.seed, start=block.start, stream=stream, samples=count
         )
         nll, outputs = engine.impute(z, filled, mask=~block.missing, condition=block.condition)
-        log_weights = engine.prior.log_ratio(z, mean, logvar) - nll.double()
+        log_weights = engine.draws.prior.log_ratio(z, mean, logvar) - nll.double()
         for k in range(count):
             sums.add(log_weights[k], outputs[k])
             if draws:

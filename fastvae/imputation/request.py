@@ -60,7 +60,7 @@ class Imputer:
 
     def rows_per_block(self, engine: Engine) -> int:
         """Rows to impute at once; importance sampling goes through their samples in chunks."""
-        rows = engine.batch_rows("score")
+        rows = engine.batches.rows("score")
         return max(1, rows // (16 if self.method == "importance" else 1) // self.n_imputations)
 
 

@@ -1,12 +1,13 @@
-"""Plans: a verb of a model as a flat list of kernel ops (``build``), rewritten by passes, costed and explained."""
+"""Plans: a verb of a model as a flat list of kernel ops (``verbs``), rewritten by passes, costed and explained."""
 
-from fastvae.plan.build import SIZE_FREE_VERBS, VERBS, Target, build_plan
+from fastvae.plan.build import Target, build_plan
 from fastvae.plan.cost import Cost, StepCost, Workspace, peak_bytes, plan_cost, step_costs
 from fastvae.plan.explain import Explanation, explain
 from fastvae.plan.memory import BufferPlan, assign_buffers
 from fastvae.plan.plan import Plan, Step
 from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, check_scaling
 from fastvae.plan.sweeps import Sweep, parameters, sweeps
+from fastvae.plan.verbs import SIZE_FREE_VERBS, VERBS
 from fastvae.plan.workspace import workspace_bytes
 
 __all__ = [

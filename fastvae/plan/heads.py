@@ -7,19 +7,15 @@ segment's number where there are several, and the parameter.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fastvae.errors import UnsupportedError
 from fastvae.heads import (
     Bernoulli,
     ByCondition,
     Counts,
-    GaussianHead,
     Laplace,
     Likelihood,
     Mixed,
@@ -29,40 +25,11 @@ from fastvae.heads import (
     PredictedGaussian,
     StudentT,
 )
-from fastvae.layers import Shape, Stack
 from fastvae.likelihoods import OPERANDS, constants
-from fastvae.plan.plan import Step
+from fastvae.plan.building import Building
 
 # The keyword of an op that takes an operand so.
 KEYWORDS = ("zero_logits",)
-
-
-class Building(Protocol):
-    """A plan under construction."""
-
-    steps: list[Step]
-    shapes: dict[str, Shape]
-    weights: dict[str, Tensor]
-
-    def step(
-        self,
-        op: str,
-        inputs: tuple[str | None, ...],
-        output: str | None,
-        shape: Shape,
-        attributes: Mapping[str, object] | None = None,
-        keywords: Mapping[str, str] | None = None,
-    ) -> str:
-        """Add a step and give its output's name, a new one if that is None."""
-
-    def stack(self, stack: Stack, name: str) -> str:
-        """Add a stack of layers."""
-
-    def head(self, head: GaussianHead, features: str, names: tuple[str, str]) -> tuple[str, ...]:
-        """Add a Gaussian head: mean and log-variance."""
-
-    def condition(self) -> str:
-        """The input that holds the condition."""
 
 
 class LikelihoodSteps:

@@ -39,7 +39,7 @@ class Batched(Protocol):
     def looks(self) -> AbstractContextManager[object]:
         """Around batches: raises NumericsError at the end if one went beyond the range of the precision."""
 
-    def batch_rows(self, verb: str) -> int:
+    def rows(self, verb: str) -> int:
         """Rows of one internal batch of ``verb``."""
 
     def next_rows(self, rows: int, size: int) -> int:
@@ -59,7 +59,7 @@ class Batched(Protocol):
 
 
 def in_batches(
-    engine: Batched,
+    batches: Batched,
     verbs: Sequence[str],
     low: int,
     high: int,
@@ -75,17 +75,17 @@ def in_batches(
         OutOfMemoryError: batches of one row do not fit either.
         NumericsError: results went beyond the range of the precision.
     """
-    with engine.looks:
+    with batches.looks:
         left = [(low, high)]
-        if (found := engine.side_by_side(verbs, high - low, size())) is not None:
+        if (found := batches.side_by_side(verbs, high - low, size())) is not None:
             threads, rows = found
             left = threads.run(lambda first, last: _fits(compute, first, last), blocks(high, rows, low))
         for first, last in left:
-            _one_by_one(engine, verbs, first, last, size, compute)
+            _one_by_one(batches, verbs, first, last, size, compute)
 
 
 def _one_by_one(
-    engine: Batched,
+    batches: Batched,
     verbs: Sequence[str],
     low: int,
     high: int,
@@ -93,18 +93,18 @@ def _one_by_one(
     compute: Callable[[int, int], None],
 ) -> None:
     while low < high:
-        last = low + engine.next_rows(high - low, size())
-        before = {verb: engine.batch_rows(verb) for verb in verbs}
+        last = low + batches.next_rows(high - low, size())
+        before = {verb: batches.rows(verb) for verb in verbs}
         if _fits(compute, low, last):
             low = last
             continue
-        engine.release()
-        _halve(engine, before)
+        batches.release()
+        _halve(batches, before)
         while size() >= last - low > 1:
-            _halve(engine, {verb: engine.batch_rows(verb) for verb in verbs})
+            _halve(batches, {verb: batches.rows(verb) for verb in verbs})
 
 
-def _halve(engine: Batched, before: Mapping[str, int]) -> None:
+def _halve(batches: Batched, before: Mapping[str, int]) -> None:
     """Halve the batches that failed, unless another thread has done so meanwhile."""
     if all(rows == 1 for rows in before.values()):
         raise OutOfMemoryError(
@@ -113,8 +113,8 @@ def _halve(engine: Batched, before: Mapping[str, int]) -> None:
         )
     for verb, rows in before.items():
         fewer = max(1, rows // 2)
-        if fewer < engine.batch_rows(verb):
-            engine.limit_rows(verb, fewer)
+        if fewer < batches.rows(verb):
+            batches.limit_rows(verb, fewer)
             logger.warning("out of memory: the internal batch of %s is now %d rows", verb, fewer)
 
 

@@ -124,16 +124,21 @@ class SpecModule(nn.Module):
                 x = self.get_submodule(layer.name)(x)
         return x
 
+    @property
+    def output_logvar(self) -> Tensor | None:
+        """The learned log-variance of a Gaussian, in the shape of a row; None of a Bernoulli."""
+        likelihood = self.spec.likelihood
+        return self.get_parameter(likelihood.name) if isinstance(likelihood, PerDimensionGaussian) else None
+
     def log_likelihood(self, x: Tensor, features: Tensor) -> Tensor:
         """``log p(x | z)`` in nats, ``[n]``, of rows whose ``decode(z)`` is ``features``."""
         return self.log_likelihood_terms(x, features).flatten(1).sum(1)
 
     def log_likelihood_terms(self, x: Tensor, features: Tensor) -> Tensor:
         """What each entry adds to ``log p(x | z)``, in nats, in the shape of ``features``, to which ``x`` expands."""
-        if isinstance(self.spec.likelihood, Bernoulli):
+        logvar = self.output_logvar
+        if logvar is None:
             return -F.binary_cross_entropy_with_logits(features, x.expand_as(features), reduction="none")
-        assert isinstance(self.spec.likelihood, PerDimensionGaussian)
-        logvar = self.get_parameter(self.spec.likelihood.name)
         return -0.5 * (math.log(2 * math.pi) + logvar + (x - features).square() * torch.exp(-logvar))
 
 

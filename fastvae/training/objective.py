@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from fastvae.training.module import SpecModule, kl_to_prior
-from fastvae_kernels import sample_normal
+from fastvae_kernels import elbo_loss, sample_normal
 
 TRAINING_STREAM, JUDGING_STREAM = 0, 1
 
 
 class Objective(Protocol):
-    """A loss for every row, and a number to choose the best epoch by."""
+    """A loss, and a number to choose the best epoch by."""
 
     @property
     def draws(self) -> int:
         """Draws of z for every row and step."""
 
     def loss(self, module: SpecModule, x: Tensor, given: Tensor, noise: Tensor, kl_weight: float) -> Tensor:
-        """What a step minimises the mean of, ``[n]``.
+        """What a step minimises: a number for every row, ``[n]``, of which it takes the mean, or that mean.
 
         Args:
             x: rows ``[n, *input_shape]``, NaN where an entry is missing.
@@ -62,10 +62,13 @@ class ELBO:
     judging_draws: int = 4
 
     def loss(self, module: SpecModule, x: Tensor, given: Tensor, noise: Tensor, kl_weight: float) -> Tensor:
-        """The negative bound of each row."""
+        """The mean over rows of the negative bound."""
         mean, logvar = module.encode(given)
         features = module.decode(mean + torch.exp(0.5 * logvar) * noise[0])
-        return kl_weight * kl_to_prior(mean, logvar) - module.log_likelihood(x, features)
+        variance = module.output_logvar
+        likelihood = "bernoulli" if variance is None else "gaussian"
+        given_to = features, x, mean, logvar
+        return elbo_loss(*given_to, likelihood=likelihood, output_logvar=variance, beta=kl_weight).loss
 
     def validate(self, module: SpecModule, rows: Tensor, given: Tensor, *, seed: int) -> tuple[float, str]:
         """The mean bound of ``rows``."""
@@ -91,5 +94,5 @@ def judge(module: SpecModule, rows: Tensor, *, seed: int, samples: int) -> Judge
 def latent_noise(module: SpecModule, n: int, *, seed: int, start: int, stream: int) -> Tensor:
     """Standard normal ``[n, *latent_shape]``, of rows' numbers from ``start``."""
     shape = module.spec.latent_shape
-    noise = sample_normal(n, math.prod(shape), seed=seed, start=start, stream=stream, impl="reference")
+    noise = sample_normal(n, math.prod(shape), seed=seed, start=start, stream=stream)
     return noise.reshape(n, *shape)

@@ -6,6 +6,7 @@ from functools import cache, lru_cache
 
 import torch
 
+from .cpu.library import why_not
 from .errors import UnavailableError
 
 __all__ = ["implementations", "resolve_impl"]
@@ -81,12 +82,21 @@ def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype | None, in
     return None
 
 
+def _why_not_cpu(op: str, device: torch.device, dtype: torch.dtype | None) -> str | None:
+    """Why the compiled CPU kernels cannot run on these, or None if they can."""
+    if device.type != "cpu":
+        return f"it takes CPU tensors; found device {str(device)!r}"
+    if op == "elbo_loss" and dtype == torch.float64:
+        return "it takes torch.float32, torch.bfloat16 or torch.float16; found torch.float64"
+    return why_not()
+
+
 @lru_cache(maxsize=1024)
 def _resolve(op: str, impl: str, device: torch.device | str, dtype: torch.dtype | None, interpreting: bool) -> str:
     accepted = implementations(op)
     device = torch.device(device)
     if impl == "auto":
-        if device.type == "cpu" and "cpu" in accepted:
+        if "cpu" in accepted and _why_not_cpu(op, device, dtype) is None:
             return "cpu"
         can = device.type == "cuda" and "triton" in accepted
         return "triton" if can and _why_not_triton(op, device, dtype, interpreting) is None else "reference"
@@ -95,8 +105,8 @@ def _resolve(op: str, impl: str, device: torch.device | str, dtype: torch.dtype 
         raise UnavailableError(f"impl of {op} must be one of {names}; found {impl!r}")
     if impl == "triton" and (reason := _why_not_triton(op, device, dtype, interpreting)):
         raise UnavailableError(f"impl 'triton' of {op} cannot run: {reason}; impl 'reference' can")
-    if impl == "cpu" and device.type != "cpu":
-        raise UnavailableError(f"impl 'cpu' of {op} cannot run: it takes CPU tensors; found device {str(device)!r}")
+    if impl == "cpu" and (reason := _why_not_cpu(op, device, dtype)):
+        raise UnavailableError(f"impl 'cpu' of {op} cannot run: {reason}; impl 'reference' can")
     return impl
 
 
@@ -104,8 +114,10 @@ def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dt
     """The name of the implementation that `impl` means for `op` on tensors of this device and dtype.
 
     "auto" is "triton" on a CUDA device where `op` has such a kernel that takes `dtype`, "cpu" on the CPU where `op` has
-    that, else "reference". "library", PyTorch's own op in the operands' dtype, is only taken by name.
+    that, compiled, for `dtype`, else "reference". "library", PyTorch's own op in the operands' dtype, is only taken by
+    name.
     Raises UnavailableError for an unknown name and for a named implementation that cannot run, ValueError
     for an unknown op.
     """
-    return _resolve(op, impl, device, dtype, os.environ.get("TRITON_INTERPRET") == "1")
+    interpreting = impl != "auto" and os.environ.get("TRITON_INTERPRET") == "1"  # "auto" on a CPU is never Triton
+    return _resolve(op, impl, device, dtype, interpreting)

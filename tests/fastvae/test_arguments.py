@@ -253,7 +253,7 @@ def test_wrong_warmups(arguments: dict[str, Any], message: str) -> None:
 
 def test_a_warmup_reads_its_arguments_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, run = vae(mlp_spec()), list[tuple[str, int]]()
-    monkeypatch.setattr(model._engine, "warmup", lambda verb, rows: run.append((verb, rows)))
+    monkeypatch.setattr("fastvae.warmup._run_on_zeros", lambda engine, verb, rows: run.append((verb, rows)))
     model.warmup(iter((2, 3)), iter(("decode",)))  # type: ignore[arg-type]
     assert run == [("decode", 3), ("decode", 2)]
 

@@ -110,12 +110,12 @@ def test_bits_depend_on_neither_batch_nor_chunks(batch_size: int) -> None:
 def test_memory_does_not_grow_with_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vae(mlp_spec(), batch_size=32)
     seen: list[tuple[int, int]] = []
-    draw = type(model._engine).posterior_samples
+    draw = type(model._engine.draws).from_posterior
     monkeypatch.setattr(
-        type(model._engine),
-        "posterior_samples",
-        lambda engine, mean, *rest, samples, **where: (
-            seen.append((samples, len(mean))) or draw(engine, mean, *rest, samples=samples, **where)  # type: ignore[func-returns-value]
+        type(model._engine.draws),
+        "from_posterior",
+        lambda draws, mean, *rest, samples, **where: (
+            seen.append((samples, len(mean))) or draw(draws, mean, *rest, samples=samples, **where)  # type: ignore[func-returns-value]
         ),
     )
     model.log_likelihood(np.zeros((5, 6), np.float32), 500)

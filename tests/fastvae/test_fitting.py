@@ -31,10 +31,12 @@ def test_samples_have_the_latents_of_the_data(covariance: Any) -> None:
     plain = MODEL.vae()
     fitted = plain.fit_sampler(X, 2, 1, covariance=covariance)
     z = plain.encode(X).sample(5)
-    drawn = fitted._engine.latent_samples(4000, seed=1, start=0).numpy()
+    drawn = fitted._engine.draws.for_samples(4000, seed=1, start=0).numpy()
     for direction in ([1.0, 0.0], [0.0, 1.0], [0.7, 0.7]) if covariance == "full" else ([1.0, 0.0], [0.0, 1.0]):
         assert kstest(drawn @ direction, np.asarray(z) @ direction).pvalue > 0.01
-    assert kstest(plain._engine.latent_samples(4000, seed=1, start=0)[:, 0].numpy(), np.asarray(z)[:, 0]).pvalue < 1e-9
+    assert (
+        kstest(plain._engine.draws.for_samples(4000, seed=1, start=0)[:, 0].numpy(), np.asarray(z)[:, 0]).pvalue < 1e-9
+    )
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(np.asarray(z).T), atol=0.15)
 
 

@@ -25,7 +25,7 @@ def pair(spec: ModelSpec) -> tuple[fastvae.VAE, fastvae.VAE]:
 
 
 def ops(model: fastvae.VAE, verb: str) -> set[str]:
-    return {step.op for step in model._engine._executor(verb).plan.steps}
+    return {step.op for step in model._engine.executors.of(verb).plan.steps}
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), PerDimensionGaussian()], ids=lambda value: value.kind)
@@ -109,7 +109,7 @@ def test_image_autoencoders_run_on_kernels() -> None:
     for metric in ("elbo", "l2"):
         np.testing.assert_allclose(kernels.score(x, metric), reference.score(x, metric), **CLOSE)
     assert "conv_score" in ops(kernels, "elbo") & ops(kernels, "distance")
-    sums = [step.op for step in kernels._engine._executor("decode").plan.steps].count("add")
+    sums = [step.op for step in kernels._engine.executors.of("decode").plan.steps].count("add")
     assert sums == 1, "attention's, whose last product was folded into its values"
 
 
@@ -117,7 +117,7 @@ def test_tf32_reaches_every_dense_product() -> None:
     spec = mlp_spec()
     model = vae(spec, impl="triton", device=DEVICE, precision="tf32")
     for verb in ("encode", "generate", "kl", "elbo", "reconstruct"):
-        for step in model._engine._executor(verb).plan.steps:
+        for step in model._engine.executors.of(verb).plan.steps:
             assert step.op in ("split", "reshape", "kl", "affine") or step.attributes["precision"] == "tf32", (
                 verb,
                 step.op,

@@ -18,7 +18,7 @@ from fastvae.formats import native
 from fastvae.heads import Counts, NegativeBinomial, Poisson
 from fastvae.likelihoods import OPERANDS, constants
 from fastvae.plan import Target, build_plan
-from fastvae.plan.build import translate
+from fastvae.plan.verbs import translate
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.split import WITHOUT_FORM, SplitExecutor
 from fastvae.spec_json import spec_from_json, spec_to_json
@@ -142,7 +142,7 @@ def test_onnx_runtime_agrees_with_the_reference(name: str) -> None:
 
 def test_only_counts_run_their_last_steps_in_pytorch() -> None:
     for name, spec in HEADS.items():
-        executor = vae(spec, impl="onnxruntime")._engine._executor("elbo")
+        executor = vae(spec, impl="onnxruntime")._engine.executors.of("elbo")
         counts = any(step.op in WITHOUT_FORM for step in executor.plan.steps)
         assert isinstance(executor, SplitExecutor if counts else OnnxExecutor), name
 

@@ -78,7 +78,7 @@ def test_densities_are_those_of_torch(name: str, spec: ModelSpec) -> None:
     vae = with_prior(name, spec, precision="float64")
     z = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 70, *spec.latent_shape))) * 3
     expected = distribution(vae).log_prob(z.flatten(2))
-    prior = vae._engine.prior
+    prior = vae._engine.draws.prior
     assert isinstance(prior, Mixture)
     torch.testing.assert_close(prior.log_density(z.flatten(2)), expected, rtol=1e-12, atol=1e-12)
     mean, logvar = torch.randn(70, *spec.latent_shape).double(), torch.randn(70, *spec.latent_shape).double()
@@ -90,12 +90,12 @@ def test_many_components_are_taken_some_at_a_time(monkeypatch: pytest.MonkeyPatc
     mixture = model_of(mlp_spec(), prior=GaussianMixture(200))
     vae = VAE(mixture, Settings(precision="float64"))
     z = torch.randn(2, 30, 3, dtype=torch.float64)
-    whole = vae._engine.prior.log_ratio(z, z[0], z[1])
+    whole = vae._engine.draws.prior.log_ratio(z, z[0], z[1])
     torch.testing.assert_close(
         whole, distribution(vae).log_prob(z) - Independent(Normal(z[0], (0.5 * z[1]).exp()), 1).log_prob(z)
     )
     monkeypatch.setattr("fastvae.priors.AT_ONCE", 700)
-    assert torch.equal(vae._engine.prior.log_ratio(z, z[0], z[1]), whole)
+    assert torch.equal(vae._engine.draws.prior.log_ratio(z, z[0], z[1]), whole)
 
 
 def test_one_standard_normal_component_is_the_standard_normal() -> None:
@@ -149,12 +149,12 @@ def test_mixtures_of_the_linear_gaussian_model_have_its_evidence() -> None:
 @pytest.mark.parametrize("name", ["gaussian_mixture", "vamp_prior"])
 def test_draws_have_the_distribution_of_the_prior(name: str) -> None:
     vae = with_prior(name, precision="float64")
-    z = vae._engine.latent_samples(20_000, seed=3, start=2**32 - 700)
+    z = vae._engine.draws.for_samples(20_000, seed=3, start=2**32 - 700)
     prior = distribution(vae)
     responsible = prior._component_distribution if hasattr(prior, "_component_distribution") else None
     assert responsible is not None
     means, shares = responsible.mean, prior.mixture_distribution.probs
-    mixture = vae._engine.prior
+    mixture = vae._engine.draws.prior
     assert isinstance(mixture, Mixture)
     noise = torch.zeros(20_000, 3, dtype=torch.float64)
     uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(1))
@@ -251,10 +251,14 @@ def test_imputation_has_the_prior_of_the_model(method: Any, samples: int) -> Non
 
 def test_pseudo_inputs_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     vae, seen = with_prior("vamp_prior", batch_size=3), []
-    encode = vae._engine.encode
-    monkeypatch.setattr(
-        vae._engine, "encode", lambda *given, **more: seen.append(len(given[0])) or encode(*given, **more)
-    )
+    run = vae._engine.runner.run
+
+    def watched(verb: str, rows: int, *given: Any, **more: Any) -> Any:
+        if verb == "encode":
+            seen.append(rows)
+        return run(verb, rows, *given, **more)
+
+    monkeypatch.setattr(vae._engine.runner, "run", watched)
     vae.generate(4)
     assert seen == [3, 2]
     vae.generate(9, 1)

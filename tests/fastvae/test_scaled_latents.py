@@ -19,7 +19,7 @@ from fastvae.errors import InputError, UnsupportedError, WeightFormatError
 from fastvae.formats import read_checkpoint
 from fastvae.layers import Conv2d
 from fastvae.plan import PLAIN_VERBS, build_plan
-from fastvae.plan.build import translate
+from fastvae.plan.verbs import translate
 from fastvae.runtime import Settings
 from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_from_json, spec_to_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_one_session_serves_all_sizes() -> None:
         model.decode(np.zeros((1, 4, size, size), np.float32))
     engine = model._engine
     sessions = {
-        id(sized._executor(verb)._session)  # type: ignore[union-attr]
+        id(sized.executors.of(verb)._session)  # type: ignore[union-attr]
         for sized in (engine, *engine._sizes.values())
         for verb in ("encode", "decode")
     }
@@ -105,10 +106,10 @@ def test_tiles_of_large_images_fit_in_memory(impl: str) -> None:
     model = vae(SPEC, impl=impl, batch_invariant=True)
     x = images(512, 1024)
     whole = model.embed(x)
-    tiles = {engine._executor("embed").tile_rows for engine in model._engine._sizes.values()}
+    tiles = {engine.executors.of("embed").tile_rows for engine in model._engine._sizes.values()}
     assert max(tiles) < 4
     np.testing.assert_array_equal(model.embed(x[1:]), whole[1:])
-    assert model._engine._executor("embed").tile_rows == TILE
+    assert model._engine.executors.of("embed").tile_rows == TILE
 
 
 def test_closing_closes_every_size() -> None:
@@ -120,6 +121,14 @@ def test_closing_closes_every_size() -> None:
     for call in (lambda: model.encode(x), posterior.kl, masked):
         with pytest.raises(ClosedError):
             call()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_posterior_of_another_size_goes_to_another_process(impl: str) -> None:
+    model = vae(SPEC, impl=impl)
+    there, posterior = pickle.loads(pickle.dumps((model, model.encode(images(24, 40)))))
+    np.testing.assert_array_equal(posterior.sample(1), model.encode(images(24, 40)).sample(1))
+    np.testing.assert_array_equal(there.encode(images(24, 40)).mean, posterior.mean)
 
 
 @pytest.mark.parametrize("verb", SIZE_FREE_VERBS)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastvae_kernels.cpu import why_not
+
 
 def _dot(builder: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
     """d + a @ b, the product rounded once from float64; the interpreter's own float32 BLAS depends on the place."""
@@ -27,8 +29,8 @@ def _dot(builder: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imp
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the tests' tensors are on a GPU, implementations for CPUs have nothing to run on."""
-    if torch.cuda.is_available():
+    """Implementations for CPUs have nothing to run on where tensors are on a GPU, and may not have been compiled."""
+    if torch.cuda.is_available() or why_not() is not None:
         cpu = [item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("impl") == "cpu"]
         config.hook.pytest_deselected(items=cpu)
         items[:] = [item for item in items if item not in cpu]

@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import fastvae_kernels
 from fastvae_kernels import implementations
 from fastvae_kernels.cases import CASES
+from fastvae_kernels.cpu import why_not
 from fastvae_kernels.testing import outputs
 
 CUDA = torch.cuda.is_available()
@@ -17,6 +19,7 @@ NARROW = (torch.float32, torch.bfloat16, torch.float16)
 IMPLS = [(op, impl) for op in CASES for impl in implementations(op)]
 EVERY = [(op, impl, case) for op, impl in IMPLS for case in CASES[op]]
 EPS32 = 2.0**-23
+needs_compiled = pytest.mark.skipif(why_not() is not None, reason=f"the kernels for CPUs: {why_not()}")
 
 
 def interpreted(impl: str) -> bool:

@@ -1,5 +1,7 @@
 """Choosing an implementation, refusing bad arguments, and what importing the package costs."""
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,10 @@ import torch
 
 import fastvae_kernels
 from fastvae_kernels import UnavailableError, implementations, resolve_impl
+from fastvae_kernels.cpu import why_not
+from fastvae_kernels.cpu.library import _load
+from fastvae_kernels.dispatch import _resolve
+from tests.kernels.support import needs_compiled
 
 ROOT = Path(__file__).parents[2]
 HELPERS = ("implementations", "resolve_impl", "split_head")
@@ -96,7 +102,40 @@ def test_the_library_is_taken_by_name_alone(op: str) -> None:
         resolve_impl("linear", "library", "cpu")
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_kernels_for_cpus_are_built_where_there_is_a_compiler() -> None:
+    """Else every test of them is skipped in silence: `pip install -e .` builds them."""
+    assert why_not() is None
+
+
+@pytest.mark.parametrize("reason", ["this installation was built without a C compiler", "it does not load"])
+def test_without_compiled_kernels_auto_is_the_reference(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(why_not.__globals__, "_LOADED", reason)
+    _resolve.cache_clear()
+    try:
+        assert resolve_impl("sample_normal", "auto", "cpu") == "reference"
+        with pytest.raises(UnavailableError, match=f"impl 'cpu' of sample_normal cannot run: {reason}; impl 'refer"):
+            resolve_impl("sample_normal", "cpu", "cpu")
+    finally:
+        _resolve.cache_clear()
+
+
+def test_a_library_that_does_not_load_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "_compiled.so"
+    broken.write_bytes(b"not a library")
+    spec = importlib.util.spec_from_file_location("_compiled", broken)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert "does not load" in str(_load())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert _load() == "this installation was built without a C compiler"
+
+
+@needs_compiled
 def test_auto_takes_the_cpu_implementation_on_a_cpu_and_nowhere_else() -> None:
+    assert resolve_impl("elbo_loss", "auto", "cpu", torch.bfloat16) == "cpu"
+    assert resolve_impl("elbo_loss", "auto", "cpu", torch.float64) == "reference"
+    with pytest.raises(UnavailableError, match=r"float16; found torch.float64; impl 'reference' can"):
+        resolve_impl("elbo_loss", "cpu", "cpu", torch.float64)
     assert resolve_impl("sample_normal", "auto", "cpu") == "cpu"
     with pytest.raises(UnavailableError, match="takes CPU tensors; found device 'cuda'"):
         resolve_impl("sample_normal", "cpu", "cuda")

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastvae_kernels import ElboLoss, elbo_loss, implementations
+from fastvae_kernels.cpu import divergence_gradients
+from fastvae_kernels.cpu import elbo_loss as on_cpu
 from fastvae_kernels.testing import EAGER, assert_within, oracle
-from tests.kernels.support import DEVICE, NARROW, assert_guards_stand, guarded, interpreted
+from tests.kernels.support import DEVICE, NARROW, assert_guards_stand, guarded, interpreted, needs_compiled
 
 IMPLS = implementations("elbo_loss")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -102,9 +104,8 @@ def test_values_and_gradients_within_budget(dtype: torch.dtype, kind: str, impl:
         check({**make(kind, masked=index % 2 == 1, dtype=dtype), **options}, impl)
 
 
-@pytest.mark.parametrize("impl", [impl for impl in IMPLS if impl != "triton"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_the_values(kind: str, impl: str) -> None:
+def test_gradients_are_those_of_the_values(kind: str) -> None:
     """By finite differences, in float64, of a loss that is scaled afterwards."""
     for options in OPTIONS.values():
         arguments = make(kind, 2, (3,), latent=(2,), dtype=torch.float64, masked=True)
@@ -113,7 +114,7 @@ def test_gradients_are_those_of_the_values(kind: str, impl: str) -> None:
         def loss(*leaves: Tensor, given: Any = (arguments, options, names)) -> Tensor:
             arguments, options, names = given
             changed = {**arguments, **dict(zip(names, leaves, strict=True))}
-            return 1.5 * elbo_loss(**changed, **options, impl=impl).loss
+            return 1.5 * elbo_loss(**changed, **options).loss
 
         assert torch.autograd.gradcheck(loss, [arguments[name].requires_grad_() for name in names])
 
@@ -132,16 +133,66 @@ def test_any_shape(impl: str, kind: str, options: str, n: int, shape: list[int],
     check({**make(kind, n, tuple(shape), samples, latent=(2, 3), masked=masked), **OPTIONS[options]}, impl)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_of_rows_are_weighed_row_by_row(kind: str, impl: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        check({**make(kind, dtype=dtype), "reduction": "none"}, impl, torch.linspace(-1, 2, 6, device=DEVICE))
+
+
+@needs_compiled
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_of_a_cpu_meet(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows and columns of tiles that are smaller than a row, and that hold a few, of whole rows and joined ones."""
-    from fastvae_kernels.cpu.elbo_loss import elbo_loss as in_tiles
-
     for entries in (7, 64):
-        for name in ("_TILE", "_TILE_OF_SEVERAL"):
-            monkeypatch.setitem(in_tiles.__globals__, name, entries)
+        monkeypatch.setitem(on_cpu.__globals__, "_TILE", entries)
         for name in ("mean", "sum", "none"):
             check({**make(kind, 5, (21,), masked=entries == 7), **OPTIONS[name]}, "cpu")
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = make(kind, 40, (700,), latent=(30,), masked=True)
+    monkeypatch.setitem(on_cpu.__globals__, "_ENTRIES_PER_THREAD", 1000)
+    monkeypatch.setitem(divergence_gradients.__globals__, "_ENTRIES_PER_THREAD", 100)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            terms = elbo_loss(**arguments, impl="cpu")
+            found.append([*terms, *gradients(arguments, with_impl("cpu"), 1.0).values()])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@needs_compiled
+def test_where_numbers_end_it_is_as_the_reference() -> None:
+    """NaN and infinity in any operand give what the reference gives, entry by entry and row by row."""
+    ends = torch.tensor([math.nan, math.inf, -math.inf, 1e38, 0.0, -90.0, 95.0, 1.0])
+    output, data, spread = (grid.reshape(-1, 1) for grid in torch.meshgrid(ends, ends, ends, indexing="ij"))
+    for likelihood, logvar in (("bernoulli", None), ("squared_error", None), ("gaussian", spread)):
+        arguments = {"output": output, "data": data, "mean": output, "logvar": data, "likelihood": likelihood}
+        arguments |= {"output_logvar": logvar, "reduction": "none"}
+        for a, b in zip(*(elbo_loss(**arguments, impl=impl) for impl in ("cpu", "reference")), strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
+        a, b = (gradients({**arguments, "mask": None}, with_impl(impl), 1.0) for impl in ("cpu", "reference"))
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], equal_nan=True)
+
+
+@needs_compiled
+def test_elementary_functions_over_their_range() -> None:
+    """exp(-|x|), its log1p and expm1, through the loss: entries all over, each to a few roundings of what adds up."""
+    x = torch.cat([torch.linspace(-110, 110, 40_001), torch.linspace(-2, 2, 40_001)])[:, None]
+    none = torch.zeros_like(x)
+    for logits, logvar in ((x, none), (none, x.clamp_max(88))):
+        arguments = {"output": logits, "data": none, "mean": none, "logvar": logvar, "reduction": "none"}
+        exact = elbo_loss(**{k: v.double() if isinstance(v, Tensor) else v for k, v in arguments.items()})
+        for found, truth in zip(elbo_loss(**arguments, impl="cpu"), exact, strict=True):
+            budget = 2.0**-24 * (6 * truth.abs() + 2 * logvar[:, 0].abs()) + 2 * 2.0**-149
+            assert ((found - truth).abs() <= budget).all()
 
 
 @pytest.mark.parametrize("impl", IMPLS)

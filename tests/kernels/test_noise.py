@@ -1,5 +1,7 @@
 """The noise contract: known answers, invariance to how it is asked for, and that it is noise."""
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ from scipy import stats
 import fastvae_kernels
 from fastvae_kernels import implementations, reparameterize, sample_normal, sample_uniform
 from fastvae_kernels.common.noise import normals, philox_words
+from fastvae_kernels.cpu import sample_normal as sample_on_cpu
 from fastvae_kernels.reference import philox4x32
 from fastvae_kernels.reference import sample_normal as reference_sample
-from fastvae_kernels.reference.transforms import box_muller
+from fastvae_kernels.reference.transforms import _log, _sin, _sqrt, box_muller
 from fastvae_kernels.testing import NORMAL_EPSILONS, oracle_normals, philox
+from tests.kernels.support import needs_compiled
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IMPLS = implementations("sample_normal")
@@ -146,6 +150,27 @@ def test_transform_of_extreme_words(words: tuple[int, int]) -> None:
     np.testing.assert_allclose(sine.item(), radius * np.sin(angle), rtol=1e-15, atol=1e-14)
 
 
+def test_transforms_are_within_two_units_of_the_last_place() -> None:
+    """Logarithm and sine are written out; of each float32 number below 1, and of angles all over, a share is tried."""
+    u = torch.from_numpy(np.geomspace(2.0**-33, 1, 200_001, dtype=np.float64).astype(np.float32))
+    angle = torch.linspace(-math.pi / 2, math.pi / 2, 200_001, dtype=torch.float64)
+    for found, exact in (
+        (_log(u), np.log(u.numpy().astype(np.longdouble))),
+        (_sin(angle), np.sin(angle.numpy().astype(np.longdouble))),
+    ):
+        error = np.abs(found.numpy() - exact) / np.spacing(np.maximum(np.abs(exact), 2.0**-1000).astype(np.float64))
+        assert error.max() < 2
+
+
+def test_square_roots_are_the_nearest_numbers() -> None:
+    """As integers know it; a library's may be the next but one."""
+    x = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 46
+    for square, root in zip(x.tolist(), _sqrt(x).tolist(), strict=True):
+        below, above = Fraction(math.nextafter(root, 0)), Fraction(math.nextafter(root, 99))
+        exact, middle = Fraction(square), Fraction(root)
+        assert ((below + middle) / 2) ** 2 <= exact <= ((middle + above) / 2) ** 2
+
+
 def test_angle_keeps_relative_accuracy_at_its_zeros() -> None:
     for zero, part in ((0, 1), (2**30, 0), (2**31, 1), (3 * 2**30, 0)):
         pair = box_muller(torch.tensor([0]), torch.tensor([zero + 1]))
@@ -219,6 +244,14 @@ def test_no_counter_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_the_largest_words_give_uniforms_below_one(impl: str) -> None:
+    """Of row 24962728, whose word is within 128 of 2**32, which float32 rounds to 1."""
+    assert philox((24962728, 0, 0, 0), (0, 0))[2] >= 2**32 - 128
+    u = sample_uniform(1, 4, seed=0, start=24962728, device=DEVICE, impl=impl)
+    assert u[0, 2].item() == 1 - 2.0**-24
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("n", "dim", "samples"), [(0, 3, None), (3, 0, None), (3, 2, 0), (0, 0, 0)])
 def test_empty(impl: str, n: int, dim: int, samples: int | None) -> None:
     shape = (n, dim) if samples is None else (samples, n, dim)
@@ -227,6 +260,7 @@ def test_empty(impl: str, n: int, dim: int, samples: int | None) -> None:
         assert draw(n, dim, seed=0, samples=samples, device=DEVICE, impl=impl).shape == shape
 
 
+@needs_compiled
 @pytest.mark.parametrize("draw", [sample_normal, sample_uniform])
 @given(
     n=st.integers(0, 400),
@@ -242,10 +276,12 @@ def test_the_cpu_implementation_has_the_reference_s_bits(draw: Any, **where: Any
     assert torch.equal(draw(**where, impl="cpu"), draw(**where, impl="reference"))
 
 
+@needs_compiled
 @pytest.mark.parametrize(("n", "dim"), [(3, 70_000), (9_000, 30)])
-def test_threads_and_blocks_do_not_show(n: int, dim: int) -> None:
+def test_threads_and_blocks_do_not_show(n: int, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     where = {"seed": 5, "start": 2**32 - 2, "stream": 7}
     expected = sample_normal(n, dim, **where, impl="reference")
+    monkeypatch.setitem(sample_on_cpu.__globals__, "_NUMBERS_PER_THREAD", 1000)
     threads = torch.get_num_threads()
     try:
         for count in (1, 3):
@@ -255,6 +291,7 @@ def test_threads_and_blocks_do_not_show(n: int, dim: int) -> None:
         torch.set_num_threads(threads)
 
 
+@needs_compiled
 @given(seed=st.integers(0, 2**64 - 1), start=st.integers(0, 2**50), samples=st.one_of(st.none(), st.integers(0, 3)))
 def test_reparameterize_on_the_cpu_has_the_reference_s_bits(seed: int, start: int, samples: int | None) -> None:
     generator = torch.Generator().manual_seed(0)

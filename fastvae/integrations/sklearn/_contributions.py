@@ -40,7 +40,7 @@ def contributions(vae: VAE, X: NDArray[np.float32]) -> NDArray[np.float64]:
     engine = vae._engine
     result = np.empty(X.shape, np.float64)
     with engine.in_use:
-        for low, high in blocks(len(X), engine.batch_rows("reconstruct")):
+        for low, high in blocks(len(X), engine.batches.rows("reconstruct")):
             rows = torch.from_numpy(X[low:high]).to(engine.device, engine.dtype)
             terms = _terms(engine, kind, rows.reshape(-1, *vae.spec.input_shape))
             result[low:high] = terms.reshape(high - low, -1).cpu().numpy()

@@ -1,7 +1,18 @@
-"""Implementations for CPUs of what PyTorch alone makes slow there; noise has the bits of the reference."""
+"""Implementations for CPUs of what PyTorch alone makes slow there, compiled from C; noise has the reference's bits."""
 
+from .divergence import divergence_gradients
 from .elbo_loss import elbo_loss, elbo_loss_backward
+from .library import why_not
 from .reparameterize import reparameterize
-from .sample_normal import sample_normal, sample_uniform
+from .sample_normal import fill_normal, sample_normal, sample_uniform
 
-__all__ = ["elbo_loss", "elbo_loss_backward", "reparameterize", "sample_normal", "sample_uniform"]
+__all__ = [
+    "divergence_gradients",
+    "elbo_loss",
+    "elbo_loss_backward",
+    "fill_normal",
+    "reparameterize",
+    "sample_normal",
+    "sample_uniform",
+    "why_not",
+]

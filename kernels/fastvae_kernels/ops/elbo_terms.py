@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..cpu import divergence_gradients
 from ..dispatch import resolve_impl
 from ..layout import empty_rows
 from .registration import Op, register
@@ -133,14 +134,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(mean, logvar, *again, *kept)
     ctx.settings = likelihood, reduction, by_dimension, keep, impl, o.shape[0]
     ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)  # else what is kept would be handed a gradient of zeros as large as itself
 
 
-def _backward(ctx: Any, of_reconstruction: Tensor, of_kl: Tensor, *_: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, of_reconstruction: Tensor | None, of_kl: Tensor | None, *_: Any) -> tuple[Any, ...]:
     mean, logvar, output, data, output_logvar, mask, kept, kept_logvar = ctx.saved_tensors
     likelihood, reduction, by_dimension, keep, impl, rows = ctx.settings
     by_output, _, by_mean, by_logvar, _, by_output_logvar, *_ = ctx.needs_input_grad
     of_output = of_output_logvar = of_mean = of_logvar = None
-    if keep:
+    if of_reconstruction is None:
+        pass
+    elif keep:
         of_output = _times(kept, of_reconstruction) if by_output else None
         of_output_logvar = _times(kept_logvar, of_reconstruction) if by_output_logvar else None
     elif by_output or by_output_logvar:
@@ -148,10 +152,8 @@ def _backward(ctx: Any, of_reconstruction: Tensor, of_kl: Tensor, *_: Any) -> tu
         settings = output, data, likelihood, output_logvar, mask, by_output_logvar, impl
         of_output, of_output_logvar = _reconstruction_gradient(weight, *settings)
         of_output_logvar = of_output_logvar if by_output_logvar else None
-    if by_mean or by_logvar:
-        shape = [1 if by_dimension else -1, *(mean.shape[1:] if by_dimension else [1] * (mean.dim() - 1))]
-        weight = (of_kl / mean.shape[0] if by_dimension else of_kl).view(shape)
-        of_mean, of_logvar = _divergence_gradients(mean, logvar, weight)
+    if of_kl is not None and (by_mean or by_logvar):
+        of_mean, of_logvar = _divergence_gradients(mean, logvar, of_kl, by_dimension, impl)
     gradients = of_output, None, of_mean, of_logvar, None, of_output_logvar, *[None] * 6
     return _once(gradients) if torch.is_grad_enabled() else gradients
 
@@ -168,8 +170,18 @@ def _times(kept: Tensor, factor: Tensor) -> Tensor:
     return kept * factor
 
 
-def _divergence_gradients(mean: Tensor, logvar: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of Σ weight · KL: weight · mean and weight · ½ expm1(logvar), which saturates: 0 · inf cannot occur."""
+def _divergence_gradients(
+    mean: Tensor, logvar: Tensor, of_kl: Tensor, by_dimension: bool, impl: str
+) -> tuple[Tensor, Tensor]:
+    """Those of Σ weight · KL: weight · mean and weight · ½ expm1(logvar), which saturates: 0 · inf cannot occur.
+
+    of_kl: the weights of rows [n] or, by dimension, of the means over rows [latent].
+    """
+    tracing = torch.compiler.is_compiling() or Op.traced((mean, logvar, of_kl))
+    if not by_dimension and not tracing and resolve_impl("elbo_loss", impl, mean.device, mean.dtype) == "cpu":
+        return divergence_gradients(mean, logvar, of_kl)
+    shape = [1 if by_dimension else -1, *(mean.shape[1:] if by_dimension else [1] * (mean.dim() - 1))]
+    weight = (of_kl / mean.shape[0] if by_dimension else of_kl).view(shape)
     acc = accumulated(mean)
     excess = torch.expm1(logvar.to(acc)).clamp_max(torch.finfo(acc).max)
     return (mean.to(acc) * weight).to(mean.dtype), (excess * (weight * 0.5)).to(logvar.dtype)

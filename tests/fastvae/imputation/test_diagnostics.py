@@ -31,9 +31,9 @@ def test_effective_samples_are_those_of_the_weights() -> None:
     engine = model._engine
     filled = torch.where(torch.from_numpy(MISSING), marginal_mean(engine, None), torch.from_numpy(X))
     mean, logvar = engine.encode(filled)
-    z, _ = engine.posterior_samples(mean, logvar, seed=3, start=0, stream=noise.IMPUTE_POSTERIOR, samples=50)
+    z, _ = engine.draws.from_posterior(mean, logvar, seed=3, start=0, stream=noise.IMPUTE_POSTERIOR, samples=50)
     nll, _ = engine.impute(z, filled, mask=~torch.from_numpy(MISSING))
-    weights = torch.exp(engine.prior.log_ratio(z, mean, logvar) - nll).numpy()
+    weights = torch.exp(engine.draws.prior.log_ratio(z, mean, logvar) - nll).numpy()
     np.testing.assert_allclose(found.effective_samples, weights.sum(0) ** 2 / (weights**2).sum(0), rtol=1e-6)
     assert found.acceptance_rate is None
     np.testing.assert_array_equal(found.values, model.impute(HOLES, samples=50, seed=3, rounds=1))

@@ -104,7 +104,7 @@ def test_enabled_tiling_is_exact(module: Any, monkeypatch: pytest.MonkeyPatch) -
         tiled = accelerated._tiled
         assert tiled is not None
         engine = tiled._engine.at(tiled.spec.decoding(24, 16))
-        assert isinstance(engine._executor("decode"), TiledExecutor)
+        assert isinstance(engine.executors.of("decode"), TiledExecutor)
         module.disable_tiling()
         close(module.decode(z).sample, decoded)
         assert not accelerated.vae._engine.in_use.closed

@@ -13,10 +13,10 @@ from torch import Tensor
 import fastvae_kernels
 from fastvae.layers import Activation, Conv2d, Flatten, Linear, Reshape
 from fastvae.plan import VERBS, Plan, Target, build_plan, plan_cost
-from fastvae.plan.build import translate
 from fastvae.plan.passes import PASSES, cast, choose_layout
 from fastvae.plan.passes.cast import ORDERS
 from fastvae.plan.passes.choose_layout import IMAGE_OPS
+from fastvae.plan.verbs import translate
 from fastvae.spec import Bernoulli, ModelSpec
 from tests.fastvae.image_specs import image_spec
 from tests.fastvae.strategies import specs

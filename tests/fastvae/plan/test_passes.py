@@ -26,7 +26,6 @@ from fastvae.layers import (
     Upsample,
 )
 from fastvae.plan import VERBS, Plan, Target, build_plan, plan_cost
-from fastvae.plan.build import translate
 from fastvae.plan.passes import (
     FUSED_PASSES,
     IMAGE_PASSES,
@@ -50,6 +49,7 @@ from fastvae.plan.passes import (
     prune,
 )
 from fastvae.plan.passes.fuse_bottleneck import MAX_LATENT, MAX_OUTPUTS
+from fastvae.plan.verbs import translate
 from fastvae.spec import (
     Bernoulli,
     FixedGaussian,

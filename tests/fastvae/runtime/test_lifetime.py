@@ -19,7 +19,7 @@ import torch
 import fastvae
 from fastvae import errors
 from fastvae.errors import ClosedError, FastVAEError, ForkError
-from fastvae.plan.build import VERBS
+from fastvae.plan.verbs import VERBS
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.weights import WeightStore
 from tests.fastvae.runtime.fakes import FakeGraphs, FakeLanes, on_fake, plain_vae
@@ -75,7 +75,7 @@ def test_closing_frees_the_weights_the_graphs_and_the_buffers() -> None:
     model.score(X)
     engine = model._engine
     held = [weakref.ref(weight) for weight in model._model.weights.values()]
-    held += [weakref.ref(weight) for weight in engine._executor("elbo").plan.weights.values()]
+    held += [weakref.ref(weight) for weight in engine.executors.of("elbo").plan.weights.values()]
     staged = weakref.ref(engine.stages._idle[0])
     model.close()
     assert [found() for found in held] == [None] * len(held)
@@ -86,7 +86,7 @@ def test_closing_frees_the_weights_the_graphs_and_the_buffers() -> None:
 def test_dropping_a_model_frees_it_without_the_garbage_collector() -> None:
     model = plain_vae(mlp_spec())
     model.score(X)
-    weight = weakref.ref(next(iter(model._engine._executor("elbo").plan.weights.values())))
+    weight = weakref.ref(next(iter(model._engine.executors.of("elbo").plan.weights.values())))
     del model
     assert weight() is None
 
@@ -132,7 +132,7 @@ def test_an_error_in_a_verb_is_a_caller_gone() -> None:
 @pytest.mark.parametrize("batch_invariant", [False, True])
 def test_plans_share_their_weights(name: str, precision: str, batch_invariant: bool) -> None:
     model = plain_vae(SPECS[name], precision=precision, batch_invariant=batch_invariant)
-    plans = [model._engine._executor(verb).plan for verb in VERBS]
+    plans = [model._engine.executors.of(verb).plan for verb in VERBS]
     weights = [weight for plan in plans for weight in plan.weights.values()]
     memory = {weight.data_ptr() for weight in weights}
     distinct = {(str(weight.dtype), tuple(weight.shape), weight.float().numpy().tobytes()) for weight in weights}
@@ -224,12 +224,12 @@ def test_a_forked_child_leaves_the_sessions_of_its_parent_alone() -> None:
     model = vae(mlp_spec(), impl="onnxruntime")
     model.embed(X)
     engine = model._engine
-    session, direct = engine._executor("embed"), engine._resources.direct["embed"]
+    session, direct = engine.executors.of("embed"), engine._resources.direct["embed"]
 
     def made_anew() -> str:
         same = np.array_equal(model.embed(X), z)
-        return f"{same} {engine._executor('embed') is session} {engine._resources.direct['embed'] is direct}"
+        return f"{same} {engine.executors.of('embed') is session} {engine._resources.direct['embed'] is direct}"
 
     z = model.embed(X)
     assert in_child(made_anew) == "True False False"
-    assert engine._executor("embed") is session
+    assert engine.executors.of("embed") is session

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fastvae.errors import ClosedError, FastVAEError, InputError, OutOfMemoryError
-from fastvae.runtime import Engine
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.memory import in_batches, is_out_of_memory
+from fastvae.runtime.runner import Runner
 from tests.fastvae.runtime.fakes import FakeGraphs, FakeLanes, on_fake, plain_vae
 from tests.fastvae.support import SPECS, condition_for, data_for, mlp_spec
 
@@ -52,16 +52,16 @@ def test_what_counts_as_out_of_memory() -> None:
 class Memory:
     """Room for so many rows of a plan at a time; the rows of every attempt."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, room: int, owner: Any = Engine, method: str = "_run") -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, room: int, owner: Any = Runner, method: str = "run") -> None:
         self.room = room
         self.attempts: list[int] = []
         original = getattr(owner, method)
 
-        def limited(engine: Any, verb: str, rows: int, inputs: Mapping[str, Tensor], *rest: Any, **how: Any) -> Any:
+        def limited(runner: Any, verb: str, rows: int, inputs: Mapping[str, Tensor], *rest: Any, **how: Any) -> Any:
             self.attempts.append(rows)
             if rows > self.room:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return original(engine, verb, rows, inputs, *rest, **how)
+            return original(runner, verb, rows, inputs, *rest, **how)
 
         patch.setattr(owner, method, limited)
 
@@ -114,7 +114,7 @@ def test_it_is_said_once_for_each_halving_and_remembered(
     memory.attempts.clear()
     model.embed(data_for(mlp_spec(), 40))
     assert memory.attempts == [8] * 5
-    assert model._engine.batch_rows("reconstruct") == 32, "another verb's"
+    assert model._engine.batches.rows("reconstruct") == 32, "another verb's"
 
 
 def test_a_batch_that_was_small_already_is_halved_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ class Small:
         self.limit = 8
         self.released: Callable[[], None] = lambda: None
 
-    def batch_rows(self, verb: str) -> int:
+    def rows(self, verb: str) -> int:
         return self.limit
 
     def next_rows(self, rows: int, size: int) -> int:
@@ -217,14 +217,14 @@ def test_blocks_under_way_survive_one_that_does_not_fit(monkeypatch: pytest.Monk
     expected = plain_vae(mlp_spec(), batch_invariant=True).reconstruct(x)
     model = on_fake(mlp_spec(), graphs, lambda: FakeLanes(graphs), batch_size=16, batch_invariant=True)
     memory = Memory(monkeypatch, 16)
-    original = Engine._run
+    original = Runner.run
 
-    def shrinking(engine: Any, verb: str, rows: int, *rest: Any, **how: Any) -> Any:
+    def shrinking(runner: Any, verb: str, rows: int, *rest: Any, **how: Any) -> Any:
         if len(memory.attempts) == 3:
             memory.room = 5
-        return original(engine, verb, rows, *rest, **how)
+        return original(runner, verb, rows, *rest, **how)
 
-    monkeypatch.setattr(Engine, "_run", shrinking)
+    monkeypatch.setattr(Runner, "run", shrinking)
     np.testing.assert_array_equal(model.reconstruct(x), expected)
     assert memory.attempts[:7] == [16, 16, 16, 16, 8, 4, 4]
     assert graphs.forgotten == 2, "graphs were given back as well"
@@ -242,4 +242,4 @@ def test_a_recording_that_does_not_fit_halves_the_batch() -> None:
     graphs.fail = fail
     x = data_for(mlp_spec(), 32)
     np.testing.assert_allclose(model.embed(x), plain_vae(mlp_spec(), precision="float64").embed(x), rtol=1e-12)
-    assert model._engine.batch_rows("embed") == 16
+    assert model._engine.batches.rows("embed") == 16

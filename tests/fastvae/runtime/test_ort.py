@@ -94,7 +94,7 @@ def test_the_short_way_goes_in_internal_batches() -> None:
         return sizes
 
     assert batches() == [7, 7, 6]
-    engine.limit_rows("embed", 4)
+    engine.batches.limit_rows("embed", 4)
     assert batches() == [4] * 5
 
 
@@ -269,7 +269,7 @@ def test_a_model_of_its_own_weights_is_not_changed_by_running() -> None:
 def test_threads_spin_between_calls_only_where_nothing_else_wants_the_cores(
     verb: str, invariant: bool, spins: bool
 ) -> None:
-    executor = vae(SPECS["mlp_fixed"], impl="onnxruntime", batch_invariant=invariant)._engine._executor(verb)
+    executor = vae(SPECS["mlp_fixed"], impl="onnxruntime", batch_invariant=invariant)._engine.executors.of(verb)
     try:
         stop = executor._session.get_session_options().get_session_config_entry("session.force_spinning_stop")
     except RuntimeError:  # no such entry

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import fastvae
 from fastvae.errors import InputError, OutOfMemoryError
-from fastvae.runtime import Engine
 from fastvae.runtime.batching import TILE, blocks, shared_part
 from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.runner import Runner
 from fastvae.runtime.side_by_side import SerialThreads, serial_threads
 from tests.fastvae.support import conv_spec, data_for, mlp_spec, vae
 
@@ -30,7 +30,7 @@ def on(threads: int, spec: Any = None) -> fastvae.VAE:
 
 def sessions(model: fastvae.VAE, verb: str) -> set[int]:
     """The numbers of threads that a verb has had sessions with."""
-    executor = model._engine._executor(verb)
+    executor = model._engine.executors.of(verb)
     assert isinstance(executor, OnnxExecutor)
     return set(executor._sessions._made)
 
@@ -98,15 +98,15 @@ def test_batches_run_at_once_each_in_one_thread(monkeypatch: pytest.MonkeyPatch)
 )
 def test_others_go_one_by_one(settings: dict[str, Any]) -> None:
     model = vae(mlp_spec(), **({"impl": "onnxruntime", "threads": 2, "batch_invariant": True} | settings))
-    assert model._engine.side_by_side(["decode"], 10**6, 1024) is None
+    assert model._engine.batches.side_by_side(["decode"], 10**6, 1024) is None
 
 
 @pytest.mark.parametrize(("name", "verb"), [("digits", "generate"), ("mnist", "decode"), ("mnist", "elbo")])
 def test_batches_with_noise_and_those_of_convolutions_go_so_in_any_mode(name: str, verb: str) -> None:
     engine = fastvae.load(name, device="cpu", threads=2)._engine
-    size = engine.batch_rows(verb)
-    assert engine.side_by_side([verb], size, size) is None
-    assert engine.side_by_side([verb], size + 1, size) == (serial_threads(2), shared_part(size + 1, size, 2))
+    size = engine.batches.rows(verb)
+    assert engine.batches.side_by_side([verb], size, size) is None
+    assert engine.batches.side_by_side([verb], size + 1, size) == (serial_threads(2), shared_part(size + 1, size, 2))
 
 
 def test_the_short_way_and_the_long_one_side_by_side() -> None:
@@ -123,24 +123,24 @@ def test_the_short_way_and_the_long_one_side_by_side() -> None:
 
 
 def test_a_single_tile_stays_where_it_is() -> None:
-    assert on(2)._engine.side_by_side(["decode"], TILE, 1024) is None
+    assert on(2)._engine.batches.side_by_side(["decode"], TILE, 1024) is None
 
 
 def test_what_one_batch_raises_is_raised_once_no_other_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     model = on(2)
     under_way: set[threading.Thread] = set()
-    original = Engine._run
+    original = Runner.run
 
-    def failing(engine: Any, verb: str, rows: int, *rest: Any, **how: Any) -> Any:
+    def failing(runner: Any, verb: str, rows: int, *rest: Any, **how: Any) -> Any:
         under_way.add(threading.current_thread())
         try:
             if len(under_way) == 2:
                 raise InputError("x: broken")
-            return original(engine, verb, rows, *rest, **how)
+            return original(runner, verb, rows, *rest, **how)
         finally:
             under_way.discard(threading.current_thread())
 
-    monkeypatch.setattr(Engine, "_run", failing)
+    monkeypatch.setattr(Runner, "run", failing)
     with pytest.raises(InputError, match="x: broken"):
         model.generate(200 * TILE)
     assert not under_way
@@ -149,15 +149,15 @@ def test_what_one_batch_raises_is_raised_once_no_other_is_under_way(monkeypatch:
 def test_what_does_not_fit_side_by_side_is_done_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = on(1).generate(ROWS)
     model, room = on(2), 2 * TILE
-    original = Engine._run
+    original = Runner.run
 
-    def short(engine: Any, verb: str, rows: int, *rest: Any, **how: Any) -> Any:
+    def short(runner: Any, verb: str, rows: int, *rest: Any, **how: Any) -> Any:
         alone = threading.current_thread() is threading.main_thread()
         if rows > (room if alone else TILE):
             raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
-        return original(engine, verb, rows, *rest, **how)
+        return original(runner, verb, rows, *rest, **how)
 
-    monkeypatch.setattr(Engine, "_run", short)
+    monkeypatch.setattr(Runner, "run", short)
     np.testing.assert_array_equal(model.generate(ROWS), expected)
     room = 0
     with pytest.raises(OutOfMemoryError):

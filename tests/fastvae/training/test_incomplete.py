@@ -47,13 +47,14 @@ def test_the_loss_is_the_bound_of_the_observed_entries(likelihood: str) -> None:
 
 def test_one_draw_of_complete_rows_is_on_average_the_elbo() -> None:
     module, rows = module_of(), rows_with_holes().nan_to_num(0.4)
-    many = rows.repeat(4000, 1)
-    noise = torch.randn(1, len(many), 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    noise = torch.randn(400, 1, len(rows), 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     with torch.no_grad():
-        bound, elbo = (of.loss(module, many, many, noise, 0.5).reshape(4000, -1) for of in (MIWAE(1), ELBO()))
-    error = (bound - elbo).std(0) / 4000**0.5
-    assert bool(((bound - elbo).mean(0).abs() < 5 * error).all())
-    assert float(error.max()) < 0.05
+        bound, elbo = (
+            torch.stack([of.loss(module, rows, rows, part, 0.5).mean() for part in noise]) for of in (MIWAE(1), ELBO())
+        )
+    error = (bound - elbo).std() / len(noise) ** 0.5
+    assert abs(float((bound - elbo).mean())) < 5 * error
+    assert error < 0.05
 
 
 def test_missing_entries_have_no_gradient_and_no_nan() -> None:

@@ -137,7 +137,7 @@ def test_the_least_that_is_named_is_enough() -> None:
     tight = vae("kl", max_memory=few)
     np.testing.assert_allclose(tight.decode(z), expected, rtol=0, atol=2e-5)
     engine = tight._engine.at(tight.spec.decoding(*SIZE))
-    executor = engine._executor("decode")
+    executor = engine.executors.of("decode")
     assert isinstance(executor, TiledExecutor)
     assert any(set(sweep.plan.outputs) - set(sweep.kept) for sweep in executor.tiling.sweeps)
     assert least(lambda: vae("kl", max_memory=few // 2).decode(z)) <= 1.05 * few
@@ -151,7 +151,7 @@ def test_what_fits_runs_whole() -> None:
         expected = free.decode(z)  # of random weights, up to 6
         np.testing.assert_allclose(bounded.decode(z), expected, rtol=0, atol=2e-5 * max(1.0, np.abs(expected).max()))
     np.testing.assert_allclose(bounded.generate(2, seed=3), free.generate(2, seed=3), rtol=0, atol=2e-5)
-    kinds = [type(engine._executor("decode")) for engine in bounded._engine._sizes.values()]
+    kinds = [type(engine.executors.of("decode")) for engine in bounded._engine._sizes.values()]
     assert kinds == [TiledExecutor, OnnxExecutor]
 
 

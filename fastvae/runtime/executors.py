@@ -1,0 +1,153 @@
+"""What runs each verb of a model.
+
+A verb is run by the first of these that there is: tiles, where an image does not fit ``max_memory`` whole; the session
+or plan of another size of images, for this one; a plan of its own. That is a session of ONNX Runtime, with the steps
+that it has no form for after it; or the ops one by one, on a GPU recorded as graphs.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+from fastvae.model import Model
+from fastvae.plan import SIZE_FREE_VERBS, Plan, Target, build_plan
+from fastvae.runtime.executor import Executor
+from fastvae.runtime.graphs import PREPARED, GraphExecutor
+from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.resolved import Resolved
+from fastvae.runtime.resources import AnyExecutor, Resources
+from fastvae.runtime.sizes import resized
+from fastvae.runtime.split import SplitExecutor, split
+from fastvae.runtime.tiling import Costs, TiledExecutor, fit, references, sessions, weight_bytes
+
+
+class Executors:
+    """A model's executors, one a verb: made on first use, kept in ``held`` and shared between threads.
+
+    Args:
+        how: how the model is run.
+        origin: those of the same model for its own size of images, whose weights and sessions these share.
+    """
+
+    def __init__(self, model: Model, how: Resolved, held: Resources, origin: Executors | None = None) -> None:
+        self.model = model
+        self._how, self._held, self._origin = how, held, origin
+
+    def of(self, verb: str) -> AnyExecutor:
+        """What runs ``verb``: for ``generate`` the decoder, where no plan draws the latents.
+
+        Raises:
+            InputError: it does not fit ``max_memory``, in no tiles either.
+            UnsupportedError: an unknown verb, or one that the implementation cannot run.
+        """
+        held = self._held
+        if verb == "generate" and self._how.decodes_samples:
+            verb = "decode"
+        if (found := held.executors.get(verb)) is not None:
+            return found
+        with held.lifetime, held.lock:
+            if verb not in held.executors:
+                held.executors[verb] = self._made(verb)
+            return held.executors[verb]
+
+    def _made(self, verb: str) -> AnyExecutor:
+        if self._how.fits_images and (tiles := self._tiles(verb)) is not None:
+            return tiles
+        return self._built(verb) if self._origin is None or verb not in SIZE_FREE_VERBS else self._resized(verb)
+
+    def forget(self) -> None:
+        """Let go of the weights: nothing is made any more."""
+        self.model = replace(self.model, weights={})
+
+    def _tiles(self, verb: str) -> TiledExecutor | None:
+        """The verb in tiles, if it does not fit in memory without; InputError if it does not fit at all."""
+        how = self._how
+        assert how.max_memory is not None
+        plan, held = self._plan(verb), (self._origin or self)._held
+        with nullcontext() if self._origin is None else held.lock:
+            others = sum(size for name, size in held.session_bytes.items() if name != verb)
+            fixed = weight_bytes(*self.model.weights.values(), *held.weights.kept) + others
+        costs = Costs(fixed, how.dtype.itemsize, sessions=how.impl == "onnxruntime")
+        tiling = fit(plan, costs, how.max_memory, rows=how.batch_size, tiles=verb in SIZE_FREE_VERBS)
+        if tiling is None:
+            held.session_bytes[verb] = costs.session(plan)
+            return None
+        bind = sessions(how.threads) if costs.sessions else references(how.impl, how.device, how.dtype)
+        return TiledExecutor(plan, tiling, bind)
+
+    def _plan(self, verb: str) -> Plan:
+        """The plan of a verb for images of this size, without kernels' fused ops."""
+        target: Target = "onnx" if self._how.impl == "onnxruntime" else "reference"
+        dtype = self._how.dtype
+        if verb not in SIZE_FREE_VERBS:  # it will not be run
+            return build_plan(self.model, verb, target=target, dtype=dtype, device="meta")
+        if self._origin is not None:
+            with self._origin._held.lock:
+                plan = self._origin._plan(verb)
+            return self._sized(plan)
+        held = self._held
+        if verb not in held.plans:
+            held.plans[verb] = build_plan(
+                self.model, verb, target=target, dtype=dtype, device=self._how.device, share=held.weights.share
+            )
+        return held.plans[verb]
+
+    def _resized(self, verb: str) -> AnyExecutor:
+        """The executor of the size this one was made from, for images of this one."""
+        assert self._origin is not None
+        executor = self._origin._whole(verb) if self._how.fits_images else self._origin.of(verb)
+        plan = self._sized(executor.plan)
+        return executor.resized(plan) if isinstance(executor, OnnxExecutor) else self._recorded(plan)
+
+    def _whole(self, verb: str) -> AnyExecutor:
+        """What runs ``verb`` on whole images, whatever their size."""
+        held = self._held
+        with held.lock:
+            found = held.executors.get(verb) or held.whole.get(verb)
+            if found is None or isinstance(found, TiledExecutor):
+                found = held.whole[verb] = self._built(verb)
+            return found
+
+    def _sized(self, plan: Plan) -> Plan:
+        """A plan of another size of images, for this one."""
+        spec = self.model.spec
+        return resized(plan, {"x": spec.input_shape, "z": spec.latent_shape}, self._how.dtype)
+
+    def _built(self, verb: str) -> AnyExecutor:
+        how = self._how
+        plan = build_plan(
+            self.model,
+            verb,
+            target=how.target,
+            dtype=how.dtype,
+            device=how.device,
+            batch_invariant=how.batch_invariant,
+            tf32=how.precision == "tf32",
+            share=self._held.weights.share,
+        )
+        if how.impl == "onnxruntime":
+            sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
+            parts = split(plan)
+            return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
+        return self._recorded(plan)
+
+    def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:
+        how = self._how
+        return OnnxExecutor(
+            plan, threads=how.threads, arena=how.arena, batch_invariant=how.batch_invariant, any_size=any_size
+        )
+
+    def _recorded(self, plan: Plan) -> Executor | GraphExecutor:
+        """The executor of a plan; on a GPU with graphs of the prepared sizes and of whole internal batches.
+
+        In batch-invariant mode graphs are of tiles only.
+        """
+        how = self._how
+        executor = Executor(plan, impl=how.impl, device=how.device, dtype=how.dtype)
+        if self._held.graphs is None:
+            return executor
+        whole = how.batch_size or executor.rows_that_fit
+        return GraphExecutor(
+            executor, self._held.graphs, (executor.tile_rows,) if how.batch_invariant else (*PREPARED, whole)
+        )

@@ -1,0 +1,91 @@
+"""The compiled kernels, if this installation has them: a small C library that a package's build makes or leaves out."""
+
+import ctypes
+import importlib.util
+from ctypes import POINTER, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_p
+
+import torch
+from torch import Tensor
+
+__all__ = ["Divergence", "Loss", "address", "library", "plain", "why_not"]
+
+
+class Loss(ctypes.Structure):
+    """`loss` of source/elbo_loss.c."""
+
+    _fields_ = (
+        ("output", c_void_p),
+        ("data", c_void_p),
+        ("logvar", c_void_p),
+        ("weight", c_void_p),
+        ("mask", c_void_p),
+        ("to_output", c_void_p),
+        ("to_logvar", c_void_p),
+        ("to_shared", c_void_p),
+        ("sums", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("data_rows", c_int64),
+        ("tile_rows", c_int64),
+        ("tile_columns", c_int64),
+        ("likelihood", c_int),
+        ("logvar_kind", c_int),
+        ("scale", c_float),
+    )
+
+
+class Divergence(ctypes.Structure):
+    """`divergence` of source/divergence.c."""
+
+    _fields_ = (
+        ("mean", c_void_p),
+        ("logvar", c_void_p),
+        ("weight", c_void_p),
+        ("to_mean", c_void_p),
+        ("to_logvar", c_void_p),
+        ("rows", c_void_p),
+        ("columns", c_int64),
+    )
+
+
+def address(x: Tensor | None) -> int | None:
+    """Where a tensor's entries lie, or the null pointer."""
+    return None if x is None else x.data_ptr()
+
+
+def plain(x: Tensor) -> Tensor:
+    """In float32, without gaps; itself where it is so already, which asking first makes cheap."""
+    return x if x.dtype == torch.float32 and x.is_contiguous() else x.detach().to(torch.float32).contiguous()
+
+
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    found = importlib.util.find_spec("fastvae_kernels.cpu._compiled")
+    if found is None or found.origin is None:
+        return "this installation was built without a C compiler"
+    try:
+        loaded = ctypes.CDLL(found.origin)
+    except OSError as error:
+        return f"the compiled library does not load: {error}"
+    shape, counter, flags = [c_int64] * 3, [c_uint64, c_uint64, c_uint32], [c_int] * 3
+    loaded.fastvae_noise.argtypes = [c_void_p, *shape, *counter, *flags]
+    loaded.fastvae_noise.restype = None
+    loaded.fastvae_elbo_loss.argtypes = [POINTER(Loss), c_int]
+    loaded.fastvae_elbo_loss.restype = None
+    loaded.fastvae_divergence.argtypes = [POINTER(Divergence), c_int64, c_int]
+    loaded.fastvae_divergence.restype = None
+    return loaded
+
+
+_LOADED = _load()
+
+
+def why_not() -> str | None:
+    """Why the compiled kernels cannot run here, or None if they can."""
+    return _LOADED if isinstance(_LOADED, str) else None
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernels; calls into them let other Python threads run. Only where `why_not()` is None."""
+    assert not isinstance(_LOADED, str)
+    return _LOADED

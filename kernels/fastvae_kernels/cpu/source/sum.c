@@ -1,0 +1,19 @@
+/* Sums whose order does not depend on the width of vectors. */
+
+#include "elementary.h"
+
+#define LANES 16
+
+/* Sixteen partial sums of eight terms each, then in double. */
+WIDE double fastvae_sum(float *term, int count) {
+    double sums[LANES] = {0}, sum = 0;
+    for (int i = count; i % SUMMED; i++) term[i] = 0;
+    for (int i = 0; i < count; i += SUMMED) {
+        float part[LANES] = {0};
+        for (int j = 0; j < SUMMED; j += LANES)
+            for (int lane = 0; lane < LANES; lane++) part[lane] += term[i + j + lane];
+        for (int lane = 0; lane < LANES; lane++) sums[lane] += part[lane];
+    }
+    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+    return sum;
+}
