@@ -148,7 +148,8 @@ class Engine:
             batch_invariant=self.batch_invariant,
             tf32=self.precision == "tf32",
         )
-        return explain(plan, rows, name, self.precision)
+        # Which convolutions bear 8 bits is known of weights on a device alone.
+        return explain(plan, rows, name, "bf16" if self.precision == "fp8" else self.precision)
 
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None

@@ -14,6 +14,7 @@ from fastvae.runtime.choice import Choice
 from fastvae.runtime.settings import (
     PRECISIONS,
     Settings,
+    check_fp8,
     plan_target,
     resolve_device,
     resolve_implementation,
@@ -64,6 +65,8 @@ def resolve(settings: Settings, model: Model) -> Resolved:
     precision = resolve_precision(settings.precision, model)
     invariant = settings.batch_invariant
     impl = resolve_implementation(settings.impl, device, precision, batch_invariant=invariant)
+    if precision == "fp8":
+        check_fp8(model.spec, device, max_memory=settings.max_memory)
     threads = _threads(settings, impl)
     batch_size, max_memory = settings.batch_size, settings.max_memory
     if batch_size is not None:
