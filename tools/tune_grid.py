@@ -77,7 +77,7 @@ PRECISIONS = {
     "linear": ("bf16", "tf32", "ieee", "fp8"),
     "linear_prior": ("bf16", "tf32", "ieee"),
     "linear_score": ("bf16", "tf32", "ieee", "fp8"),
-    "conv2d": ("bf16", "ieee"),
+    "conv2d": ("bf16", "ieee", "fp8"),
 }
 """What each op multiplies in."""
 

@@ -166,20 +166,25 @@ def _conv2d(layer: Layer, rows: int) -> Work:
     x = _normal(1, height, width, channels, dtype=dtype)
     weight = _normal(layer.outputs, 3, 3, channels, dtype=dtype, scale=layer.inputs**-0.5)
     bias, residual = _normal(layer.outputs, dtype=dtype), _normal(1, height, width, layer.outputs, dtype=dtype)
-    out = torch.empty_like(residual)
+    out, scale = torch.empty_like(residual), None
+    if layer.precision == "fp8":
+        rows, scale = fastvae_kernels.quantize_rows(weight.flatten(1))
+        x, weight = x.to(torch.float8_e4m3fn), rows.view(weight.shape)
     operands = [x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), bias]
+    added = residual.permute(0, 3, 1, 2)
     window = conv_window(operands[1], [1, 1], [1, 1, 1, 1], [1, 1])
 
     def run(config: GemmConfig) -> Tensor:
-        launch(x, weight, bias, residual, out, None, window, 1, "identity", None, config=config)
+        launch(x, weight, bias, residual, out, None, window, 1, "identity", None, scale=scale, config=config)
         return out.permute(0, 3, 1, 2)
 
     def exact() -> Tensor:
-        y = F.conv2d(*(t.double() for t in operands), padding=1)
-        return y + residual.permute(0, 3, 1, 2).double()
+        y = F.conv2d(operands[0].double(), operands[1].double(), padding=1)
+        factors = 1.0 if scale is None else scale.double()[:, None, None]
+        return y * factors + bias.double()[:, None, None] + added.double()
 
     def of(impl: str) -> Tensor:
-        return fastvae_kernels.conv2d(*operands, residual=residual.permute(0, 3, 1, 2), padding=1, impl=impl)
+        return fastvae_kernels.conv2d(*operands, residual=added, scale=scale, padding=1, impl=impl)
 
     moved = sum(t.nbytes for t in (x, weight, residual, out))
     return Work(run, exact, lambda: of("reference"), moved, lambda: of("library"))
