@@ -71,10 +71,11 @@ def _poisson(p: Mapping[str, Tensor], noise: Noise) -> Tensor:
 def _negative_binomial(p: Mapping[str, Tensor], noise: Noise) -> Tensor:
     """A Poisson whose rate is drawn from a gamma of shape θ and mean μ."""
     log_mean = p["location"]
-    u, extra, v = noise.uniforms(3, log_mean)
+    u, extra, *v = noise.uniforms(8, log_mean)
     log_dispersion = p["log_dispersion"].to(log_mean.device, torch.float64).clamp(-60, 60)
     dispersion = torch.exp(log_dispersion).expand(log_mean.shape)
-    log_gamma = torch.log(quantiles.gamma(v.double(), dispersion)) - torch.log(dispersion.clamp(1e-8, 1e12))
+    drawn = quantiles.log_gamma(dispersion, [of_gamma.double() for of_gamma in v])
+    log_gamma = drawn - torch.log(dispersion.clamp(1e-8, quantiles.LARGE_SHAPE))
     return _counts(p, quantiles.poisson(u.double(), _rate(log_mean.double() + log_gamma)), extra)
 
 
@@ -125,6 +126,6 @@ RECIPES: dict[str, Recipe] = {
     "student_t": Recipe(2, _student_t),
     "continuous_bernoulli": Recipe(1, _continuous_bernoulli),
     "poisson": Recipe(2, _poisson),
-    "negative_binomial": Recipe(3, _negative_binomial),
+    "negative_binomial": Recipe(8, _negative_binomial),
     "categorical": Recipe(1, _categorical),
 }

@@ -10,11 +10,12 @@ import torch
 from fastvae.heads import Prior
 from fastvae.plan import Plan
 from fastvae.priors import Mixture
+from fastvae.runtime.direct_call import DirectCall
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
 from fastvae.runtime.lifetime import Lifetime, watch_forks
 from fastvae.runtime.numerics import Numerics
-from fastvae.runtime.ort import DirectCall, OnnxExecutor
+from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.results import Results
 from fastvae.runtime.split import SplitExecutor
 from fastvae.runtime.staging import stages

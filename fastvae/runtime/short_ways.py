@@ -6,8 +6,9 @@ from fastvae.layers import Shape
 from fastvae.likelihoods import UNIT_INTERVAL, OutputHead
 from fastvae.plan import PLAIN_VERBS
 from fastvae.runtime.batches import Batches
+from fastvae.runtime.direct_call import DirectCall, Values
 from fastvae.runtime.executors import Executors
-from fastvae.runtime.ort import DirectCall, OnnxExecutor, Values
+from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.resolved import Resolved
 from fastvae.runtime.resources import Resources
 from fastvae.spec import ModelSpec

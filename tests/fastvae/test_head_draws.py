@@ -129,6 +129,24 @@ def test_gamma_quantiles() -> None:
     assert (found[~large] <= 1e-280).all()
 
 
+@pytest.mark.parametrize("shape", [0.01, 0.4, 1.0, 3.0, 50.0, 1e5])
+def test_gammas_by_rejection_have_their_distribution(shape: float) -> None:
+    """Also where neither try is accepted, and of shapes below 1."""
+    generator = torch.Generator().manual_seed(0)
+    u = [torch.rand(N, generator=generator, dtype=torch.float64) for _ in range(6)]
+    found = quantiles.log_gamma(torch.full((N,), shape, dtype=torch.float64), u)
+    if shape == 0.01:  # most are below the smallest number: log X is -Exp / shape nearly
+        assert stats.kstest((-found * shape).numpy(), "expon").pvalue > 1e-3
+    else:
+        assert stats.kstest(found.exp().numpy(), stats.gamma(shape).cdf).pvalue > 1e-3
+    first = [x[:9] for x in u]
+    refused = [*first[:2], torch.ones(9), torch.ones(9), *first[4:]]
+    raised = torch.tensor(shape + (shape < 1), dtype=torch.float64)
+    expected = torch.log(quantiles.gamma(first[5], raised)) + (torch.log(first[4]) / shape if shape < 1 else 0)
+    found = quantiles.log_gamma(torch.full((9,), shape, dtype=torch.float64), refused)
+    torch.testing.assert_close(found, expected)
+
+
 def test_poisson_quantiles_are_exact() -> None:
     u, rate = uniforms(3000), np.exp(np.random.default_rng(1).uniform(-20, 14, 3000))
     found = quantiles.poisson(torch.from_numpy(u), torch.from_numpy(rate)).numpy()

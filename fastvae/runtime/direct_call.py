@@ -1,0 +1,146 @@
+"""The shortest way from a caller's rows to a verb's outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastvae.layers import Shape
+from fastvae.runtime.batching import blocks, even_parts
+from fastvae.runtime.lifetime import Lifetime
+from fastvae.runtime.memory import is_out_of_memory
+from fastvae.runtime.results import Results
+from fastvae.runtime.side_by_side import Sharing
+
+# Up to so many values one call of BLAS, in one thread, tells sooner than two of NumPy whether all are finite.
+FEW_VALUES = 8192
+FLOAT32, BITS = np.dtype(np.float32), np.dtype(np.uint32)
+# 1.0 in the bits of a float32.
+ONE = 0x3F800000
+
+Values: TypeAlias = Literal["any", "finite", "unit interval"]
+
+
+class DirectCall:
+    """From a caller's rows to a verb's outputs with as little in between as can be.
+
+    A small model's session streams its weights through the caches, and every line of Python after it is read from
+    memory again. Hence no calls in it that can be spared.
+
+    Args:
+        given: name and shape of a row of the input.
+        outputs: the same of each output.
+        limit: rows of a batch.
+        values: what those of the input have to be.
+        in_use: entered where there are several batches; a single one is over before anybody misses it.
+        results: where the memory of the outputs of several batches comes from.
+        alone: how several batches go side by side, and what gives the same call in a session of one thread for them;
+            None where they go one after the other.
+    """
+
+    __slots__ = (
+        "_alone",
+        "_in_use",
+        "_limit",
+        "_name",
+        "_outputs",
+        "_results",
+        "_run",
+        "_shape",
+        "_shapes",
+        "_values",
+    )
+
+    def __init__(
+        self,
+        session: Any,
+        given: tuple[str, Shape],
+        outputs: Mapping[str, Shape],
+        limit: int,
+        values: Values,
+        in_use: Lifetime,
+        results: Results,
+        alone: Alone | None,
+    ) -> None:
+        # The session's own object, where there is one, runs without looking at its arguments once more.
+        self._run = getattr(session, "_sess", session).run
+        self._name, self._shape = given
+        self._outputs, self._shapes = list(outputs), list(outputs.values())
+        self._limit, self._values, self._in_use, self._results = limit, values, in_use, results
+        self._alone = alone
+
+    def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
+        """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
+
+        None also where memory is short: the long way does with less.
+        """
+        if type(x) is not np.ndarray or x.dtype is not FLOAT32 or x.shape[1:] != self._shape:
+            return None
+        flags, rows = x.flags, len(x)
+        if not (rows and flags.c_contiguous and flags.aligned):
+            return None
+        if rows > self._limit:
+            return self.in_batches(rows, lambda low, high: x[low:high])
+        if not self._clean(x):
+            return None
+        try:
+            results: list[NDArray[np.float32]] = self._run(self._outputs, {self._name: x}, None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return results
+
+    def _clean(self, x: NDArray[np.float32]) -> bool:
+        """Whether the values are what they have to be.
+
+        Read as integers, floats from 0 to 1 are those up to ONE; negative ones (-0.0 too), larger ones, infinities and
+        NaN are all beyond.
+        """
+        if self._values == "unit interval":
+            return bool(np.maximum.reduce(x.view(BITS), None) <= ONE)
+        if self._values == "finite":
+            # A sum of squares is finite only if every value is; large ones may overflow it and still be finite.
+            if x.size <= FEW_VALUES and np.vdot(x, x) < math.inf:
+                return True
+            return bool(np.minimum.reduce(x, None) > -math.inf and np.maximum.reduce(x, None) < math.inf)
+        return True
+
+    def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[np.float32]] | None:
+        """The outputs for many rows, of which ``batch`` gives low to high, as :meth:`__call__` takes them.
+
+        Each batch is looked at just before it is run, while the caches hold it.
+        """
+        if rows <= self._limit:
+            return self(batch(0, rows))
+        with self._in_use:
+            try:
+                results = [self._results.empty((rows, *shape)) for shape in self._shapes]
+            except (MemoryError, ValueError):  # NumPy's words for more than any memory
+                return None
+            sharing, alone = self._alone or (None, None)
+            shared = None if sharing is None else sharing.of(rows, self._limit)
+            if shared is None or alone is None:
+                done = all(self._fill(results, batch, *part) for part in even_parts(rows, self._limit))
+            else:
+                call, (threads, part) = alone(), shared
+                done = not threads.run(lambda *part: call._fill(results, batch, *part), blocks(rows, part))
+            return results if done else None
+
+    def _fill(
+        self, results: Sequence[NDArray[np.float32]], batch: Callable[[int, int], Any], low: int, high: int
+    ) -> bool:
+        """Rows low to high of the results; whether they could be computed."""
+        outputs = self(batch(low, high))
+        if outputs is None:
+            return False
+        for result, output in zip(results, outputs, strict=True):
+            result[low:high] = output
+        return True
+
+
+Alone: TypeAlias = tuple[Sharing, Callable[[], DirectCall]]
