@@ -21,13 +21,14 @@ Calls = Mapping[str, Callable[[], Any]]
 
 
 def interleaved(
-    calls: Calls, *, rounds: int, min_rounds: int, seconds: float
+    calls: Calls, *, rounds: int, min_rounds: int, seconds: float, before: Callable[[], Any] = lambda: None
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Microseconds of one call, per round, and the calls of each sample; both by name.
 
     Every round takes one sample of each, and starts with another one than the round before. Where a sample is several
-    calls, one that is not timed comes first: the caches hold what the others left there. Garbage is collected before
-    the first round, not during it or later ones. Stops after ``rounds``, or ``seconds`` but not before ``min_rounds``.
+    calls, one that is not timed comes first: the caches hold what the others left there. ``before`` is called ahead of
+    each sample, untimed. Garbage is collected before the first round, not during it or later ones. Stops after
+    ``rounds``, or ``seconds`` but not before ``min_rounds``.
     """
     repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -40,6 +41,7 @@ def interleaved(
                 break
             first = done % len(names)
             for name in names[first:] + names[:first]:
+                before()
                 if settle:
                     time.sleep(SETTLE_SECONDS)
                 if repeats[name] > 1:

@@ -7,6 +7,7 @@ inherited. Where there is none, processes are started afresh, and each imports w
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import signal
 import sys
@@ -48,3 +49,20 @@ def interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """Around imports of what stays until the process ends: nobody looks for garbage in it, neither now nor later.
+
+    PyTorch alone makes enough objects for many such looks; and a look writes to all of them, which forks then no longer
+    share.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()

@@ -17,7 +17,7 @@ from fastvae.bulk.generation import Dtype, Format, Report, check_common, invaria
 from fastvae.bulk.job import Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.opening import folder_path, open_folder
 from fastvae.bulk.place import JobFolder
-from fastvae.bulk.progress import Watch
+from fastvae.bulk.progress import Watch, hashing
 from fastvae.bulk.ray_workers import check_address
 from fastvae.bulk.rejects import MASK, RAISE, parsed, rejects_name
 from fastvae.bulk.shards import FORMATS
@@ -51,6 +51,7 @@ def encode(
     dtype: Dtype = "float32",
     workers: int | None = None,
     ray: bool | str = False,
+    recheck: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """The posterior q(z|x) of every row of a data set, as files in a folder: each row once, whatever is killed.
@@ -74,7 +75,7 @@ def encode(
         shard_size: rows of a file; None is 64 MiB of what is read and written for them, or fewer of a large model.
         format: ``parquet`` (columns ``index``, ids, and results) or, for one column without ids, ``npy``.
         dtype: ``float32`` or ``float16``.
-        workers, ray, watch: as for :func:`fastvae.bulk.generate`.
+        workers, ray, recheck, watch: as for :func:`fastvae.bulk.generate`.
 
     Returns:
         A Report, also if the job was done before.
@@ -89,7 +90,7 @@ def encode(
     if not isinstance(output, str) or output not in ENCODED:
         raise InputError(f"output: expected one of {', '.join(map(repr, ENCODED))}, got {output!r:.80}")
     samples, seed = noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES), noise.check_seed(seed)
-    asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray)
+    asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray, recheck)
     asked.check()
     if dtype == "uint8":
         raise InputError("dtype: 'uint8' is for values in [0, 1], and latents are not; use 'float32' or 'float16'")
@@ -118,6 +119,7 @@ def reconstruct(
     dtype: Dtype = "float32",
     workers: int | None = None,
     ray: bool | str = False,
+    recheck: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """E[x|z] at the posterior mean of every row of a data set, in the column ``reconstruction``, as :func:`encode`.
@@ -125,7 +127,7 @@ def reconstruct(
     ``dtype`` may be ``uint8``, for outputs in [0, 1] and without ``mask``: bytes have no NaN. Other arguments, the
     result and errors are those of :func:`encode`.
     """
-    asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray)
+    asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray, recheck)
     asked.check()
     if dtype == "uint8" and invalid == MASK:
         raise InputError("dtype: 'uint8' has no NaN for the rows that invalid='mask' rejects; use 'float32'")
@@ -154,6 +156,7 @@ def score(
     dtype: Dtype = "float32",
     workers: int | None = None,
     ray: bool | str = False,
+    recheck: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """How surprising every row of a data set is, a column for each metric, as :func:`encode`.
@@ -174,7 +177,7 @@ def score(
     if standard_errors:
         _check_errors(names, samples, seed, beta)
         names += ERRORS
-    asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray)
+    asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray, recheck)
     asked.check()
     if dtype == "uint8":
         raise InputError("dtype: 'uint8' is for values in [0, 1], and scores are not; use 'float32' or 'float16'")
@@ -253,6 +256,7 @@ class _Asked:
     dtype: Dtype
     workers: int | None
     ray: Any
+    recheck: bool
 
     def check(self) -> None:
         """Refuse what can be refused without the model."""
@@ -302,7 +306,8 @@ class _Input:
         row_bytes = sum(column.bytes for column in columns) + 4 * math.prod(self.spec.input_shape)
         flops = flops_of(self.vae, self.spec, plans, settings.get("samples", 0))
         rows, block = sizes(n, row_bytes, flops, asked.shard_size)
-        entries = identity.identify(self.data.files, identity.kept(place))
+        watched = watch or unwatched
+        entries = identity.identify(self.data.files, identity.kept(place), hashing(watched, n, -(-n // rows)))
         job = Job(
             verb=verb,
             weights=weights_hash(engine.model),
@@ -322,6 +327,6 @@ class _Input:
             **{"seed": 0, **settings},
             **numerics_of(engine),
         )
-        watched = watch or unwatched
-        report = run(job, self.vae, vectors, place, asked.workers, asked.ray, watched, self.data, entries)
+        where = (place, asked.workers, asked.ray, watched, self.data, entries)
+        report = run(job, self.vae, vectors, *where, recheck=asked.recheck)
         return replace(report, rejected=sum(1 for _ in rejected(place.path)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -172,16 +173,17 @@ def bytes_of(path: Path) -> int:
     return path.stat().st_size
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, or as :class:`Written` says of a folder."""
+def sha256_of(path: Path, seen: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 of a file, or as :class:`Written` says of a folder; ``seen`` is called with the bytes of every piece."""
     digest = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.iterdir()):
-            digest.update(_line(file.name, sha256_of(file)))
+            digest.update(_line(file.name, sha256_of(file, seen)))
     else:
         with path.open("rb") as opened:
             while chunk := opened.read(CHUNK):
                 digest.update(chunk)
+                seen(len(chunk))
     return digest.hexdigest()
 
 

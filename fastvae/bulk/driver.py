@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Final
 
+from fastvae.bulk.hashing import Count, in_threads
 from fastvae.bulk.job import Job
-from fastvae.bulk.place import JobFolder, Record, Success
+from fastvae.bulk.place import JobFolder, Record, Success, altered
 from fastvae.bulk.pool import Crew, Hand
-from fastvae.bulk.progress import At, Event, Progress, Watch, WorkerState
+from fastvae.bulk.progress import At, Event, Progress, Watch, WorkerState, hashing
 from fastvae.bulk.work import Failed, Message, Ready, Unfit
 from fastvae.errors import IncompleteJobError, JobError, OutputError
+from fastvae.files.ahead import default_threads
 
 # How often a shard is tried, and how often in a row a worker may die before it has its model.
 ATTEMPTS: Final = 3
@@ -40,8 +44,8 @@ class Slot:
 class Driver:
     """Runs what is missing of a job; the ``crew`` is asked for nothing if nothing is missing."""
 
-    def __init__(self, job: Job, folder: JobFolder, crew: Crew, watch: Watch) -> None:
-        self._job, self._folder, self._crew, self._watch = job, folder, crew, watch
+    def __init__(self, job: Job, folder: JobFolder, crew: Crew, watch: Watch, *, recheck: bool = False) -> None:
+        self._job, self._folder, self._crew, self._watch, self._recheck = job, folder, crew, watch, recheck
         self._attempts: Counter[int] = Counter()
         self._failed: dict[int, str] = {}
         self._deaths = 0
@@ -62,7 +66,8 @@ class Driver:
         job, folder = self._job, self._folder
         folder.repair_manifest()
         found = folder.records(job)
-        self._records = {shard: record for shard, record in found.items() if not folder.present(record)}
+        whole = {shard: record for shard, record in found.items() if not folder.present(record)}
+        self._records = unaltered(job, folder, whole, self._watch) if self._recheck else whole
         self._todo = deque(shard for shard in range(job.shards) if shard not in self._records)
         self._samples = self._earlier = sum(record.rows for record in self._records.values())
         self._begun = time.monotonic()
@@ -70,10 +75,15 @@ class Driver:
         if success is not None and (self._todo or success.job != job.id):
             folder.begin_again()
             success = None
-        self._tell("start", f"{len(self._records):,} of {job.shards:,} shards are there" if self._records else "")
+        others = f", {lost:,} more have changed" if (lost := len(whole) - len(self._records)) else ""
+        self._tell("start", f"{len(self._records):,} of {job.shards:,} shards are there{others}" if whole else "")
         if self._todo:
             try:
                 self._work()
+            except (KeyboardInterrupt, SystemExit):
+                with contextlib.suppress(OSError):  # whoever watched has gone as well
+                    self._tell("stop")
+                raise
             finally:
                 self._stop()
         if self._failed:
@@ -202,3 +212,19 @@ class Driver:
             f"{self._folder.path}: {len(self._failed):,} of {self._job.shards:,} shards failed {ATTEMPTS} times "
             f"(shard {shard}: {error}); the others are done, and the same call tries these again"
         )
+
+
+def unaltered(job: Job, folder: JobFolder, records: dict[int, Record], watch: Watch) -> dict[int, Record]:
+    """Those ``records`` whose files have the bytes that were written: all of them are read, from a store downloaded."""
+
+    def same(record: Record, count: Count) -> bool:
+        try:
+            with folder.local(job, record) as place:
+                return not altered(record, place, count.add)
+        except (OSError, ValueError):
+            return False
+
+    works = [partial(same, record) for record in records.values()]
+    total = sum(written.bytes for record in records.values() for written in record.files)
+    found = in_threads(works, default_threads(), total, hashing(watch, job.n, job.shards, "recheck"))
+    return {shard: record for (shard, record), good in zip(records.items(), found, strict=True) if good}

@@ -71,6 +71,7 @@ def generate(
     condition: Any = None,
     workers: int | None = None,
     ray: bool | str = False,
+    recheck: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """Samples 0 to ``n`` of ``seed`` as files in a folder: each exactly once, whatever is killed on the way.
@@ -98,7 +99,9 @@ def generate(
         ray: workers are actors of Ray, each with a GPU and a CPU, or where the model is on the CPU with as many CPUs as
             it has threads, 1 unless ``threads`` of the model say otherwise. True takes the Ray that this process is
             connected to, or the cluster that ``ray.init()`` finds or starts; text is an address that ``ray.init``
-            takes. ``out`` must be on storage that all nodes see.
+            takes, ``ray://`` too. ``out`` must be on storage that all nodes see.
+        recheck: whether to hash the shards that are there, and make those again whose bytes are not those written;
+            without it their sizes are compared.
         watch: called with a :class:`Progress` at the start, when a worker is ready, after every shard, and at the end.
 
     Returns:
@@ -110,8 +113,8 @@ def generate(
             working on it; or Ray has no cluster, or a node that would make other rows or does not see the folder.
         IncompleteJobError: some shards failed three times; all others are done.
         OutputError: the folder cannot be written or reached, or the disk is full. What is there stays.
-        UnsupportedError: a package that the format, the URL or Ray needs is not installed. Besides, what
-            :func:`fastvae.load` raises.
+        UnsupportedError: a package that the format, the URL or Ray needs is not installed, or the URL's puts are not
+            whole and conditional. Besides, what :func:`fastvae.load` raises.
     """
     check_common(format, dtype, shard_size, workers)
     if not isinstance(output, str) or output not in ("mean", "sample"):
@@ -142,7 +145,7 @@ def generate(
         engine=fastvae.__version__,
         **numerics_of(engine),
     )
-    return run(job, vae, vectors, open_folder(path), workers, ray, watch or unwatched)
+    return run(job, vae, vectors, open_folder(path), workers, ray, watch or unwatched, recheck=recheck)
 
 
 def check_common(format: Any, dtype: Any, shard_size: Any, workers: Any) -> None:
@@ -171,6 +174,8 @@ def run(
     watch: Watch,
     data: Dataset | None = None,
     entries: Sequence[identity.Entry] = (),
+    *,
+    recheck: bool = False,
 ) -> Report:
     """Run a job in its folder, one over ``data`` with the ``entries`` of their files; errors as :func:`generate`."""
     with _crew(job, vae, condition, folder, workers, ray, data) as crew, folder.locked():
@@ -180,7 +185,7 @@ def run(
             folder.prepare(job)
             if data is not None:
                 identity.keep(folder, entries)
-            success = Driver(job, folder, crew, watch).run()
+            success = Driver(job, folder, crew, watch, recheck=recheck).run()
         except BrokenPipeError:  # whoever watches has gone
             raise
         except OSError as error:

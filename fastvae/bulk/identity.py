@@ -10,10 +10,11 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Final
 
+from fastvae.bulk.hashing import Count, Told, in_threads
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder
 from fastvae.errors import InputError, JobError
@@ -45,36 +46,42 @@ class Entry:
         return max(self.mtime_ns, self.ctime_ns) + RACE_NS < self.hashed_ns
 
 
-def identify(files: Sequence[DataFile], known: Mapping[str, Entry]) -> list[Entry]:
+def identify(
+    files: Sequence[DataFile], known: Mapping[str, Entry], watch: Told = lambda done, total: None
+) -> list[Entry]:
     """An Entry for every file, in their order; ``known`` saves hashing those that are as they were.
+
+    ``watch`` is told of it, and all of it stopped, as :func:`in_threads` says.
 
     Raises:
         InputError: a file cannot be read.
         JobError: one changed since it was opened.
     """
-
     threads = default_threads()
     size = max(1, min(MOST_AT_ONCE, len(files) // (8 * threads)))
 
-    def several(low: int) -> list[Entry]:
-        return [_entry(file, known.get(file.name)) for file in files[low : low + size]]
+    def several(low: int, count: Count) -> list[Entry]:
+        return [_entry(file, known.get(file.name), count) for file in files[low : low + size]]
 
-    with ThreadPoolExecutor(threads) as pool:
-        return [entry for found in pool.map(several, range(0, len(files), size)) for entry in found]
+    works = [partial(several, low) for low in range(0, len(files), size)]
+    total = sum(file.bytes for file in files)
+    return [entry for found in in_threads(works, threads, total, watch) for entry in found]
 
 
-def _entry(file: DataFile, known: Entry | None) -> Entry:
+def _entry(file: DataFile, known: Entry | None, count: Count) -> Entry:
     try:
         path = file.path
         ctime = path.stat().st_ctime_ns
         stamp = (file.bytes, file.mtime_ns, ctime)
         if known is not None and stamp == (known.bytes, known.mtime_ns, known.ctime_ns) and known.settled:
+            count.add(file.bytes)
             return known
         begun = time.time_ns()
         digest = hashlib.sha256()
         with path.open("rb") as content:
             while chunk := content.read(CHUNK):
                 digest.update(chunk)
+                count.add(len(chunk))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     file.check()

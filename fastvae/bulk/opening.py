@@ -36,7 +36,7 @@ def open_folder(path: str | os.PathLike[str]) -> JobFolder:
     """The folder of a job at a path or URL.
 
     Raises:
-        UnsupportedError: a package for this kind of URL is not installed.
+        UnsupportedError: a package for this kind of URL is not installed, or its puts are not whole and conditional.
         InputError: no such kind of URL, or one without a bucket.
     """
     found = folder_path("folder", path)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fastvae.bulk.content import added
-from fastvae.bulk.disk import Output, Written
+from fastvae.bulk.disk import Output, Written, sha256_of
 from fastvae.bulk.job import Job
 from fastvae.bulk.rejects import files_of
 from fastvae.bulk.shards import FORMATS
@@ -119,6 +119,17 @@ class JobFolder(Protocol):
 
     def local(self, job: Job, record: Record) -> contextlib.AbstractContextManager[Path]:
         """A local folder with a shard's files, and what goes with all shards; OSError if they cannot be had."""
+
+
+def altered(record: Record, folder: Path, seen: Callable[[int], None] = lambda count: None) -> str:
+    """Which of a shard's files in a local folder has other bytes than were written; nothing if it is empty.
+
+    ``seen`` is called with the bytes of every piece. OSError if one cannot be read.
+    """
+    for written in record.files:
+        if sha256_of(folder / written.name, seen) != written.sha256:
+            return f"{written.name} has another SHA-256 than the manifest says"
+    return ""
 
 
 def record_of(line: bytes, job: Job) -> Record | None:

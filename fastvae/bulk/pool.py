@@ -185,8 +185,9 @@ class ProcessHand:
 def work(connection: Connection, recipe: bytes, threads: int, environment: dict[str, str]) -> None:
     """The whole life of a worker's process; it ends as soon as its driver is gone.
 
-    ``environment`` is the driver's: what the process was forked from may have an older one.
+    ``environment`` is the driver's, and takes the place of that of the server which the process was forked from.
     """
+    os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it as well, and decides
     torch.set_num_threads(threads)

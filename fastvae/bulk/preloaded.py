@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 
-with contextlib.suppress(ImportError):
-    import onnxruntime  # noqa: F401
+from fastvae import processes
 
-    import fastvae.onnx
-import fastvae.bulk.pool  # noqa: F401
+with processes.imports():
+    with contextlib.suppress(ImportError):
+        import onnxruntime  # noqa: F401
 
-# All of this stays: looking through it for garbage would copy the pages that forks share, and delay every end.
-gc.freeze()
+        import fastvae.onnx
+    import fastvae.bulk.pool  # noqa: F401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -31,6 +32,9 @@ CALLS: Final = HELD + 3
 PATIENCE: Final = 0.5
 # Seconds to wait for a cluster's address to answer.
 REACH: Final = 10
+# How addresses of Ray's client begin, and the variable that says whether Ray shows its token.
+CLIENT: Final = "ray://"
+AUTHENTICATION: Final = "RAY_AUTH_MODE"
 
 
 class RayHand:
@@ -89,7 +93,7 @@ class RayHand:
         """Call a method of the actor; its result comes out of the connection."""
         try:
             method.remote(*arguments).future().add_done_callback(self._hear)
-        except self._ray.exceptions.RayError as error:
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
             self._end(str(error))
 
     def _hear(self, future: Future[Message | None]) -> None:
@@ -120,9 +124,9 @@ class Cluster:
     """Makes actors for a job, in a Ray that is asked for, and joined or started, when the first one is needed.
 
     Raises, from :meth:`size` and :meth:`start`:
-        UnsupportedError: Ray is not installed.
+        UnsupportedError: Ray, or what its client needs, is not installed.
         InputError: this process is connected to another Ray.
-        JobError: there is no Ray at ``address``, or no place for a worker.
+        JobError: there is no Ray at ``address``, or no longer, or no place for a worker.
     """
 
     def __init__(
@@ -150,7 +154,10 @@ class Cluster:
     def start(self, index: int) -> RayHand:
         """A worker of the cluster; it may have to wait for room."""
         ray = self._joined()
-        return RayHand(ray, self._seat.remote(self._sent, self._threads))
+        try:
+            return RayHand(ray, self._seat.remote(self._sent, self._threads))
+        except ConnectionError as error:
+            raise JobError(f"ray: the cluster is lost ({error}); the same call goes on with what is there") from error
 
     def _joined(self) -> Any:
         if self._ray is None:
@@ -188,7 +195,9 @@ def joined(address: bool | str) -> Iterator[Any]:
             raise InputError(f"ray: this process is connected to the Ray at {own}, not at {address!r}; pass ray=True")
         yield ray
         return
-    _check_reachable(address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "auto"))
+    asked = address if isinstance(address, str) else os.environ.get("RAY_ADDRESS", "auto")
+    _check_reachable(asked)
+    _check_client(asked)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -199,7 +208,7 @@ def joined(address: bool | str) -> Iterator[Any]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise JobError(f"ray: no cluster at {address!r}: {error}") from error
+        raise JobError(f"ray: no cluster at {asked!r}: {error}{_hint(asked)}") from error
     finally:
         if main and handler is not None:  # Ray has put its own in place
             signal.signal(signal.SIGTERM, handler)
@@ -241,6 +250,23 @@ def _check_reachable(address: str) -> None:
             socket.create_connection(place, REACH).close()
         except (OSError, OverflowError, ValueError) as error:
             raise JobError(f"ray: no cluster at {address!r}: {error}") from error
+
+
+def _check_client(address: str) -> None:
+    """Refuse an address of Ray's client where that is not installed.
+
+    Raises:
+        UnsupportedError: it is such an address, and there is no grpcio.
+    """
+    if address.startswith(CLIENT) and importlib.util.find_spec("grpc") is None:
+        raise UnsupportedError(f"ray: addresses {CLIENT} need the package grpcio: pip install 'ray[client]'")
+
+
+def _hint(address: str) -> str:
+    """What may be the matter if Ray finds nothing where something answers; newer Rays want a token by default."""
+    if _place(address) is None or os.environ.get(AUTHENTICATION):
+        return ""
+    return f"; if it wants a token, set {AUTHENTICATION}=token and have its ~/.ray/auth_token here, too"
 
 
 def _imported() -> Any:

@@ -7,7 +7,7 @@ import errno
 import inspect
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +21,9 @@ AT_ONCE: Final = 16
 # What a store says that has no conditional put, or whose condition failed without a word about which.
 NOT_IMPLEMENTED, CONDITION_FAILED = errno.ENOSYS, errno.EINVAL
 
+# How packages say so: most of them, and adlfs.
+CONDITIONS: Final[Sequence[Mapping[str, Any]]] = ({"mode": "create"}, {"overwrite": False})
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -31,7 +34,7 @@ class Store:
     They are methods of one object so that a test can let each of them fail, or the driver die at it.
 
     Raises:
-        UnsupportedError: fsspec, or the package for this kind of URL, is not installed.
+        UnsupportedError: fsspec, or the package for this kind of URL, is not installed, or has no conditional put.
         InputError: no such kind of URL, or one without a bucket.
     """
 
@@ -48,7 +51,7 @@ class Store:
         self._root = root.rstrip("/")
         if not self._root.strip("/"):
             raise InputError(f"{url}: expected a bucket and a prefix, as in s3://bucket/samples")
-        self._conditional = "mode" in inspect.signature(self._files.put_file).parameters
+        self._condition = _condition(url, self._files, fsspec.AbstractFileSystem)
 
     @property
     def shared(self) -> bool:
@@ -72,19 +75,18 @@ class Store:
     def create(self, name: str, source: Path) -> bool:
         """Make an object of a local file, in one step, unless there is one; whether there was none.
 
-        Where the store cannot do that in one step, look first.
+        Where the server cannot do that in one step, look first.
         """
-        if self._conditional:
-            try:
-                _called(self._files.put_file, str(source), self._key(name), mode="create")
-                return True
-            except FileExistsError:
+        try:
+            _called(self._files.put_file, str(source), self._key(name), **self._condition)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno == CONDITION_FAILED:
                 return False
-            except OSError as error:
-                if error.errno == CONDITION_FAILED:
-                    return False
-                if error.errno != NOT_IMPLEMENTED:
-                    raise
+            if error.errno != NOT_IMPLEMENTED:
+                raise
         if _called(self._files.exists, self._key(name)):
             return False
         self.put(name, source)
@@ -163,6 +165,23 @@ def scratch(prefix: str = "fastvae-") -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _condition(url: str, files: Any, plain: Any) -> Mapping[str, Any]:
+    """The argument of a file system's put that makes it depend on there being no such object.
+
+    Raises:
+        UnsupportedError: there is none, or puts are the ``plain`` class's own, which shows a file while it is written.
+    """
+    parameters = inspect.signature(files.put_file).parameters
+    found = next((argument for argument in CONDITIONS if argument.keys() <= parameters.keys()), None)
+    in_steps = getattr(files.put_file, "__func__", None) is plain.put_file and "memory" not in _protocols(files)
+    if found is None or in_steps:
+        raise UnsupportedError(
+            f"{url}: {type(files).__name__} cannot put a file whole, on the condition that there is none; "
+            "use s3://, gs:// or az:// with an up-to-date package, or mount it as a folder"
+        )
+    return found
 
 
 def _protocols(files: Any) -> Sequence[str]:

@@ -13,11 +13,10 @@ from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk.data_rows import plans_of, row_source
 from fastvae.bulk.datasets import same_data
-from fastvae.bulk.disk import sha256_of
 from fastvae.bulk.generation import invariant
 from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
 from fastvae.bulk.opening import open_folder
-from fastvae.bulk.place import SUCCESS, JobFolder, Record, Success, success_for
+from fastvae.bulk.place import SUCCESS, JobFolder, Record, Success, altered, success_for
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource, condition_hash, condition_rows
 from fastvae.errors import InputError, JobError
@@ -128,9 +127,8 @@ def _wrong(job: Job, place: JobFolder, record: Record) -> str:
         return problem
     try:
         with place.local(job, record) as folder:
-            for written in record.files:
-                if sha256_of(folder / written.name) != written.sha256:
-                    return f"{written.name} has another SHA-256 than the manifest says"
+            if problem := altered(record, folder):
+                return problem
             count = FORMATS[job.format].count(job, record.shard, folder)
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"

@@ -25,7 +25,8 @@ def main() -> None:
         if any(word.startswith("--workers") for word in sys.argv):
             processes.begin()
         try:
-            from fastvae.cli.app import app
+            with processes.imports():
+                from fastvae.cli.app import app
         except ModuleNotFoundError as error:
             if error.name not in ("typer", "rich"):
                 raise

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
 from typer import Argument, Option
 
 import fastvae
@@ -34,16 +27,14 @@ from fastvae.cli.options import (
     Seed,
     command,
 )
+from fastvae.cli.watching import Stopped, watching
 from fastvae.cli.work import note, progress, read_condition
-from fastvae.cli.workers import worker_lines
 from fastvae.errors import IncompleteJobError, InputError
 
 FOLDERS = "Writing a folder of shards"
 NOT_ALL = 1
 # What --ray without an address means; no address begins like this.
 ANY_RAY = ":any"
-# Between lines where there is no terminal.
-PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,14 @@ class BulkOptions:
             rich_help_panel=FOLDERS,
         ),
     ] = None
+    recheck: Annotated[
+        bool,
+        Option(
+            "--recheck",
+            help="Hash the shards that are there, and make those again whose bytes have changed.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = False
     as_json: Annotated[
         bool, Option("--json", help="Print what happens as JSON, a line each.", rich_help_panel=FOLDERS)
     ] = False
@@ -142,7 +141,14 @@ def _run(
     verb: Callable[..., bulk.Report], what: str, out: Path | str, options: BulkOptions, *arguments: Any, **settings: Any
 ) -> None:
     """Run a job whose rows are called ``what``."""
-    with _watching(out, as_json=options.as_json, title=verb.__name__) as watch:
+    stopped = Stopped(out)
+    with watching(out, as_json=options.as_json, title=verb.__name__, what=what) as show:
+
+        def watch(state: bulk.Progress) -> None:
+            if state.event == "stop":
+                stopped.say()
+            show(state)
+
         try:
             report = verb(
                 *arguments,
@@ -151,6 +157,7 @@ def _run(
                 format=options.shards or "parquet",
                 dtype=options.dtype or "float32",
                 workers=options.workers,
+                recheck=options.recheck,
                 ray=False if options.ray is None else options.ray == ANY_RAY or options.ray,
                 watch=watch,
             )
@@ -158,7 +165,7 @@ def _run(
             note(f"fastvae: error: {error}")
             raise typer.Exit(NOT_ALL) from error
         except (KeyboardInterrupt, SystemExit):
-            note(f"{out}: stopped; the same command goes on with what is there")
+            stopped.say()
             raise
     if not options.as_json:
         lists = f", {report.rejected:,} of them rejected" if report.rejected else ""
@@ -219,57 +226,6 @@ def _load(options: ModelOptions, job: Job, device: str) -> fastvae.VAE:
         scaled_latents=job.scaled_latents,
         max_memory=job.max_memory or None,
     ).load(batch_invariant=True)
-
-
-@contextmanager
-def _watching(out: Path | str, *, as_json: bool, title: str = "generate") -> Iterator[Callable[[bulk.Progress], None]]:
-    """What shows a job's progress: JSON on stdout, a bar on a terminal, or else a line now and then."""
-    console = Console(stderr=True)
-    if as_json:
-        yield lambda state: print(json.dumps(dataclasses.asdict(state)), flush=True)
-    elif console.is_terminal:
-        bar = Bar(TextColumn(title), BarColumn(), TextColumn("{task.description}"))
-        task = bar.add_task("", total=None)
-        with Live(bar, console=console) as live:
-
-            def draw(state: bulk.Progress) -> None:
-                bar.update(task, total=state.n, completed=state.samples, description=_figures(state))
-                live.update(Group(bar, *map(Text, worker_lines(state.workers))))
-                if state.message:
-                    live.console.print(state.message, markup=False, highlight=False)
-
-            yield draw
-    else:
-        yield _Lines(out)
-
-
-class _Lines:
-    """Prints a line at the start, when something happens, and every PATIENCE seconds."""
-
-    def __init__(self, out: Path | str) -> None:
-        self._out, self._next = out, 0.0
-
-    def __call__(self, state: bulk.Progress) -> None:
-        now = time.monotonic()
-        if state.message:
-            note(f"{self._out}: {state.message}")
-        if state.event == "shard" and now >= self._next:
-            self._next = now + PATIENCE
-            note(f"{self._out}: {_figures(state)}")
-
-
-def _figures(state: bulk.Progress) -> str:
-    """Samples, shards, rate and what is left, in a few words."""
-    parts = [f"{state.samples:,}/{state.n:,} samples", f"{state.shards:,}/{state.of_shards:,} shards"]
-    if state.rate:
-        parts.append(f"{state.rate:,.0f} samples/s")
-    if state.eta:
-        minutes, seconds = divmod(round(state.eta), 60)
-        hours, minutes = divmod(minutes, 60)
-        parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
-    if state.failed:
-        parts.append(f"{state.failed:,} failed")
-    return ", ".join(parts)
 
 
 COMMANDS = (verify,)

@@ -10,17 +10,20 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 
 from fastvae.api import VAE
 from fastvae.errors import InputError
+from fastvae.files import needs
 from fastvae.formats.diffusers import configured
 from fastvae.model import check_model
 from fastvae.runtime import Settings
+
+with needs("diffusers", "autoencoders to accelerate", "diffusers"):
+    from diffusers import AutoencoderKL, AutoencoderTiny
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+    from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 PRECISIONS = {torch.float32: "ieee", torch.float64: "float64", torch.bfloat16: "bf16", torch.float16: "fp16"}
 METHODS = ("encode", "decode")

@@ -168,6 +168,52 @@ def test_threads_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @needs_compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_place_are_the_same_and_take_no_memory(kind: str) -> None:
+    """Of images by pixel, too; with a factor, and with a loss of rows."""
+    for reduction, images in (("mean", False), ("sum", True), ("none", False)):
+        arguments = {**make(kind, 3, (4, 2, 2), masked=True), "reduction": reduction}
+        for name in ("output", "output_logvar") if images else ():
+            if arguments[name] is not None and arguments[name].dim() == 4:
+                arguments[name] = arguments[name].contiguous(memory_format=torch.channels_last)
+        expected = gradients(arguments, with_impl("cpu"), 1.5)
+        owners: dict[str, Tensor] = {}
+
+        def loss(*, owners: dict[str, Tensor] = owners, **given: Any) -> ElboLoss:
+            for name in ("output", "output_logvar"):
+                if given[name] is not None:
+                    owners[name] = given[name] = given[name] * 1
+            return elbo_loss(**given, inplace=True, impl="cpu")
+
+        found = gradients(arguments, loss, 1.5)
+        for name, gradient in found.items():
+            assert torch.equal(gradient, expected[name])
+        taken = ["output"] if kind != "row" else ["output", "output_logvar"]
+        if reduction == "none" and kind in ("shared", "scalar"):
+            taken = []  # the gradient is computed later, from what is still there
+        for name, owner in owners.items():
+            assert torch.equal(owner, arguments[name]) == (name not in taken)
+
+
+@needs_compiled
+def test_in_place_is_refused_where_the_values_are_needed() -> None:
+    """By autograd, where the layer before needs its output; leaves, other dtypes and gaps are left alone."""
+    leaf, data = torch.randn(3, 4, requires_grad=True), torch.rand(3, 4)
+    loss = elbo_loss(torch.tanh(leaf), data, torch.zeros(3, 1), torch.zeros(3, 1), inplace=True).loss
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    for output in (leaf, (leaf * 1).double(), (leaf * 1).bfloat16(), torch.stack([leaf, leaf], -1)[..., 0]):
+        before = output.detach().clone()
+        found = elbo_loss(output, data.to(output.dtype), torch.zeros(3, 1), torch.zeros(3, 1), inplace=True).loss
+        found.backward()
+        assert torch.equal(output, before)
+    with torch.no_grad():
+        output = leaf * 1
+        elbo_loss(output, data, torch.zeros(3, 1), torch.zeros(3, 1), inplace=True)
+        assert torch.equal(output, leaf)
+
+
+@needs_compiled
 def test_where_numbers_end_it_is_as_the_reference() -> None:
     """NaN and infinity in any operand give what the reference gives, entry by entry and row by row."""
     ends = torch.tensor([math.nan, math.inf, -math.inf, 1e38, 0.0, -90.0, 95.0, 1.0])
@@ -347,7 +393,7 @@ def test_opcheck_with_gradients(impl: str) -> None:
                 a[name].requires_grad_()
         tensors = a["output"], a["data"], a["mean"], a["logvar"], a["likelihood"], a["output_logvar"], None
         overload = torch.ops.fastvae.elbo_loss.default
-        torch.library.opcheck(overload, (*tensors, reduction, False, keep, keep and kind == "row", impl))
+        torch.library.opcheck(overload, (*tensors, reduction, False, keep, keep and kind == "row", False, impl))
     weight = torch.ones(4, device=DEVICE)
     settings_ = a["output"].detach(), a["data"], a["likelihood"], a["output_logvar"].detach(), None, True, impl
     checks = ["test_schema", "test_faketensor"]

@@ -51,12 +51,13 @@ def _scored(
     gradient: bool,
     logvar_gradient: bool,
     weight: float | Tensor = 1.0,
+    inplace: bool = False,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """One pass over tensors of any layout -> sums, gradients by output and by output_logvar; None what is not wanted.
 
     weight: of a row's score in the loss, a number or [samples * n]. Sums are float64, of rows [samples * n] or, unless
     `by_row`, parts of the sum over all. Unless something is wanted by row, or shared by rows, all rows of a sample
-    count as one: then tiles are all alike.
+    count as one: then tiles are all alike. Each entry is read before it is written, so that gradients may be `inplace`.
     """
     if not output.numel():
         return _nothing(output, output_logvar, value, gradient, logvar_gradient)
@@ -70,8 +71,10 @@ def _scored(
         rows, columns, n = rows // n, columns * n, 1
     tile_rows, tile_columns = _tile_shape(columns)
     down, across = _ceil_div(rows, tile_rows), _ceil_div(columns, tile_columns)
-    flat, of_output = empty_rows(output, torch.float32) if gradient else (None, None)
-    flat_logvar, of_logvar = empty_rows(output, torch.float32) if logvar_gradient and not shared else (None, None)
+    flat, of_output = _room(output, o, inplace) if gradient else (None, None)
+    flat_logvar = of_logvar = None
+    if output_logvar is not None and logvar_gradient and not shared:
+        flat_logvar, of_logvar = _room(output_logvar, v, inplace, output)
     parts = torch.empty(down, columns, dtype=torch.float64) if logvar_gradient and shared else None
     sums = torch.empty(across, rows, dtype=torch.float64) if value else None
     scale, w = (weight, None) if isinstance(weight, float) else (1.0, plain(weight))
@@ -85,6 +88,14 @@ def _scored(
         of_logvar = None if of_logvar is None else of_logvar.to(output_logvar.dtype)
     totals = None if sums is None else sums.sum(0) if by_row else sums.flatten()
     return totals, None if of_output is None else of_output.to(output.dtype), of_logvar
+
+
+def _room(x: Tensor, rows: Tensor | None, inplace: bool, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Where x's gradient goes, as `empty_rows` gives it: into x, if that may be and `rows` are x's own memory."""
+    if inplace and rows is not None and rows.data_ptr() == x.data_ptr() and not (x.is_leaf and x.requires_grad):
+        torch.autograd.graph.increment_version(x)
+        return rows.detach(), x.detach()
+    return empty_rows(x if like is None else like, torch.float32)
 
 
 def _nothing(
@@ -108,10 +119,11 @@ def elbo_loss(
     by_dimension: bool,
     keep: bool = False,
     keep_logvar: bool = False,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """As the reference defines it; and, if they are to be kept, the gradients of the reconstruction."""
     rows, by_row = output.shape[0], reduction == "none"
-    wanted = {"by_row": by_row, "value": True, "gradient": keep, "logvar_gradient": keep_logvar}
+    wanted = {"by_row": by_row, "value": True, "gradient": keep, "logvar_gradient": keep_logvar, "inplace": inplace}
     weight = 1 / max(rows, 1) if reduction == "mean" else 1.0
     sums, of_output, of_logvar = _scored(output, data, likelihood, output_logvar, mask, **wanted, weight=weight)
     assert sums is not None

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..checks import check_floating, check_like, check_mask, check_sample_shape, check_shape
 from ..dispatch import resolve_impl
 from .elbo_terms import elbo_terms
+from .registration import Op
 from .scores import check_likelihood
 
 __all__ = ["ElboLoss", "elbo_loss"]
@@ -87,6 +88,7 @@ def elbo_loss(
     free_bits: float = 0.0,
     capacity: float | Tensor | None = None,
     reduction: str = "mean",
+    inplace: bool = False,
     impl: str = "auto",
 ) -> ElboLoss:
     """What training minimises: -log p(data | output) + beta · KL(N(mean, exp logvar) ‖ N(0, I)), with its gradients.
@@ -101,6 +103,10 @@ def elbo_loss(
     being a dimension). capacity: C in nats; the divergence counts as |KL - C|, of the batch's mean KL (Burgess et al.
     2018, whose γ is beta). reduction: "mean" over the rows of output, "sum", or "none", which takes neither
     constraint; a mean over no rows is NaN, as PyTorch's are.
+
+    inplace: gradients by output and output_logvar take those tensors' memory, so that a step needs none of its own;
+    what they held is gone. If the layer before needs its output for its own gradient, as tanh does, backward says so.
+    On CPUs in float32, and of tensors without gaps that are no leaves; elsewhere it changes nothing.
 
     Returns (loss, reconstruction, kl), float32 (float64 for float64), scalars or, for "none", [s*n], [s*n] and [n].
     Gradients go to output, output_logvar, mean and logvar; data gets none. On a CPU, in float32 and float64, they are
@@ -119,8 +125,9 @@ def elbo_loss(
     if reduction == "none" and keep_logvar and shared:  # a sum over rows cannot be weighted by row later
         can_keep = keep_logvar = False
     keep = keep_logvar or (can_keep and output.requires_grad)
-    settings = likelihood, output_logvar, mask, reduction, free_bits > 0, keep, keep_logvar, impl
-    reconstruction, kl, _, _ = elbo_terms(output, data, mean, logvar, *settings)
+    traced = torch.compiler.is_compiling() or Op.traced((output, data, mean, logvar))
+    settings = likelihood, output_logvar, mask, reduction, free_bits > 0, keep, keep_logvar, inplace and not traced
+    reconstruction, kl, _, _ = elbo_terms(output, data, mean, logvar, *settings, impl)
     samples = output.shape[0] // max(data.shape[0], 1)
     if reduction == "none":
         loss = reconstruction + beta * kl.repeat(samples)

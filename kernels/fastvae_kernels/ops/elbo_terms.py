@@ -33,9 +33,13 @@ def elbo_terms(
     by_dimension: bool,
     keep: bool,
     keep_logvar: bool,
+    inplace: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Reconstruction, kl, and what is kept of the first's gradients by output and output_logvar, or nothing."""
+    """Reconstruction, kl, and what is kept of the first's gradients by output and output_logvar, or nothing.
+
+    inplace: the latter may take their memory; never through the dispatcher, to which the op changes no argument.
+    """
     widest = torch.promote_types(output.dtype, mean.dtype)
     resolved = resolve_impl("elbo_loss", impl, output.device, widest)
     settings = output, data, mean, logvar, likelihood, output_logvar, mask, reduction, by_dimension
@@ -43,7 +47,7 @@ def elbo_terms(
     if resolved == "cpu":
         from ..cpu import elbo_loss as on_cpu
 
-        reconstruction, kl, of_output, of_logvar = on_cpu(*settings, keep, keep_logvar)
+        reconstruction, kl, of_output, of_logvar = on_cpu(*settings, keep, keep_logvar, inplace)
     elif resolved == "triton":
         from ..triton.elbo_loss import elbo_loss as in_triton
 
@@ -68,6 +72,7 @@ def _(
     by_dimension: bool,
     keep: bool,
     keep_logvar: bool,
+    inplace: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = output.shape[:1] if reduction == "none" else ()
@@ -127,7 +132,7 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    o, data, mean, logvar, likelihood, output_logvar, mask, reduction, by_dimension, keep, _, impl = inputs
+    o, data, mean, logvar, likelihood, output_logvar, mask, reduction, by_dimension, keep, _, _, impl = inputs
     kept = output[2:] if keep else (None, None)
     # Where the gradient is kept, backward reads neither output nor data: they may be freed.
     again = (None, None, None, None) if keep else (o, data, output_logvar, mask)
@@ -154,7 +159,7 @@ def _backward(ctx: Any, of_reconstruction: Tensor | None, of_kl: Tensor | None, 
         of_output_logvar = of_output_logvar if by_output_logvar else None
     if of_kl is not None and (by_mean or by_logvar):
         of_mean, of_logvar = _divergence_gradients(mean, logvar, of_kl, by_dimension, impl)
-    gradients = of_output, None, of_mean, of_logvar, None, of_output_logvar, *[None] * 6
+    gradients = of_output, None, of_mean, of_logvar, None, of_output_logvar, *[None] * 7
     return _once(gradients) if torch.is_grad_enabled() else gradients
 
 

@@ -119,6 +119,21 @@ def test_a_hand_whose_actor_dies(tmp_path: Path) -> None:
     assert time.monotonic() - begun < ray_workers.PATIENCE
 
 
+def test_a_cluster_that_is_lost(tmp_path: Path) -> None:
+    """As Ray's client says it: every call raises, first those of the actor, then making another."""
+
+    def lost(*_: object) -> None:
+        raise ConnectionError("the client has already been disconnected")
+
+    call = SimpleNamespace(remote=lost)
+    hand = RayHand(ray, SimpleNamespace(live=call, load=call))
+    assert not hand.alive
+    crew = ray_workers.Cluster(True, MadeRecipe(made_job(), tmp_path, tmp_path), 1)
+    crew._ray, crew._seat = ray, call
+    with pytest.raises(JobError, match=r"the cluster is lost \(the client .* disconnected\); the same call goes on"):
+        drive_with(crew, made_job(), Folder(tmp_path / "job", QuickDisk()), lambda state: None)
+
+
 def test_actors_that_die_before_they_have_the_model(tmp_path: Path) -> None:
     class Broken:
         def load(self) -> None:
@@ -270,12 +285,65 @@ def test_addresses_without_a_cluster(
     assert (tmp_path / "job").exists() == (error is JobError)
 
 
+def test_an_address_where_something_else_answers(
+    tmp_path: Path, gaussian: fastvae.VAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without what Ray's client needs, and where Ray wants a token that nobody has shown."""
+
+    def init(address: str, **options: object) -> None:
+        raise ConnectionError("failed to connect")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UnsupportedError, match=r"ray:// need the package grpcio: pip install 'ray\[client\]'"):
+            bulk.generate(gaussian, 10, tmp_path / "job", ray=f"ray://{address}")
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        for ray_ in (address, True):
+            with pytest.raises(
+                JobError, match=rf"at '{address}': failed to connect; if it wants .*RAY_AUTH_MODE=token"
+            ):
+                bulk.generate(gaussian, 10, tmp_path / "job", ray=ray_)
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        with pytest.raises(JobError, match=r"failed to connect$"):
+            bulk.generate(gaussian, 10, tmp_path / "job", ray=address)
+
+
 def test_ray_is_not_installed(tmp_path: Path, gaussian: fastvae.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UnsupportedError, match=r"pip install 'fastvae-engine\[ray\]'"):
         bulk.generate(gaussian, 10, tmp_path / "job", ray=True)
     bulk.generate(gaussian, 10, tmp_path / "job")
     bulk.generate(gaussian, 10, tmp_path / "job", ray=True)  # nothing is missing, so nothing is asked for
+
+
+def test_ctrl_c_is_told_of_before_workers_and_ray_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, folder = made_job(n=40), Folder(tmp_path / "job", QuickDisk())
+    order: list[str] = []
+
+    class Hand(ThreadHand):
+        def stop(self) -> None:
+            order.append("worker")
+            super().stop()
+
+    def watch(state: Progress) -> None:
+        if state.event == "stop":
+            order.append(f"told of {len(state.workers)} worker")
+            raise BrokenPipeError  # whoever reads has gone as well
+        if state.event == "shard":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **options: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: order.append("ray"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    crew = SimpleNamespace(size=lambda: 1, start=lambda index: Hand(job, folder, MadeRows()))
+    with pytest.raises(KeyboardInterrupt), ray_workers.joined(True):
+        drive_with(crew, job, folder, watch)
+    assert order == ["told of 1 worker", "worker", "ray"]
 
 
 def test_the_handler_of_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -> None:

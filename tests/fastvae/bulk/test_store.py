@@ -221,11 +221,15 @@ def test_samples_of_a_model(url: str, tmp_path: Path, gaussian: fastvae.VAE) -> 
     assert objects(f"{url}/two") == {}
 
 
-def without_condition(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that knows no conditional put."""
+def adlfs_like(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has another word for it."""
+    whole = files.put_file
 
-    def put_file(source: str, target: str) -> None:
-        files.pipe_file(target, Path(source).read_bytes())
+    def put_file(source: str, target: str, delimiter: str = "/", overwrite: bool = True, **options: Any) -> None:
+        assert not options
+        if not overwrite and files.exists(target):
+            raise FileExistsError("File already exists!")
+        whole(source, target)
 
     monkeypatch.setattr(files, "put_file", put_file)
 
@@ -244,10 +248,10 @@ def refusing(files: Any, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [without_condition, partial(refusing, code=errno.ENOSYS), partial(refusing, code=errno.EINVAL)],
-    ids=["unknown", "not implemented", "condition failed"],
+    [adlfs_like, partial(refusing, code=errno.ENOSYS), partial(refusing, code=errno.EINVAL)],
+    ids=["overwrite=False", "not implemented", "condition failed"],
 )
-def test_stores_without_a_conditional_put(
+def test_conditional_puts_of_other_kinds(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
 ) -> None:
     change(fsspec.filesystem("memory", use_listings_cache=False), monkeypatch)
@@ -262,6 +266,20 @@ def test_stores_without_a_conditional_put(
     assert bulk.verify(f"{url}/job").ok
     with pytest.raises(JobError, match="holds another job"):
         drive(made_job(n=11), f"{url}/job")
+
+
+def test_file_systems_that_show_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or that know no condition; both are refused before anything is written."""
+    for url, kind in ((f"dir::memory://{tmp_path}", "DirFileSystem"), (f"simplecache::memory:/{tmp_path}/x", "Simple")):
+        with pytest.raises(UnsupportedError, match=rf"{kind}.* cannot put a file whole.*mount it as a folder"):
+            Store(url)
+
+    class InSteps(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "steps"
+
+    fsspec.register_implementation("steps", InSteps)
+    with pytest.raises(UnsupportedError, match="steps://bucket/x: InSteps cannot put a file whole"):
+        open_folder("steps://bucket/x")
 
 
 def test_a_manifest_that_cannot_be_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import fastvae
 from fastvae import bulk
 from fastvae.bulk.folder import MANIFEST, Folder
 from fastvae.bulk.progress import WorkerState
-from fastvae.cli import bulk as cli
+from fastvae.cli import watching as shown
 from fastvae.cli.workers import worker_lines
 from tests.fastvae.commands import generate_digits
 
@@ -79,6 +80,18 @@ def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) ->
     assert (found["ok"], found["shards"], len(found["problems"])) == (False, 2, 1)
 
 
+def test_damaged_shards_are_made_again_on_request(tmp_path: Path, call: Call, models: Path) -> None:
+    out = tmp_path / "job"
+    arguments = ["generate", models / "table.safetensors", "-n", 9, "-o", out, "--shard-size", 4, "--shards", "npy"]
+    call(*arguments)
+    path = out / "shard-000000001.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert f"{out}: 3 of 3 shards are there\n" in call(*arguments).stderr
+    assert f"{out}: 2 of 3 shards are there, 1 more have changed\n" in call(*arguments, "--recheck").stderr
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +99,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, call: Call, models: Path) ->
         ("generate table -o o.npy --shard-size 2", "--shard-size: only for a folder"),
         ("generate table -o o.npy --shards npy", "--shards: only for a folder"),
         ("generate table -o o.npy --dtype uint8", "--dtype: only for a folder"),
+        ("generate table -o o.npy --recheck", "--recheck: only for a folder"),
         ("generate table -o o.npy --json", "--json: only for a folder"),
         ("generate table -o job --start 1", "--start: not for a folder"),
         ("generate table -o job --force", "--force: not for a folder"),
@@ -119,12 +133,42 @@ def test_shards_that_keep_failing(tmp_path: Path, call: Call, models: Path, monk
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
-    with cli._watching(Path("job"), as_json=False) as watch:
+    monkeypatch.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with shown.watching(Path("job"), as_json=False) as watch:
         watch(bulk.Progress("start", 0, 4000, 0, 4, 0, 0.0, 0.0, None))
         watch(bulk.Progress("retry", 3000, 4000, 3, 4, 1, 2.0, 1500.0, 3700.0, "shard [1]: no"))
     assert "3,000/4,000 samples, 3/4 shards, 1,500 samples/s, 1:01:40 left, 1 failed" in drawn.getvalue()
     assert "shard [1]: no" in drawn.getvalue()
+
+
+def test_hashing_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal, in plain lines with time between them, and as JSON."""
+    states = [
+        bulk.Progress("hash", 0, 40, 0, 4, 0, 60.0, 0.0, 120.0, hashed=10**9, to_hash=3 * 10**9),
+        bulk.Progress("hash", 0, 40, 0, 4, 0, 61.0, 0.0, 119.0, hashed=2 * 10**9, to_hash=3 * 10**9),
+        bulk.Progress("shard", 10, 40, 1, 4, 0, 1.0, 10.0, 3.0),
+    ]
+    drawn = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+        for state in (states[0], states[2]):  # what is drawn last is seen for certain
+            with shown.watching(Path("job"), as_json=False, what="rows") as watch:
+                watch(state)
+    assert "hashing the input: 1,000/3,000 MB, 0:02:00 left" in drawn.getvalue()
+    assert "10/40 rows, 1/4 shards, 10 rows/s" in drawn.getvalue()
+    for patience, lines in ((60.0, 1), (0.0, 4)):
+        monkeypatch.setattr(shown, "PATIENCE", patience)
+        with shown.watching(Path("job"), as_json=False, what="rows") as watch:
+            for state in (*states, replace(states[0], event="recheck")):
+                watch(state)
+        found = capsys.readouterr().err.splitlines()
+        assert found[0] == "job: hashing the input: 1,000/3,000 MB, 0:02:00 left"
+        assert len(found) == lines
+    assert found[-1] == "job: hashing shards that are there: 1,000/3,000 MB, 0:02:00 left"
+    with shown.watching(Path("job"), as_json=True) as watch:
+        watch(states[0])
+    event = json.loads(capsys.readouterr().out)
+    assert (event["event"], event["hashed"], event["to_hash"]) == ("hash", 10**9, 3 * 10**9)
 
 
 def test_workers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +193,8 @@ def test_workers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         "3 more workers: 2 working, 1 loading, 11 done, 1 died and was replaced",
     ]
     drawn = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
-    with cli._watching(Path("job"), as_json=False) as watch:
+    monkeypatch.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with shown.watching(Path("job"), as_json=False) as watch:
         watch(bulk.Progress("shard", 0, 4000, 0, 4, 0, 0.0, 0.0, None, "", tuple(workers)))
     assert all(line in drawn.getvalue() for line in lines)
 
@@ -177,6 +221,14 @@ def test_an_address_of_ray_may_be_left_out(
         (False, None),
         ("head:6379", None),
     ]
+
+
+def test_how_to_go_on_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = shown.Stopped("s3://b/job")
+    assert capsys.readouterr().err == ""
+    stopped.say()
+    stopped.say()
+    assert capsys.readouterr().err == "s3://b/job: stopped; the same command goes on with what is there\n"
 
 
 def _after(process: subprocess.Popen[str], out: Path, lines: int) -> None:
@@ -222,7 +274,9 @@ def test_stopped_killed_and_finished(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stderr == f"{out}: stopped; the same command goes on with what is there\nfastvae: interrupted\n"
-    workers = json.loads(stdout.splitlines()[-1])["workers"]
+    last = json.loads(stdout.splitlines()[-1])
+    workers = last["workers"]
+    assert last["event"] == "stop"
     assert [(worker["number"], worker["replaced"]) for worker in workers] == [(0, 0), (1, 0)]
     untold = len(Folder(out).records(Folder(out).job())) - done - sum(worker["done"] for worker in workers)
     assert untold in (0, 1)  # stopped between writing a line and telling of it

@@ -71,6 +71,8 @@ def test_images_into_a_folder(tmp_path: Path, call: Call, model: Path, images: P
     out = tmp_path / "z"
     arguments = ["encode", model, images, "-o", out, "--shard-size", 4]
     lines = call(*arguments).stderr.splitlines()
+    assert lines[0].startswith(f"{out}: 4/11 rows, 1/3 shards, ")
+    assert " rows/s" in lines[0]
     assert lines[-1].startswith(f"{out}: 11 rows in 3 shards, content ")
     expected = fastvae.load(model, batch_invariant=True).encode(rows_of(images))
     np.testing.assert_array_equal(values_in(out, "mean"), expected.mean.reshape(IMAGES, -1))

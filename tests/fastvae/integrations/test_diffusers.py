@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -184,3 +186,10 @@ def test_a_block_without_a_layer_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="AttnDownEncoderBlock2D"):
         accelerate(module)
     assert "encode" not in vars(module)
+
+
+def test_without_diffusers_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fastvae.integrations.diffusers")
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(UnsupportedError, match=r"package diffusers: pip install .fastvae-engine\[diffusers\]"):
+        importlib.import_module("fastvae.integrations.diffusers")
