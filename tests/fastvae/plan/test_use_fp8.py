@@ -9,6 +9,7 @@ import torch
 
 from fastvae.layers import Activation, Attention, Conv2d, GroupNorm, Layer
 from fastvae.plan import Plan, Step, Target, build_plan
+from fastvae.plan.memory import row_bytes
 from fastvae.plan.passes.use_fp8 import eight_bit_weight, norms_before_convolutions, out_scale, use_fp8
 from fastvae.runtime.weights import WeightStore
 from tests.fastvae.image_specs import wide_image_spec
@@ -103,6 +104,14 @@ def test_only_what_is_named_changes(target: Target) -> None:
     (expected,), (found,) = run_plan(plan, inputs), run_plan(use_fp8(plan, norms), inputs)
     assert found.dtype == expected.dtype
     assert 1e-4 < float((found - expected).float().norm() / expected.float().norm()) < 0.1
+
+
+def test_what_a_norm_wrote_takes_a_byte() -> None:
+    plan = build_plan(random_model(SPEC), "decode", target="triton", dtype=torch.bfloat16)
+    norms = norms_before_convolutions(plan)
+    sizes, smaller = row_bytes(plan, 2), row_bytes(use_fp8(plan, norms), 2)
+    assert {name for name in sizes if smaller[name] != sizes[name]} == {*norms}
+    assert all(2 * smaller[name] == sizes[name] for name in norms)
 
 
 def test_equal_weights_are_held_once() -> None:
