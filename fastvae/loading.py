@@ -47,10 +47,12 @@ def load(
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
         precision: ``ieee`` (float32), ``tf32`` (float32 whose dense layers multiply in TF32, as fast GPUs do and CPUs
-            imitate), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
+            imitate), ``bf16``, ``fp16``, ``fp8`` (bf16 whose convolutions after group norms multiply in 8 bits, where
+            their measured error is small) or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
             accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16 raises NumericsError.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
-            ``auto`` takes the fastest there is and logs it once.
+            ``auto`` takes the fastest there is and logs it once. Ops of a plan, as ``explain`` lists them, may have
+            others: ``"conv2d=library,attention=library"``, or ``"triton,conv2d=reference"``.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
             it beyond rounding, nor at all with ``batch_invariant``.
         batch_invariant: make the bits of a row's result independent of the rows around it.

@@ -149,7 +149,9 @@ class Engine:
             batch_invariant=self.batch_invariant,
             tf32=self.precision == "tf32",
         )
-        return explain_verb(self.spec, verb, build, rows, name, self.precision)
+        # Which convolutions bear 8 bits is known of weights on a device alone.
+        precision = "bf16" if self.precision == "fp8" else self.precision
+        return explain_verb(self.spec, verb, build, rows, name, precision)
 
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
