@@ -238,7 +238,7 @@ def logits(value: Value, owner: str) -> Value:
     last = value.operands[0] if isinstance(value.operation, Scaling) else value
     if last.operation in (Activation("sigmoid"), Activation("tanh"), Activation("softplus")):
         raise InputError(
-            f"{owner}: for a Bernoulli likelihood it must end in a sigmoid, which makes probabilities, or in logits; "
+            f"{owner}: probabilities must end in a sigmoid; what ends in none must be logits; "
             f"this one ends in {value.where.partition('operator ')[2] or value.where}"
         )
     return value

@@ -333,7 +333,7 @@ def test_columns_of_several_kinds() -> None:
         ),
         ("categorical", lambda a, b, c, own: {"probs": a}, "must end in a softmax"),
         ("continuous_bernoulli", lambda a, b, c, own: {"probs": a}, "probabilities must end in a sigmoid"),
-        ("continuous_bernoulli", lambda a, b, c, own: a.tanh(), "it must end in a sigmoid.*ends in aten.tanh"),
+        ("continuous_bernoulli", lambda a, b, c, own: a.tanh(), "must end in a sigmoid.*ends in aten.tanh"),
     ],
 )
 def test_decoders_that_do_not_fit(likelihood: Any, pack: Pack, message: str) -> None:
