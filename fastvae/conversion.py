@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -24,18 +24,22 @@ from fastvae.errors import InputError, TranslationError
 from fastvae.formats.modules import (
     SCALES,
     LikelihoodArgument,
+    PriorArgument,
     Scale,
     Translation,
     dtype_of,
     pair_of,
     private_copy,
     translate,
+    unchanged,
+    with_prior,
 )
-from fastvae.layers import Activation, Stack, leaves
+from fastvae.heads import FixedGaussian, GaussianHead, Mixed
+from fastvae.layers import Flatten, Linear, Reshape, Shape
 from fastvae.model import Model, check_model
 from fastvae.plan import build_plan
 from fastvae.runtime.executor import Executor
-from fastvae.spec import GaussianHead
+from fastvae.spec_json import spec_to_json
 
 logger = logging.getLogger("fastvae")
 
@@ -53,6 +57,7 @@ def convert(
     example_input: Tensor,
     example_latent: Tensor | None = None,
     parametrization: Scale = "logvar",
+    prior: PriorArgument | None = None,
     name: str = "",
 ) -> Model:
     """The model that two modules are; see :func:`fastvae.from_modules`.
@@ -78,7 +83,7 @@ def convert(
     translation = translate(
         *modules, likelihood=likelihood, example=example, latent=latent, parametrization=parametrization, name=name
     )
-    model = translation.model
+    model = with_prior(translation.model, prior)
     check_model(model, source="from_modules")
     _verify(translation, modules, example, latent, parametrization)
     dtype = translation.dtype
@@ -127,9 +132,35 @@ def _verify(
 
     z = expected["mean"] if latent is None else latent
     output, unit = _outputs("decoder", decoder, z, converts=translation.converts[1])
-    mean, logvar = pair_of(output, "logvar", "decoder")
-    expected = {"output": mean.double()} | ({} if logvar is None else {"log-variance": logvar.double()})
-    _compare("decoder", model, "decode" if translation.took_sigmoid else "parameters", z, expected, unit)
+    _verify_decoder(translation, [leaf.double() for leaf in translation.decoding.read(output)], z, unit)
+
+
+def _verify_decoder(translation: Translation, outputs: list[Tensor], z: Tensor, unit: float) -> None:
+    model, checks = translation.model, translation.decoding.checks
+    for check, theirs in zip(checks, outputs, strict=True):
+        if check.positive and not bool((check.of_theirs(theirs) > 0).all()):
+            raise InputError(f"decoder: its {check.what} for the example is not positive")
+    likelihood = model.spec.likelihood
+    if isinstance(likelihood, Mixed):  # which is the caller's own description: nothing of it was translated
+        model = _of_features(model, tuple(outputs[0].shape[1:]))
+    expected = {check.what: check.of_theirs(theirs) for check, theirs in zip(checks, outputs, strict=True)}
+    _compare("decoder", model, "parameters", z, expected, unit, [check.of_ours for check in checks])
+
+
+def _of_features(model: Model, features: Shape) -> Model:
+    """A model whose data are what the decoder makes for the likelihood; its encoder is never run."""
+    latent = model.spec.latent_shape
+    width = math.prod(latent)
+    joint = (Flatten(), Linear("features", math.prod(features), 2 * width), Reshape((2 * latent[0], *latent[1:])))
+    spec = replace(
+        model.spec,
+        input_shape=features,
+        encoder=(),
+        posterior=GaussianHead("chunked", joint=joint),
+        likelihood=FixedGaussian(),
+    )
+    weights = {name: model.weights.get(name, torch.zeros(shape).double()) for name, shape in spec.tensors().items()}
+    return Model(spec, weights)
 
 
 def _outputs(name: str, module: nn.Module, rows: Tensor, *, converts: bool) -> tuple[Any, float]:
@@ -166,14 +197,27 @@ def _logvar(second: Tensor, parametrization: Scale) -> Tensor:
             return 2 * F.softplus(second, threshold=math.inf).log()
 
 
-def _compare(owner: str, model: Model, verb: str, rows: Tensor, expected: dict[str, Tensor], unit: float) -> None:
-    if any(isinstance(layer, Activation) and layer.function == "softplus" for layer in leaves(_all(model))):
-        unit = max(unit, SOFTPLUS_UNIT)
-    posterior = model.spec.posterior
-    if isinstance(posterior, GaussianHead) and posterior.parametrization == "softplus_std":
+def _compare(
+    owner: str,
+    model: Model,
+    verb: str,
+    rows: Tensor,
+    expected: dict[str, Tensor],
+    unit: float,
+    of_ours: list[Callable[[Tensor], Tensor]] | None = None,
+) -> None:
+    """Compare the outputs of a plan, each after its function, with what is expected.
+
+    Raises:
+        InputError: what is expected is not finite.
+        TranslationError: they differ beyond rounding.
+    """
+    if "softplus" in spec_to_json(model.spec):
         unit = max(unit, SOFTPLUS_UNIT)
     wide, narrow = (_run(model, verb, rows, dtype) for dtype in (torch.float64, torch.float32))
-    for (what, theirs), ours, rounded in zip(expected.items(), wide, narrow, strict=True):
+    functions = of_ours or [unchanged] * len(expected)
+    for (what, theirs), function, *runs in zip(expected.items(), functions, wide, narrow, strict=True):
+        ours, rounded = map(function, runs)
         if not bool(torch.isfinite(theirs).all()):
             raise InputError(f"{owner}: its {what} for the example holds NaN or Inf")
         difference, budget = float((ours - theirs).abs().max()), _budget(ours, rounded, unit)
@@ -182,10 +226,6 @@ def _compare(owner: str, model: Model, verb: str, rows: Tensor, expected: dict[s
                 f"{owner}: the translated model's {what} differs from the module's by {difference:.2g} on the example, "
                 f"where rounding explains {budget:.2g}; please report the module"
             )
-
-
-def _all(model: Model) -> Stack:
-    return tuple(layer for stack in model.spec.stacks() for layer in stack)
 
 
 def _run(model: Model, verb: str, rows: Tensor, dtype: torch.dtype) -> Iterable[Tensor]:

@@ -14,7 +14,7 @@ from fastvae.conversion import convert
 from fastvae.embedded import resolve
 from fastvae.errors import InputError
 from fastvae.formats import read_checkpoint
-from fastvae.formats.modules import LikelihoodArgument
+from fastvae.formats.modules import LikelihoodArgument, PriorArgument
 from fastvae.runtime import Settings
 from fastvae.scaling import LatentScaling
 from fastvae.spec import ModelSpec
@@ -47,10 +47,12 @@ def load(
         spec: for the weights of any other library, a ModelSpec or a JSON file that describes them.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is a GPU where there is one.
         precision: ``ieee`` (float32), ``tf32`` (float32 whose dense layers multiply in TF32, as fast GPUs do and CPUs
-            imitate), ``bf16``, ``fp16`` or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
+            imitate), ``bf16``, ``fp16``, ``fp8`` (bf16 whose convolutions after group norms multiply in 8 bits, where
+            their measured error is small) or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
             accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16 raises NumericsError.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
-            ``auto`` takes the fastest there is and logs it once.
+            ``auto`` takes the fastest there is and logs it once. Ops of a plan, as ``explain`` lists them, may have
+            others: ``"conv2d=library,attention=library"``, or ``"triton,conv2d=reference"``.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
             it beyond rounding, nor at all with ``batch_invariant``.
         batch_invariant: make the bits of a row's result independent of the rows around it.
@@ -114,6 +116,7 @@ def from_modules(
     example_input: Array,
     example_latent: Array | None = None,
     parametrization: Literal["logvar", "logstd", "std", "variance", "softplus_std"] = "logvar",
+    prior: PriorArgument | None = None,
     name: str = "",
     device: str = "auto",
     precision: str = "auto",
@@ -135,15 +138,24 @@ def from_modules(
             ``mu`` and ``logvar`` or ``log_var``, or as one tensor that holds all means, then all logvars, along axis 1.
         decoder: takes latents and returns one tensor of the rows' shape. For a Bernoulli likelihood a sigmoid at its
             end, if there is one, is taken off, and what is left are the logits; for a Gaussian one it is the mean. It
-            may also return mean and log-variance of a Gaussian, in the ways the encoder may but the last.
+            may also return mean and log-variance of a Gaussian, in the ways the encoder may but the last, and the
+            parameters of other likelihoods: as a tuple of the location and further ones themselves, such as scales,
+            or under names, also as logarithms. docs/formats.md lists them.
         likelihood: ``bernoulli``; ``gaussian``, with variance 1 or the one the decoder returns; a number, the variance;
-            or a tensor of log-variances that broadcasts to a row's shape.
+            a tensor of log-variances that broadcasts to a row's shape; ``laplace``, ``student_t``,
+            ``continuous_bernoulli``, ``poisson``, ``negative_binomial``, ``multinomial`` or ``categorical``; or a
+            likelihood of ``fastvae.heads``, which says more, and also where parameters come from that the decoder does
+            not return: numbers, or parameters of the modules by name.
         example_input: a few rows, (rows, features) or (rows, channels, height, width); their shape is the model's.
         example_latent: latents for the decoder to be compared on; None for the posterior means of ``example_input``.
         parametrization: what the encoder's second output is: the log-variance; the logarithm of the standard deviation
             (``logstd``); the standard deviation (``std``), as exp(...) or softplus(...) + constant; the ``variance``;
             or what softplus still has to be taken of to give the standard deviation (``softplus_std``). Names in a
             mapping are ``logstd`` or ``log_std``, ``std`` or ``sigma``, ``variance`` or ``var``, ``scale`` or ``raw``.
+        prior: of the latents; None for N(0, I). A ``torch.distributions.MixtureSameFamily`` of ``Independent(Normal(
+            means, scales), 1)``, or a mapping with ``means`` and ``logvars`` (components, *latents); for a VampPrior
+            its pseudo-inputs (components, *row), or a mapping with ``pseudo_inputs``. Mappings may have ``weights`` or
+            ``logits`` (components,); without, components are equally likely.
         name: of the model.
         device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory: see :func:`load`.
 
@@ -160,6 +172,7 @@ def from_modules(
         example_input=example_input,
         example_latent=example_latent,
         parametrization=parametrization,
+        prior=prior,
         name=name,
     )
     return VAE(model, Settings(device, precision, impl, batch_size, batch_invariant, threads, arena, max_memory))

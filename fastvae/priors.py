@@ -15,6 +15,8 @@ from fastvae.running import LogWeights
 
 # Numbers that are compared with components at a time.
 AT_ONCE = 2**20
+# So many draws estimate a divergence that has no closed form, where nobody asks for another number.
+DRAWS = 100
 # How far from 1 probabilities may add up, rounded to 16 bits.
 ROUNDED = 0.01
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.errors import InputError
+from fastvae.priors import DRAWS
 from fastvae.running import LogWeights, Moments
 from fastvae.runtime import Engine
 
@@ -34,8 +35,6 @@ OF_DRAWS = {
     "mse": "squared_error",
     "l2": "squared_error",
 }
-# Draws for ``kl`` and ``elbo`` where the caller names none and the divergence has no closed form.
-DRAWS = 100
 METRICS = ("reconstruction", "kl", "elbo", "iwae", "mse", "l2")
 
 

@@ -21,29 +21,34 @@ WINDOWS = {
     "transposed 4x4 stride 2": (transposed_axis(4, 2, 1, 1),) * 2,
 }
 WITHIN = "steps over several taps, and those of single entries are compiled"
+LIGHTER_EIGHT = "8-bit tile, and another holds more outputs a thread"
 BYTES = "the same with bytes for a result is compiled"
 
 
 def convolution_build(target: str, precision: str, tile: GemmConfig, window: str, **changes: Any) -> Build:
     """One build of the kernel; changes: dtype, unit (of the channels), even, activation, residual, block, extra."""
     dtype = changes.get("dtype", DTYPES[precision])
-    unit, even, block = changes.get("unit", 8), changes.get("even", True), changes.get("block", 0)
+    eight_bits = precision == "fp8"
+    unit, even, block = changes.get("unit", 16 if eight_bits else 8), changes.get("even", True), changes.get("block", 0)
     activation, residual = changes.get("activation", "silu"), changes.get("residual", False)
     loads, stores = promised(target, dtype, tile, "memory", unit)
+    wide = "bf16" if eight_bits else dtype
     words = [" residual" * residual, f" block {block}" if block else "", "" if even else f" unit {unit}"]
-    pointer = f"*{dtype}"
+    pointer, made = f"*{dtype}", f"*{wide}"
     return Build(
         name=f"{dtype} {label(tile)} {window} {activation}{''.join(words)}",
         arguments={
-            **dict.fromkeys(("x", "weight", "bias", "out"), pointer),
-            "residual": pointer if residual else None,
+            **dict.fromkeys(("x", "weight"), pointer),
+            **dict.fromkeys(("bias", "out"), made),
+            "factors": "*fp32" if eight_bits else None,
+            "residual": made if residual else None,
             "statistics": "*fp32" if block else None,
         },
         constants={
             "WINDOW": tuple(tuple(axis) for axis in WINDOWS[window]),
             "ACTIVATION": activation,
             "FAST": dtype != "fp32",
-            "OPERANDS": tuple(Operands(unit, even, "ieee", 0, False)),
+            "OPERANDS": tuple(Operands(unit, even, "ieee", min(tile.block_inputs, 128) if eight_bits else 0, False)),
             "OUTPUT_UNIT": 8,
             "BLOCK": block,
             "TILE": tile.tile,
@@ -56,6 +61,7 @@ def convolution_build(target: str, precision: str, tile: GemmConfig, window: str
         extra=changes.get("extra", ""),
         load_bits=loads,
         store_bits=stores,
+        impossible="" if precision in PARTS[target].flops else f"no {precision} on this target",
     )
 
 
@@ -68,7 +74,9 @@ def convolution_builds(target: str) -> Iterator[Build]:
 
         if is_heaviest("conv2d", target, precision, tile):
             yield build("3x3", activation="gelu", residual=True, block=128)
-        if precision == "ieee":
+        if precision == "fp8":
+            yield from _eight_bits(target, tile)
+        if precision in ("ieee", "fp8"):
             continue
         if is_heaviest("conv2d", target, precision, tile):
             yield build("transposed 4x4 stride 2", residual=True)
@@ -82,6 +90,13 @@ def convolution_builds(target: str) -> Iterator[Build]:
             image = build("3x3", activation="identity")
             bytes_ = {**image.arguments, "out": "*u8"}
             yield replace(image, name=f"{image.name} bytes", arguments=bytes_, store_bits=0)
+
+
+def _eight_bits(target: str, tile: GemmConfig) -> Iterator[Build]:
+    """Lighter tiles with what image autoencoders ask for, and with channels that no step divides."""
+    if not is_heaviest("conv2d", target, "fp8", tile):
+        yield convolution_build(target, "fp8", tile, "3x3", residual=True, block=128, extra=LIGHTER_EIGHT)
+        yield convolution_build(target, "fp8", tile, "3x3", even=False, extra=WITHIN)
 
 
 def conv_score_builds(target: str) -> Iterator[Build]:

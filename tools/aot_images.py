@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fastvae_kernels.attention_tiling import AttentionConfig, attention_tiles
+from fastvae_kernels.parts import PARTS
 from fastvae_kernels.triton.channel_statistics import tile_shape
 from fastvae_kernels.triton.gemm import Operands
 from fastvae_kernels.tuning import NormConfig
@@ -71,10 +73,12 @@ def norm_affine_builds(target: str) -> Iterator[Build]:
 
 
 def norm_apply_builds(target: str) -> Iterator[Build]:
+    variants = [("bf16", "silu", True, ""), ("fp32", "gelu", True, LIKE), ("bf16", "silu", False, ROWS)]
+    lacks = "" if "fp8" in PARTS[target].flops else "no float8_e4m3fn on this target"
     for device, config in norm_builds(target):
-        for dtype, activation, last in (("bf16", "silu", True), ("fp32", "gelu", True), ("bf16", "silu", False)):
-            pixels, width = tile_shape(128, config)
-            yield Build(
+        pixels, width = tile_shape(128, config)
+        for dtype, activation, last, extra in variants:
+            build = Build(
                 name=f"{device} {dtype} {activation}{'' if last else ' by rows'}",
                 arguments={**dict.fromkeys(("x", "out"), f"*{dtype}"), "affine": "*fp32"},
                 constants={
@@ -88,8 +92,13 @@ def norm_apply_builds(target: str) -> Iterator[Build]:
                 num_warps=config.num_warps,
                 load_bits=promised(config, dtype, 8),
                 store_bits=promised(config, dtype, 8),
-                extra="" if (dtype, last) == ("bf16", True) else LIKE if last else ROWS,
+                extra=extra,
             )
+            yield build
+            if not extra:
+                eight = {**build.arguments, "out": "*fp8e4nv"}
+                name, stored = f"{build.name} to e4m3", build.store_bits // 2
+                yield replace(build, name=name, arguments=eight, store_bits=stored, impossible=lacks)
 
 
 def attention_build(precision: str, config: AttentionConfig, channels: int, extra: str = "") -> Build:

@@ -37,7 +37,7 @@ def layer(first: int, second: int, kernel: int, dtype: torch.dtype) -> tuple[Ten
 
 def how(outputs: int, channels: int, taps: int, pixels: int, precision: str) -> dict[str, Any]:
     """The prediction, and the configuration that the row is measured with."""
-    key = precision_key(DTYPES[precision], "ieee")
+    key = "fp8" if precision == "fp8" else precision_key(DTYPES[precision], "ieee")
     config = conv_config(outputs, channels, taps, key, DEVICE)
     seconds = predicted_seconds(config, pixels, outputs, taps * channels, key, part_of(DEVICE))
     return {"predicted_seconds": seconds, "details": {"config": str(config)}}
@@ -72,6 +72,25 @@ def conv_work(channels: int, outputs: int, side: int, kernel: int, precision: st
         cost.flops,
         cost.bytes,
         **told,
+    )
+
+
+def eight_bits_work(channels: int, side: int) -> Work:
+    """`conv2d` of 8-bit operands, as a group norm leaves an image, against cuDNN's in bf16."""
+    x, (weight, bias) = image(channels, side, torch.bfloat16), layer(channels, channels, 3, torch.bfloat16)
+    rows, scale = k.quantize_rows(weight.permute(0, 2, 3, 1).flatten(1))
+    small = rows.view(channels, 3, 3, channels).permute(0, 3, 1, 2)
+    pixels = x.to(torch.float8_e4m3fn)
+
+    def fused(impl: str = IMPL) -> Tensor:
+        return k.conv2d(pixels, small, bias, scale=scale, padding=1, impl=impl)
+
+    cost = op_cost("conv2d", [pixels, small, bias], [x.new_empty(x.shape, device="meta")])
+    peers = {"eager bf16": lambda: F.conv2d(x, weight, bias, padding=1)}
+    told = how(channels, channels, 9, side**2, "fp8")
+    name = f"3x3 {channels}->{channels} at {side}"
+    return Work(
+        "conv2d", name, "fp8", fused, peers, lambda: ends(fused(), fused("reference")), cost.flops, cost.bytes, **told
     )
 
 
@@ -143,6 +162,7 @@ def convolutions() -> Iterator[tuple[str, Maker]]:
     c, s = 512 // scale, max(256 // small, 3)
     yield "conv_transpose2d-512-256", lambda: upsampling_work(c, s, "bf16")
     yield "conv2d_statistics-256-512", lambda: statistics_work(256 // scale, max(512 // small, 3), "bf16")
+    yield "conv2d-fp8-256-512", lambda: eight_bits_work(256 // scale, max(512 // small, 3))
     yield "conv2d-pointwise", lambda: conv_work(c, c, max(128 // small, 3), 1, "bf16")
     yield "conv2d-first", lambda: conv_work(3, 128 // scale, max(1024 // small, 3), 3, "bf16")
     yield "conv2d-last", lambda: conv_work(128 // scale, 3, max(1024 // small, 3), 3, "bf16")

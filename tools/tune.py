@@ -1,11 +1,13 @@
-"""Find the fastest tiles of the matrix-product kernels on the GPU that is here, and file them for its name.
+"""Find the fastest tiles of matrix products and convolutions on the GPU that is here, and file them for its name.
 
 python tools/tune.py [--op linear --outputs 512 --inputs 784 --precision bf16] tries the default choice and the
-candidates predicted to be fastest for each layer, by default those of the reference model. A candidate must first
-agree with the float64 product; then medians over rotated inputs decide, and the default stays unless something
-beats it by more than the measured noise. Winners go to kernels/fastvae_kernels/configs/<op>.json under the device's
-name, layer by layer, so that an interrupted search resumes; --again measures what is already there. Run tools/aot.py
-afterwards. --dry-run prints the candidates with their predicted times for --part and needs no GPU.
+candidates predicted to be fastest for each layer, by default those of the reference model; convolutions are of 3x3
+taps, and --inputs counts those of all nine. A candidate must first agree with the float64 product; then medians over
+rotated inputs decide, and the default stays unless something beats it by more than the measured noise. Winners go to
+kernels/fastvae_kernels/configs/<op>.json under the device's name, layer by layer, so that an interrupted search
+resumes; --again measures what is already there. Beside the winner stands PyTorch's own op, where that is an
+implementation: impl="conv2d=library" takes it. Run tools/aot.py afterwards. --dry-run prints the candidates with their
+predicted times for --part and needs no GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -26,11 +30,23 @@ import triton
 from fastvae_kernels.parts import PARTS, Part, part_of
 from fastvae_kernels.testing import assert_within
 from fastvae_kernels.tiling import REFERENCE_ROWS, GemmConfig
-from tools.tune_grid import LAYERS, Layer, Timing, candidates, config_fields, is_gain, known, predicted, record, write
+from tools.tune_grid import (
+    LAYERS,
+    PRECISIONS,
+    TAPS,
+    Layer,
+    Timing,
+    candidates,
+    config_fields,
+    is_gain,
+    known,
+    predicted,
+    record,
+    write,
+)
 from tools.tune_work import CHECKED_ROWS, Work, layer_work
 
 ROOT = Path(__file__).resolve().parents[1]
-PRECISIONS = ("bf16", "tf32", "ieee", "fp8")
 ROTATED_BYTES = 2**28
 
 
@@ -48,11 +64,11 @@ def why_wrong(work: Work, config: GemmConfig) -> str:
     return ""
 
 
-def timing(works: list[Work], config: GemmConfig) -> Timing:
+def timing(runs: list[Callable[[], object]]) -> Timing:
     """Device time of one run; each takes the next of several sets of operands, so that no cache knows them."""
-    turn = cycle(works)
+    turn = cycle(runs)
     quantiles = [0.2, 0.5, 0.8]
-    times = triton.testing.do_bench(lambda: next(turn).run(config), warmup=25, rep=100, quantiles=quantiles)
+    times = triton.testing.do_bench(lambda: next(turn)(), warmup=25, rep=100, quantiles=quantiles)
     return Timing(*(1e3 * value for value in times))
 
 
@@ -64,17 +80,24 @@ def tune(layer: Layer, part: Part, limit: int) -> GemmConfig:
     default, *others = candidates(layer, part, limit)
     if reason := why_wrong(small, default):
         raise RuntimeError(f"{layer}: the default {default} is wrong: {reason}")
-    found = {default: timing(works, default)}
+
+    def timed(config: GemmConfig) -> Timing:
+        return timing([partial(work.run, config) for work in works])
+
+    found = {default: timed(default)}
     for config in others:
         reason = why_wrong(small, config)
         if not reason:
-            found[config] = timing(works, config)
+            found[config] = timed(config)
         print_candidate(layer, config, part, found.get(config), reason)
-    again = timing(works, default)
+    again = timed(default)
     best = min(found, key=lambda config: found[config].p50)
     winner = best if is_gain(found[default], again, found[best]) else default
     print(f"default {found[default].p50:.1f} us, again {again.p50:.1f} us; kept:")
     print_candidate(layer, winner, part, found[winner], "")
+    if first.library:
+        library = timing([work.library for work in works if work.library])
+        print(f"library {library.p50:.1f} us, {found[winner].p50 / library.p50:.2f} times as fast as what was kept")
     return winner
 
 
@@ -86,12 +109,11 @@ def print_candidate(layer: Layer, config: GemmConfig, part: Part, measured: Timi
 
 def chosen_layers(options: argparse.Namespace, part: Part) -> list[Layer]:
     """The layers asked for; a precision that the part lacks is left out, and said to be."""
-    precisions = [options.precision] if options.precision else list(PRECISIONS)
     layers = []
     for op in [options.op] if options.op else LAYERS:
         sizes = [(options.outputs, options.inputs)] if options.outputs else LAYERS[op]
-        for precision in precisions:
-            if precision == "fp8" and op == "linear_prior":
+        for precision in PRECISIONS[op]:
+            if options.precision not in (None, precision):
                 continue
             if precision not in part.flops:
                 print(f"left out {op} {precision}: {part.target} has none")
@@ -105,7 +127,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--op", choices=LAYERS)
     parser.add_argument("--outputs", type=int)
     parser.add_argument("--inputs", type=int)
-    parser.add_argument("--precision", choices=PRECISIONS)
+    parser.add_argument("--precision", choices=PRECISIONS["linear"])
     parser.add_argument("--limit", type=int, default=80, help="candidates besides the default, by predicted time")
     parser.add_argument("--again", action="store_true", help="also layers measured before on this device")
     parser.add_argument("--dry-run", action="store_true", help="print the candidates, measure nothing")
@@ -113,6 +135,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if bool(options.outputs) != bool(options.inputs) or (options.outputs and not options.op):
         parser.error("--outputs and --inputs go together, with --op")
+    if options.op == "conv2d" and (options.inputs or 0) % TAPS:
+        parser.error(f"--inputs of conv2d are those of {TAPS} taps: a multiple of {TAPS}; found {options.inputs}")
     return options
 
 

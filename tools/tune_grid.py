@@ -11,14 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from fastvae_kernels.parts import Part
-from fastvae_kernels.tiling import REFERENCE_ROWS, GemmConfig, best_tile, element_bytes, predicted_seconds
+from fastvae_kernels.tiling import (
+    REFERENCE_ROWS,
+    GemmConfig,
+    best_conv_tile,
+    best_tile,
+    element_bytes,
+    predicted_seconds,
+)
 
 __all__ = [
     "LAYERS",
+    "PRECISIONS",
+    "TAPS",
     "Layer",
     "Timing",
     "candidates",
     "config_fields",
+    "default_tile",
     "file_text",
     "is_gain",
     "known",
@@ -29,7 +39,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Layer:
-    """A product to tune: weight [outputs, inputs] of `op` in a precision as of `tiling.precision_key`."""
+    """A product to tune: weight [outputs, inputs] of `op` in a precision as of `tiling.precision_key`.
+
+    A convolution is one of 3x3 taps of stride 1, its inputs those of all taps.
+    """
 
     op: str
     outputs: int
@@ -50,8 +63,23 @@ LAYERS: dict[str, tuple[tuple[int, int], ...]] = {
     "linear": ((512, 784), (256, 512), (64, 256), (32, 256), (256, 32), (512, 256), (784, 512)),
     "linear_prior": ((256, 32),),
     "linear_score": ((784, 512),),
+    "conv2d": ((128, 9 * 128), (128, 9 * 256), (256, 9 * 256), (256, 9 * 512), (512, 9 * 512), (3, 9 * 128)),
 }
-"""Outputs and inputs of each op's layers in a VAE of widths 784, 512, 256 and 32 latents."""
+"""Outputs and inputs of each op's layers in a VAE of widths 784, 512, 256 and 32 latents.
+
+Of convolutions those that the decoder of an image autoencoder of 128, 256 and 512 channels has.
+"""
+
+TAPS = 9
+"""Of the convolutions."""
+
+PRECISIONS = {
+    "linear": ("bf16", "tf32", "ieee", "fp8"),
+    "linear_prior": ("bf16", "tf32", "ieee"),
+    "linear_score": ("bf16", "tf32", "ieee", "fp8"),
+    "conv2d": ("bf16", "ieee", "fp8"),
+}
+"""What each op multiplies in."""
 
 
 def predicted(layer: Layer, config: GemmConfig, part: Part) -> float:
@@ -73,7 +101,28 @@ def shared_bytes(layer: Layer, config: GemmConfig, part: Part) -> int:
     return buffers * (rows + columns) * inputs * element_bytes(layer.precision) + stored
 
 
+def default_tile(layer: Layer, part: Part) -> GemmConfig:
+    """What the layer runs in where nothing was measured."""
+    if layer.op == "conv2d":
+        return best_conv_tile(layer.outputs, layer.inputs // TAPS, TAPS, layer.precision, part)
+    return best_tile(layer.op, layer.outputs, layer.inputs, layer.precision, part)
+
+
+def _convolution_grid(layer: Layer) -> Iterator[GemmConfig]:
+    """Tiles of whole blocks of statistics, whose steps, where the channels allow it, are each all of one tap."""
+    widest, channels = 128 // element_bytes(layer.precision), layer.inputs // TAPS
+    depths = [depth for depth in (widest // 2, widest) if channels % depth == 0] or [widest // 2]
+    for rows, columns, warps in product((128, 256), (16, 32, 64, 128, 256), (4, 8)):
+        entries = rows * columns // (32 * warps)
+        if 8 <= entries <= 128 and columns < max(2 * layer.outputs, 32):
+            for inputs, (stages, group) in product(depths, [*product((2, 3, 4, 5), (8,)), *product((3,), (4, 16))]):
+                yield GemmConfig(rows, columns, inputs, warps, stages, group, False, max(1, entries // 32))
+
+
 def _grid(layer: Layer, part: Part) -> Iterator[GemmConfig]:
+    if layer.op == "conv2d":
+        yield from _convolution_grid(layer)
+        return
     widest = 128 // element_bytes(layer.precision)
     forms = (True, False) if part.has_tma and layer.op != "linear_prior" else (False,)
     for rows, columns, warps in product((64, 128, 256), (16, 32, 64, 128, 256), (4, 8)):
@@ -86,7 +135,7 @@ def _grid(layer: Layer, part: Part) -> Iterator[GemmConfig]:
 
 def candidates(layer: Layer, part: Part, limit: int) -> list[GemmConfig]:
     """The default choice, then the `limit` others that fit the part and are predicted to be fastest."""
-    default = best_tile(layer.op, layer.outputs, layer.inputs, layer.precision, part)
+    default = default_tile(layer, part)
     column_tiles = -(-layer.outputs // 16)
     fitting = [
         config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastvae_kernels
 from fastvae_kernels.tiling import GemmConfig
-from tools.tune_grid import Layer
+from tools.tune_grid import TAPS, Layer
 
 __all__ = ["CHECKED_ROWS", "Work", "layer_work"]
 
@@ -27,18 +27,20 @@ class Work:
     """A layer on operands of its own.
 
     run: its result in a configuration. exact: in float64. eager: as the reference computes it, whose error makes the
-    budget. bytes: of operands and result.
+    budget. bytes: of operands and result. library: its result by PyTorch's own op, where that is an implementation.
     """
 
     run: Callable[[GemmConfig], Tensor]
     exact: Callable[[], Tensor]
     eager: Callable[[], Tensor]
     bytes: int
+    library: Callable[[], Tensor] | None = None
 
 
 def layer_work(layer: Layer, rows: int) -> Work:
     """Fresh operands of usual size for a layer of this many rows, on the GPU if there is one."""
-    return {"linear": _linear, "linear_prior": _linear_prior, "linear_score": _linear_score}[layer.op](layer, rows)
+    works = {"linear": _linear, "linear_prior": _linear_prior, "linear_score": _linear_score, "conv2d": _conv2d}
+    return works[layer.op](layer, rows)
 
 
 def _normal(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
@@ -149,3 +151,40 @@ def _linear_score(layer: Layer, rows: int) -> Work:
         )
 
     return Work(run, exact, eager, x.nbytes + weight.nbytes + data.nbytes + out.nbytes)
+
+
+_WIDTHS = (64, 67)
+"""Of images: of as many pixels as tiles are chosen for, and of others, whose rows end within a tile."""
+
+
+def _conv2d(layer: Layer, rows: int) -> Work:
+    """An image of about `rows` pixels, 3x3 taps, and as in image autoencoders a sum with the block's input."""
+    from fastvae_kernels.triton.conv2d import conv_window, launch
+
+    width = _WIDTHS[rows % _WIDTHS[0] > 0]
+    dtype, channels, height = DTYPES[layer.precision], layer.inputs // TAPS, max(rows // width, 1)
+    x = _normal(1, height, width, channels, dtype=dtype)
+    weight = _normal(layer.outputs, 3, 3, channels, dtype=dtype, scale=layer.inputs**-0.5)
+    bias, residual = _normal(layer.outputs, dtype=dtype), _normal(1, height, width, layer.outputs, dtype=dtype)
+    out, scale = torch.empty_like(residual), None
+    if layer.precision == "fp8":
+        rows, scale = fastvae_kernels.quantize_rows(weight.flatten(1))
+        x, weight = x.to(torch.float8_e4m3fn), rows.view(weight.shape)
+    operands = [x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), bias]
+    added = residual.permute(0, 3, 1, 2)
+    window = conv_window(operands[1], [1, 1], [1, 1, 1, 1], [1, 1])
+
+    def run(config: GemmConfig) -> Tensor:
+        launch(x, weight, bias, residual, out, None, window, 1, "identity", None, scale=scale, config=config)
+        return out.permute(0, 3, 1, 2)
+
+    def exact() -> Tensor:
+        y = F.conv2d(operands[0].double(), operands[1].double(), padding=1)
+        factors = 1.0 if scale is None else scale.double()[:, None, None]
+        return y * factors + bias.double()[:, None, None] + added.double()
+
+    def of(impl: str) -> Tensor:
+        return fastvae_kernels.conv2d(*operands, residual=added, scale=scale, padding=1, impl=impl)
+
+    moved = sum(t.nbytes for t in (x, weight, residual, out))
+    return Work(run, exact, lambda: of("reference"), moved, lambda: of("library"))

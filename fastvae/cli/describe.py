@@ -58,7 +58,7 @@ def explain(
     rows: Annotated[int, Option(help="How many rows at once.")] = 1,
     device: Annotated[str, Option(help="cpu, or a GPU by name, e.g. H100; auto: this machine's.")] = "auto",
     precision: Annotated[
-        str, Option(help="ieee (float32), tf32, bf16, fp16 or float64; auto: as the weights.")
+        str, Option(help="ieee (float32), tf32, bf16, fp16, fp8 or float64; auto: as the weights.")
     ] = "auto",
     as_json: Json = False,
 ) -> None:

@@ -101,7 +101,7 @@ class RunOptions(ModelOptions):
 
     device: Annotated[str, Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if any.", rich_help_panel=MODEL)] = "auto"
     precision: Annotated[
-        str, Option(help="ieee (float32), tf32, bf16, fp16 or float64; auto: as the weights.", rich_help_panel=MODEL)
+        str, Option(help="ieee (float32), tf32, bf16, fp16, fp8, float64; auto: as the weights.", rich_help_panel=MODEL)
     ] = "auto"
     impl: Annotated[str, Option(help="reference, onnxruntime or triton; auto: the fastest.", rich_help_panel=MODEL)] = (
         "auto"

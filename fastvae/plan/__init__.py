@@ -2,7 +2,7 @@
 
 from fastvae.plan.build import Target, build_plan
 from fastvae.plan.cost import Cost, StepCost, Workspace, peak_bytes, plan_cost, step_costs
-from fastvae.plan.explain import Explanation, explain
+from fastvae.plan.explain import Explanation, explain, explain_verb
 from fastvae.plan.memory import BufferPlan, assign_buffers
 from fastvae.plan.plan import Plan, Step
 from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, check_scaling
@@ -28,6 +28,7 @@ __all__ = [
     "build_plan",
     "check_scaling",
     "explain",
+    "explain_verb",
     "parameters",
     "peak_bytes",
     "plan_cost",

@@ -31,10 +31,10 @@ def build_plan(
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
 
     ``target`` is what will run it. For ``triton``, ops that span several layers (``gaussian_head``, ``bottleneck``,
-    ``linear_score``, ``linear_prior``) replace those layers: their references are no faster than the layers, their
-    kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to be so. Images
-    keep their channels innermost there, see ``choose_layout``. For ``onnx``, heads stay products of their own:
-    splitting a joint one costs a copy where views cannot be handed on.
+    ``linear_score``, ``conv_score``, ``linear_prior``) replace those layers: their references are no faster than the
+    layers, their kernels are. In batch-invariant mode they do not, because each layer keeps the form that is known to
+    be so. Images keep their channels innermost there, see ``choose_layout``. For ``onnx``, heads stay products of
+    their own: splitting a joint one costs a copy where views cannot be handed on.
 
     ==============  =====================  =======================================================
     verb            inputs                 outputs

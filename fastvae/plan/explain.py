@@ -6,13 +6,16 @@ launch. On a GPU, matrix products take what `fastvae_kernels.tiling.predicted_se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from fastvae.layers import Shape
 from fastvae.plan.cost import StepCost, plan_cost, step_costs
 from fastvae.plan.memory import assign_buffers, is_view
+from fastvae.plan.outside import Outside, outside
 from fastvae.plan.plan import Plan, Step
 from fastvae.plan.roofs import ELEMENT_BYTES, Roofs, roofs
+from fastvae.spec import ModelSpec
 from fastvae_kernels.parts import Part
 from fastvae_kernels.tiling import best_tile, predicted_seconds
 
@@ -79,38 +82,67 @@ def explain(plan: Plan, rows: int, device_name: str, precision: str) -> Explanat
         InputError: an unknown device.
         UnsupportedError: the device has no rate for the precision.
     """
-    limits = roofs(device_name, precision)
+    return _explained(plan.verb, [plan], None, rows, roofs(device_name, precision), precision)
+
+
+def explain_verb(
+    spec: ModelSpec, verb: str, build: Callable[[str], Plan], rows: int, device_name: str, precision: str
+) -> Explanation:
+    """``verb`` of a model by the plans that ``build`` makes: its own, or where its latents have a mixture the ones it
+    runs, one after the other, and a line of what it does besides.
+
+    Errors as :func:`explain` and :func:`fastvae.plan.build_plan`.
+    """
+    verbs, besides = outside(spec, verb, ELEMENT_BYTES[precision])
+    plans = [build(name) for name in verbs]
+    return _explained(verb, plans, besides, rows, roofs(device_name, precision), precision)
+
+
+def _explained(
+    verb: str, plans: list[Plan], besides: Outside | None, rows: int, limits: Roofs, precision: str
+) -> Explanation:
     size = ELEMENT_BYTES[precision]
-    costs = step_costs(plan, element_bytes=size)
-    seconds = [
-        _seconds(plan, step, cost, rows, limits, precision) for step, cost in zip(plan.steps, costs, strict=True)
-    ]
-    total = sum(seconds)
-    steps = tuple(
+    steps = [step for plan in plans for step in _steps(plan, rows, limits, precision)]
+    if besides is not None:
+        steps.insert(0 if verb == "generate" else len(steps), _besides(besides, rows, limits))
+    total = sum(step.microseconds for step in steps)
+    costs = [plan_cost(plan, element_bytes=size, workspace=limits.part is None) for plan in plans]
+    weights = {name: weight.numel() for plan in plans for name, weight in plan.weights.items()}
+    return Explanation(
+        verb=verb,
+        device=limits.name,
+        precision=precision,
+        rows=rows,
+        steps=tuple(replace(step, share=step.microseconds / total if total else 0.0) for step in steps),
+        flops=sum(step.flops for step in steps),
+        bytes=sum(step.bytes for step in steps),
+        microseconds=total,
+        peak_bytes=rows * max(cost.peak_bytes for cost in costs),
+        arena_bytes=max(assign_buffers(plan, rows, size).total_bytes for plan in plans),
+        weight_bytes=sum(weights.values()) * size,
+    )
+
+
+def _steps(plan: Plan, rows: int, limits: Roofs, precision: str) -> list[ExplainedStep]:
+    """The steps of a plan, their shares still to be found."""
+    costs = step_costs(plan, element_bytes=ELEMENT_BYTES[precision])
+    return [
         ExplainedStep(
             op=step.op,
             shapes=_shapes(plan, step),
             flops=rows * cost.flops,
             bytes=rows * cost.bytes + cost.weight_bytes,
-            microseconds=1e6 * time,
-            share=time / total if total else 0.0,
+            microseconds=1e6 * _seconds(plan, step, cost, rows, limits, precision),
+            share=0.0,
         )
-        for step, cost, time in zip(plan.steps, costs, seconds, strict=True)
-    )
-    whole = plan_cost(plan, element_bytes=size, workspace=limits.part is None)
-    return Explanation(
-        verb=plan.verb,
-        device=limits.name,
-        precision=precision,
-        rows=rows,
-        steps=steps,
-        flops=rows * whole.flops,
-        bytes=rows * whole.bytes + whole.weight_bytes,
-        microseconds=1e6 * total,
-        peak_bytes=rows * whole.peak_bytes,
-        arena_bytes=assign_buffers(plan, rows, size).total_bytes,
-        weight_bytes=sum(weight.numel() for weight in plan.weights.values()) * size,
-    )
+        for step, cost in zip(plan.steps, costs, strict=True)
+    ]
+
+
+def _besides(work: Outside, rows: int, limits: Roofs) -> ExplainedStep:
+    flops, moved = rows * work.flops, rows * work.bytes
+    seconds = max(flops / limits.flops, moved / limits.bandwidth) + work.kernels * limits.launch
+    return ExplainedStep(work.op, work.shapes, flops, moved, 1e6 * seconds, 0.0)
 
 
 def _seconds(plan: Plan, step: Step, cost: StepCost, rows: int, limits: Roofs, precision: str) -> float:

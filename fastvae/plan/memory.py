@@ -63,14 +63,16 @@ def bases(plan: Plan) -> dict[str, str]:
 def row_bytes(plan: Plan, element_bytes: int) -> dict[str, int]:
     """Bytes of one row of each buffer, where numbers take ``element_bytes``.
 
-    A row's score, of shape (), takes at least 4, for it is summed in float32 or better; a mask's entry takes 1.
+    A row's score, of shape (), takes at least 4, for it is summed in float32 or better; an entry of a mask, or of
+    what a norm wrote in 8 bits, takes 1.
     """
     base = bases(plan)
+    bytewise = {"mask", *(step.outputs[0] for step in plan.steps if step.attributes.get("out_scale") is not None)}
 
     def size(name: str, shape: Shape) -> int:
         if not shape:
             return max(4, element_bytes)
-        return math.prod(shape) * (1 if base[name] == "mask" else element_bytes)
+        return math.prod(shape) * (1 if base[name] in bytewise else element_bytes)
 
     return {name: size(name, shape) for name, shape in plan.shapes.items()}
 

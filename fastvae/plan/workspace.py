@@ -55,6 +55,9 @@ def _temporaries(plan: Plan, step: Step, wide: int) -> int:
             return SCORES["squared_error"] * _width(plan, step.inputs[0])
         case "linear_score":  # the output itself, and what scoring it takes
             return (1 + SCORES[step.attributes["likelihood"]]) * len(plan.weights[str(step.inputs[1])])
+        case "conv_score":  # the same, and blocked copies
+            output = _width(plan, step.inputs[3])
+            return max(_width(plan, step.inputs[0]), (1 + SCORES[step.attributes["likelihood"]]) * output)
         case "gaussian_head" | "bottleneck":  # mean, log-variance, their clamp, and the divergence
             return (3 + DIVERGENCE) * len(plan.weights[str(step.inputs[1])])
         case "linear_prior":

@@ -7,6 +7,7 @@ plan is executed, in which precision, by which implementation and in which tiles
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import SCALED_VERBS, Explanation, build_plan, check_scaling, explain
+from fastvae.plan import SCALED_VERBS, Explanation, build_plan, check_scaling, explain_verb
 from fastvae.runtime.batches import Batches
 from fastvae.runtime.draws import Draws
 from fastvae.runtime.executor import Draw
@@ -133,22 +134,24 @@ class Engine:
         return self.spec.condition is not None and "condition" in self.executors.of(verb).plan.inputs
 
     def explain(self, verb: str, rows: int, device: str) -> Explanation:
-        """The plan of ``verb`` at ``rows`` rows and what it should take on a device; ``auto`` is the engine's own.
+        """What ``verb`` runs at ``rows`` rows and should take on a device; ``auto`` is the engine's own.
 
         Errors as :func:`fastvae.plan.explain` and :func:`fastvae.plan.build_plan`.
         """
         own = "cpu" if self.device.type == "cpu" else part_of(self.device).target
         name = own if device == "auto" else str(device)
-        plan = build_plan(
+        build = partial(
+            build_plan,
             self.model,
-            verb,
             target="reference" if name.lower() == "cpu" else "triton",
             dtype=self.dtype,
             device="meta",  # nothing will run: shapes are enough
             batch_invariant=self.batch_invariant,
             tf32=self.precision == "tf32",
         )
-        return explain(plan, rows, name, self.precision)
+        # Which convolutions bear 8 bits is known of weights on a device alone.
+        precision = "bf16" if self.precision == "fp8" else self.precision
+        return explain_verb(self.spec, verb, build, rows, name, precision)
 
     def generate(
         self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None

@@ -14,6 +14,7 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.plan import Plan, Step, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
+from fastvae.runtime.choice import Choice
 from fastvae.runtime.head_ops import HEAD_OPS
 from fastvae_kernels.reference.activation import activate_
 
@@ -30,7 +31,7 @@ class Draw:
 
 
 class Executor:
-    """A plan bound to an implementation of its ops.
+    """A plan bound to an implementation of its ops, or to several: ``impl`` is text as :class:`Choice` reads it.
 
     ``rows_that_fit`` is how many rows of it make a batch that stays in the caches, ``tile_rows`` how many a tile of
     batch-invariant mode has.
@@ -41,14 +42,14 @@ class Executor:
 
     def __init__(self, plan: Plan, *, impl: str, device: torch.device, dtype: torch.dtype) -> None:
         self.plan = plan
-        self._impl = impl
+        self._impl = Choice.of(impl)
         self._last_reads = plan.last_reads()
         self.rows_that_fit = rows_that_fit(plan_cost(plan, element_bytes=dtype.itemsize).peak_bytes)
         self.tile_rows = min(TILE, self.rows_that_fit)
         ops = {op for step in plan.steps for op in OPS_BEHIND.get(step.op, (step.op,))}
         for op in ops - OWN_OPS.keys():
             try:
-                fastvae_kernels.resolve_impl(op, impl, device, dtype)
+                fastvae_kernels.resolve_impl(op, self._impl[op], device, dtype)
             except fastvae_kernels.UnavailableError as error:
                 raise UnsupportedError(f"impl: {error}") from error
 
@@ -85,10 +86,12 @@ class Executor:
             return (self._drawn(step, operands, draw),)
         if step.op == "kl":
             mean, logvar = (x.flatten(1) for x in operands)
-            return (fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl)[1],)
+            return (
+                fastvae_kernels.reparameterize(mean, logvar, seed=0, samples=0, impl=self._impl["reparameterize"])[1],
+            )
         if step.op == "norm_by_statistics":
             return (self._norm_by_statistics(*operands, **step.attributes),)
-        result = getattr(fastvae_kernels, step.op)(*operands, **keywords, **step.attributes, impl=self._impl)
+        result = getattr(fastvae_kernels, step.op)(*operands, **keywords, **step.attributes, impl=self._impl[step.op])
         return result if isinstance(result, tuple) else (result,)
 
     def _norm_by_statistics(
@@ -112,15 +115,20 @@ class Executor:
             block=block,
             groups=groups,
             eps=eps,
-            impl=self._impl,
+            impl=self._impl["norm_affine"],
         )
-        return fastvae_kernels.norm_apply(x, affine, **activation, impl=self._impl)
+        return fastvae_kernels.norm_apply(x, affine, **activation, impl=self._impl["norm_apply"])
 
     def _drawn(self, step: Step, operands: list[Any], draw: Draw | None) -> Tensor:
         """The result of an op that draws the prior's noise itself."""
         if draw is None:
             raise AssertionError("a plan that draws noise needs a Draw")
-        settings: dict[str, Any] = {"seed": draw.seed, "start": draw.start, "stream": noise.PRIOR, "impl": self._impl}
+        settings: dict[str, Any] = {
+            "seed": draw.seed,
+            "start": draw.start,
+            "stream": noise.PRIOR,
+            "impl": self._impl[step.op],
+        }
         if step.op == "sample_normal":
             settings |= {"device": draw.device, "dtype": draw.dtype}
         result: Tensor = getattr(fastvae_kernels, step.op)(draw.rows, *operands, **step.attributes, **settings)

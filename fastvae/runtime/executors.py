@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from fastvae.model import Model
 from fastvae.plan import SIZE_FREE_VERBS, Plan, Target, build_plan
+from fastvae.runtime.eight_bits import in_eight_bits
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import PREPARED, GraphExecutor
 from fastvae.runtime.ort import OnnxExecutor
@@ -130,6 +131,9 @@ class Executors:
             sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
             parts = split(plan)
             return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
+        if how.precision == "fp8":
+            share = self._held.weights.share
+            plan = in_eight_bits(plan, impl=how.impl, device=how.device, dtype=how.dtype, share=share)
         return self._recorded(plan)
 
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastvae.errors import NumericsError
 
 # Precisions whose results are looked at, and the ones to go to instead.
-NARROW = {"fp16": "precision='bf16' or 'ieee'", "bf16": "precision='ieee'"}
+NARROW = {"fp16": "precision='bf16' or 'ieee'", "bf16": "precision='ieee'", "fp8": "precision='ieee'"}
 
 # Verbs whose second output is a log-variance: minus infinity is that of no variance at all.
 WITH_LOGVAR = ("encode", "encode_scaled", "parameters")

@@ -10,9 +10,11 @@ from fastvae import noise
 from fastvae.errors import UnsupportedError
 from fastvae.model import Model, memory_bytes
 from fastvae.plan import Target
+from fastvae.runtime.choice import Choice
 from fastvae.runtime.settings import (
     PRECISIONS,
     Settings,
+    check_fp8,
     plan_target,
     resolve_device,
     resolve_implementation,
@@ -61,7 +63,10 @@ def resolve(settings: Settings, model: Model) -> Resolved:
     """
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, model)
-    impl = resolve_implementation(settings.impl, device, precision)
+    invariant = settings.batch_invariant
+    impl = resolve_implementation(settings.impl, device, precision, batch_invariant=invariant)
+    if precision == "fp8":
+        check_fp8(model.spec, device, max_memory=settings.max_memory)
     threads = _threads(settings, impl)
     batch_size, max_memory = settings.batch_size, settings.max_memory
     if batch_size is not None:
@@ -74,7 +79,7 @@ def resolve(settings: Settings, model: Model) -> Resolved:
         precision=precision,
         dtype=PRECISIONS[precision],
         impl=impl,
-        op_impl="auto" if impl == "onnxruntime" else impl,
+        op_impl="auto" if impl == "onnxruntime" else Choice.of(impl).base,
         target=plan_target(impl, device),
         threads=threads,
         sharing=Sharing(threads, always=settings.batch_invariant),

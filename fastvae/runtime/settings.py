@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+import fastvae_kernels
 from fastvae.errors import InputError, UnsupportedError
+from fastvae.layers import GroupNorm, Layer, Residual, Stack
 from fastvae.model import Model
 from fastvae.plan import Target
+from fastvae.runtime.choice import Choice
 from fastvae.runtime.ort import why_not
+from fastvae.spec import ModelSpec
 
-# The dtype of each precision; tf32 is float32 but for the operands of dense products.
+# The dtype of each precision; tf32 is float32 but for the operands of dense products, fp8 bfloat16 but for those of
+# convolutions after group norms.
 PRECISIONS = {
     "ieee": torch.float32,
     "tf32": torch.float32,
     "float64": torch.float64,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
+    "fp8": torch.bfloat16,
 }
-IMPLEMENTATIONS = ("auto", "reference", "triton", "onnxruntime")
 
 logger = logging.getLogger("fastvae")
 
@@ -70,15 +76,45 @@ def resolve_precision(name: str, model: Model) -> str:
     return name
 
 
-def resolve_implementation(name: str, device: torch.device, precision: str) -> str:
-    """The implementation of plans; ``auto`` stays so on a GPU, and on a CPU is ONNX Runtime, or the reference.
+def check_fp8(spec: ModelSpec, device: torch.device, *, max_memory: object = None) -> None:
+    """Refuse 8 bits where nothing would multiply in them.
 
     Raises:
-        UnsupportedError: none of IMPLEMENTATIONS, or ONNX Runtime where it cannot run.
+        UnsupportedError: a model without group norms, tiles for large images, or a GPU without e4m3.
     """
-    if name not in IMPLEMENTATIONS:
-        accepted = ", ".join(map(repr, IMPLEMENTATIONS))
-        raise UnsupportedError(f"impl: {name!r} is not supported; accepted: {accepted}")
+    if not any(isinstance(layer, GroupNorm) for layer in _layers((*spec.encoder, *spec.decoder))):
+        raise UnsupportedError(
+            "precision: 'fp8' is for convolutions after group norms, and this model has none; use 'bf16'"
+        )
+    if max_memory is not None:
+        raise UnsupportedError("precision: 'fp8' has no tiles for large images; use 'bf16', or no max_memory")
+    if device.type == "cuda":
+        try:
+            fastvae_kernels.resolve_impl("conv2d", "triton", device, torch.float8_e4m3fn)
+        except fastvae_kernels.UnavailableError as error:
+            raise UnsupportedError(f"precision: 'fp8' cannot run: {error}; use 'bf16'") from error
+
+
+def _layers(stack: Stack) -> Iterator[Layer]:
+    """Those of a stack, residual blocks opened."""
+    for layer in stack:
+        yield layer
+        if isinstance(layer, Residual):
+            yield from _layers((*layer.body, *layer.shortcut))
+
+
+def resolve_implementation(name: str, device: torch.device, precision: str, *, batch_invariant: bool = False) -> str:
+    """The implementation of plans; ``auto`` stays so on a GPU, and on a CPU is ONNX Runtime, or the reference.
+
+    So it does where ops are named: those plans run op by op.
+
+    Raises:
+        UnsupportedError: what is no :class:`Choice`, or cannot run here.
+    """
+    choice = Choice.of(name)
+    if choice.ops:
+        choice.check(device, batch_invariant=batch_invariant)
+        return str(choice)
     reason = why_not(device, precision)
     if name == "onnxruntime" and reason:
         raise UnsupportedError(f"impl: 'onnxruntime' cannot run: {reason}")
@@ -96,5 +132,6 @@ def plan_target(impl: str, device: torch.device) -> Target:
     """What plans are built for, for a resolved implementation."""
     if impl == "onnxruntime":
         return "onnx"
-    on_kernels = impl == "triton" or (impl == "auto" and device.type == "cuda")
+    base = Choice.of(impl).base
+    on_kernels = base == "triton" or (base == "auto" and device.type == "cuda")
     return "triton" if on_kernels else "reference"

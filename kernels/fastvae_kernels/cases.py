@@ -134,6 +134,7 @@ _NORM_APPLY = {
     "1x1": norm_apply((5, 4, 1, 1)),
     "silu": norm_apply((2, 6, 5, 7), activation="silu"),
     "leaky_relu": norm_apply((2, 70, 9, 8), activation="leaky_relu", alpha=0.3),
+    "e4m3": norm_apply((2, 6, 5, 7), activation="silu", out_scale=2.0**-7),
 }
 _ATTENTION = {
     "1x1": attention((1, 1, 1, 1)),

@@ -45,6 +45,27 @@ def _score(inner: Case, shape: tuple[int, ...], likelihood: str, *, masked: bool
     return case
 
 
+def _eight_bits(inner: Case) -> Case:
+    """x and weight in e4m3, with a scale for each output; in float64, which has no such product, without.
+
+    The output is in the default dtype or, where there is a residual, in that of the case.
+    """
+
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        arguments = inner(dtype, device)
+        for name in ("x", "weight"):
+            q = (arguments[name].float() * 100).clamp(-448, 448).to(torch.float8_e4m3fn)
+            arguments[name] = q.to(dtype) / 100 if dtype == torch.float64 else q
+        if dtype != torch.float64:
+            scales = Maker(torch.float32, device).unit(len(arguments["weight"])) * 2e-4
+            arguments |= {"scale": scales + 1e-5}
+        if arguments.get("residual") is not None:
+            arguments["out_dtype"] = dtype
+        return arguments
+
+    return case
+
+
 CONV: dict[str, Case] = {
     "1x1": _conv((1, 1, 1, 1), 1, (1, 1)),
     "3x3": _conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="relu"),
@@ -52,12 +73,15 @@ CONV: dict[str, Case] = {
     "one_sided": _conv((2, 3, 8, 7), 5, (3, 3), stride=(2, 2), padding=(0, 0, 1, 1)),
     "groups": _conv((2, 6, 5, 5), 4, (3, 3), groups=2, dilation=(2, 1), padding=(2, 0)),
     "residual": _conv((3, 5, 4, 6), 7, (3, 3), residual=(4, 6), padding=(1, 1), activation="gelu"),
+    "e4m3": _eight_bits(_conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="relu")),
+    "e4m3_residual": _eight_bits(_conv((2, 16, 4, 6), 18, (1, 1), residual=(4, 6))),
     "pointwise": _conv((3, 9, 4, 5), 6, (1, 1), residual=(4, 5), activation="tanh"),
 }
 CONV_STATISTICS: dict[str, Case] = {
     "1x1": _conv((2, 5, 1, 1), 9, (1, 1), block=1),
     "3x3": _conv((2, 3, 7, 9), 5, (3, 3), padding=(1, 1), activation="silu", block=16),
     "residual": _conv((2, 6, 4, 6), 4, (3, 3), groups=2, residual=(2, 3), stride=(2, 2), padding=(0, 0, 1, 1), block=4),
+    "e4m3": _eight_bits(_conv((2, 16, 5, 7), 9, (3, 3), residual=(5, 7), padding=(1, 1), block=8)),
 }
 CONV_TRANSPOSE: dict[str, Case] = {
     "1x1": _conv((1, 1, 1, 1), 1, (1, 1), transpose=True),

@@ -54,10 +54,13 @@ def norm_affine(
     return case
 
 
-def norm_apply(shape: tuple[int, ...], **options: Any) -> Case:
+def norm_apply(shape: tuple[int, ...], *, out_scale: float | None = None, **options: Any) -> Case:
+    """out_scale: the result is of 8 bits, but for the case in float64."""
+
     def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         wide = Maker(torch.float64 if dtype == torch.float64 else torch.float32, device)
-        return {"x": Maker(dtype, device).normal(*shape), "affine": wide.normal(shape[0], 3, shape[1]), **options}
+        tensors = {"x": Maker(dtype, device).normal(*shape), "affine": wide.normal(shape[0], 3, shape[1])}
+        return {**tensors, "out_scale": None if dtype == torch.float64 else out_scale, **options}
 
     return case
 

@@ -20,9 +20,11 @@ __all__ = [
     "check_residual",
     "check_rows",
     "check_sample_shape",
+    "check_scale",
     "check_scales",
     "check_shape",
     "check_weights",
+    "output_dtype",
     "pair",
     "sides",
 ]
@@ -106,19 +108,32 @@ def check_precision(precision: str, name: str, x: Tensor) -> None:
         raise ValueError(f"precision 'tf32' needs a float32 {name}; found {x.dtype}")
 
 
+def check_scale(name: str, scale: Tensor | None, x: Tensor, size: int) -> None:
+    """For e4m3 `x`, `scale` is float32 of shape [size]; for other dtypes it is None."""
+    if x.dtype != _FLOAT8:
+        if scale is not None:
+            raise ValueError(f"{name} must be None unless x is torch.float8_e4m3fn; found x of {x.dtype}")
+        return
+    if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
+        found = scale.dtype if isinstance(scale, Tensor) else scale
+        raise TypeError(f"{name} must be a float32 tensor where x is torch.float8_e4m3fn; found {found}")
+    check_shape(name, scale, (size,))
+    if scale.device != x.device:
+        raise ValueError(f"{name} must be on x's device, {x.device}; found {scale.device}")
+
+
 def check_scales(x: Tensor, x_scale: Tensor | None, weight_scale: Tensor | None, outputs: int) -> None:
     """For e4m3 `x` its scales, float32 of shape [n] and [outputs], are there; for other dtypes they are not."""
-    for name, scale, size in (("x_scale", x_scale, x.shape[0]), ("weight_scale", weight_scale, outputs)):
-        if x.dtype != _FLOAT8:
-            if scale is not None:
-                raise ValueError(f"{name} must be None unless x is torch.float8_e4m3fn; found x of {x.dtype}")
-            continue
-        if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
-            found = scale.dtype if isinstance(scale, Tensor) else scale
-            raise TypeError(f"{name} must be a float32 tensor where x is torch.float8_e4m3fn; found {found}")
-        check_shape(name, scale, (size,))
-        if scale.device != x.device:
-            raise ValueError(f"{name} must be on x's device, {x.device}; found {scale.device}")
+    check_scale("x_scale", x_scale, x, x.shape[0])
+    check_scale("weight_scale", weight_scale, x, outputs)
+
+
+def output_dtype(x: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
+    """What a product's output has: `out_dtype`, one of the four floating ones, or x's, and bfloat16 for e4m3."""
+    if out_dtype is None:
+        return torch.bfloat16 if x.dtype == _FLOAT8 else x.dtype
+    check_dtype("out_dtype", out_dtype)
+    return out_dtype
 
 
 def check_residual(residual: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, x: Tensor) -> None:

@@ -20,18 +20,18 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "quantize_rows": ("reference", "triton"),
     "gaussian_head": ("reference", "triton"),
     "bottleneck": ("reference", "triton"),
-    "conv2d": ("reference", "triton"),
-    "conv2d_statistics": ("reference", "triton"),
+    "conv2d": ("reference", "library", "triton"),
+    "conv2d_statistics": ("reference", "library", "triton"),
     "conv_image": ("reference", "triton"),
     "conv_score": ("reference", "triton"),
-    "conv_transpose2d": ("reference", "triton"),
+    "conv_transpose2d": ("reference", "library", "triton"),
     "channel_statistics": ("reference", "triton"),
     "norm_affine": ("reference", "triton"),
     "norm_apply": ("reference", "triton"),
     "group_norm": ("reference", "triton"),
     "affine": ("reference", "triton"),
     "logvar": ("reference", "triton"),
-    "attention": ("reference", "triton"),
+    "attention": ("reference", "library", "triton"),
     "bernoulli_nll": ("reference", "triton"),
     "gaussian_nll": ("reference", "triton"),
     "squared_error": ("reference", "triton"),
@@ -114,7 +114,8 @@ def resolve_impl(op: str, impl: str, device: torch.device | str, dtype: torch.dt
     """The name of the implementation that `impl` means for `op` on tensors of this device and dtype.
 
     "auto" is "triton" on a CUDA device where `op` has such a kernel that takes `dtype`, "cpu" on the CPU where `op` has
-    that, compiled, for `dtype`, else "reference".
+    that, compiled, for `dtype`, else "reference". "library", PyTorch's own op in the operands' dtype, is only taken by
+    name.
     Raises UnavailableError for an unknown name and for a named implementation that cannot run, ValueError
     for an unknown op.
     """

@@ -114,11 +114,18 @@ def _end_of(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
-    end = _end_of(kwargs)
+    """8-bit operands in float32."""
+    end, scale, out_dtype = _end_of(kwargs), kwargs.pop("scale", None), kwargs.pop("out_dtype", None)
+    dtype = out_dtype or (torch.bfloat16 if x.dtype == torch.float8_e4m3fn else x.dtype)
+    if x.dtype == torch.float8_e4m3fn:
+        x, weight, bias = x.float(), weight.float(), None if bias is None else bias.float()
     if len(kwargs.get("padding", ())) == 4:
         top, left, bottom, right = kwargs.pop("padding")
         x = F.pad(x, (left, right, top, bottom))
-    return _ended(F.conv2d(x, weight, bias, **kwargs), end)
+    if scale is None:
+        return _ended(F.conv2d(x, weight, bias, **kwargs), end).to(dtype)
+    y = F.conv2d(x, weight, **kwargs) * scale[:, None, None]
+    return _ended(y if bias is None else y + bias[:, None, None], end).to(dtype)
 
 
 def _conv2d_statistics(*args: Any, block: int, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -205,9 +212,17 @@ def _norm_affine(
     return torch.stack([mean, scale, shift], 1)
 
 
-def _norm_apply(x: Tensor, affine: Tensor, activation: str = "identity", alpha: float | None = None) -> Tensor:
+def _norm_apply(
+    x: Tensor,
+    affine: Tensor,
+    activation: str = "identity",
+    alpha: float | None = None,
+    out_scale: float | None = None,
+) -> Tensor:
+    """In 8 bits left unrounded, so that the budget is one rounding to e4m3 of each element and no more."""
     mean, scale, shift = affine[..., None, None].unbind(1)
-    return activate((x - mean) * scale + shift, activation, alpha).to(x.dtype)
+    y = activate((x - mean) * scale + shift, activation, alpha).to(x.dtype)
+    return y if out_scale is None else (y / out_scale).clamp(-448, 448)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1) -> Tensor:

@@ -25,9 +25,9 @@ def empty_output(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = 
     return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
-def own_output(y: Tensor, x: Tensor) -> Tensor:
-    """`y` in `x`'s dtype and memory format, copied if that leaves it sharing memory with `x`."""
-    y = y.to(x.dtype).contiguous(memory_format=output_format(x))
+def own_output(y: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`y` in `dtype`, or `x`'s, and in `x`'s memory format, copied if that leaves it sharing memory with `x`."""
+    y = y.to(dtype or x.dtype).contiguous(memory_format=output_format(x))
     if y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
         return y.clone(memory_format=torch.preserve_format)
     return y

@@ -168,8 +168,9 @@ def stored_error(arguments: dict[str, Any], *, interpreted: bool = False) -> Ten
     with d = y - mean, which is off by e + E, the sum of d² by that of 2 |d| (e + E) + (e + E)².
     """
     y = oracle("conv2d_statistics", arguments)[0]
-    own = (outputs(EAGER["conv2d_statistics"](**arguments))[0].double() - y).abs().amax() if y.numel() else 0.0
-    error = 2 * own + roundoff(arguments["x"].dtype, interpreted=interpreted) * y.abs()
+    eager = outputs(EAGER["conv2d_statistics"](**arguments))[0]
+    own = (eager.double() - y).abs().amax() if y.numel() else 0.0
+    error = 2 * own + roundoff(eager.dtype, interpreted=interpreted) * y.abs()
     found = []
     for e, part in zip(*(t.flatten(2).split(arguments["block"], 2) for t in (error, y)), strict=True):
         d, e_of_d = (part - part.mean(2, keepdim=True)).abs(), e + e.mean(2, keepdim=True)

@@ -22,6 +22,7 @@ __all__ = [
     "REFERENCE_ROWS",
     "GemmConfig",
     "Measured",
+    "best_conv_tile",
     "best_tile",
     "conv_config",
     "gemm_config",
@@ -175,15 +176,20 @@ def loads_single_entries(tile: GemmConfig, part: Part) -> bool:
     return (tile.block_rows + tile.block_columns) * tile.block_inputs <= _SINGLE_LOADS * _threads(tile, part)
 
 
+def _check_precision(op: str, precision: str, part: Part) -> None:
+    """The part multiplies in that precision."""
+    if precision not in part.flops:
+        found = ", ".join(name for name in part.flops if name != "fp16")
+        raise UnavailableError(f"{op} on {part.target} takes {found}; found {precision}")
+
+
 @cache
 def best_tile(op: str, outputs: int, inputs: int, precision: str, part: Part) -> GemmConfig:
     """The shipped tile of `op` that is predicted to be fastest for a layer of these widths on a part.
 
     Raises UnavailableError if the part has no such precision.
     """
-    if precision not in part.flops:
-        found = ", ".join(name for name in part.flops if name != "fp16")
-        raise UnavailableError(f"{op} on {part.target} takes {found}; found {precision}")
+    _check_precision(op, precision, part)
 
     def seconds(tile: GemmConfig) -> float:
         drawn = op == "linear_prior"
@@ -220,24 +226,30 @@ def takes_broken_pixels(tile: GemmConfig, part: Part) -> bool:
 
 
 @cache
-def conv_config(outputs: int, channels: int, taps: int, precision: str, device: torch.device) -> GemmConfig:
-    """The configuration of a convolution's groups: of `taps` pixels' `channels` each output is summed over.
+def best_conv_tile(outputs: int, channels: int, taps: int, precision: str, part: Part) -> GemmConfig:
+    """The shipped tile that is predicted to be fastest for a convolution's groups, each output a sum over taps.
 
-    As `gemm_config` of "conv2d" with all of them as inputs. But where some tiles' steps divide the channels, so that
-    a step is all of one tap, only those are asked; and 16-bit pixels that are not whole units of 16 bytes take tiles
-    that load single entries.
+    As `best_tile` of "conv2d" with all of `taps` pixels' `channels` as inputs. But where some tiles' steps divide the
+    channels, so that a step is all of one tap, only those are asked; and 16-bit pixels that are not whole units of 16
+    bytes take tiles that load single entries.
     """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    inputs, part = taps * channels, part_of(device)
-    for row in measured("conv2d", name):
-        if (row.precision, row.outputs, row.inputs) == (precision, outputs, inputs):
-            return row.config
+    _check_precision("conv2d", precision, part)
     tiles = shipped_tiles("conv2d", part.target)[precision]
     even = [tile for tile in tiles if channels % tile.block_inputs == 0]
     broken = precision == "bf16" and channels % 8 > 0
     single = [tile for tile in tiles if broken and takes_broken_pixels(tile, part)]
 
     def seconds(tile: GemmConfig) -> float:
-        return predicted_seconds(tile, REFERENCE_ROWS, outputs, inputs, precision, part)
+        return predicted_seconds(tile, REFERENCE_ROWS, outputs, taps * channels, precision, part)
 
     return min(even or single or tiles, key=seconds)
+
+
+@cache
+def conv_config(outputs: int, channels: int, taps: int, precision: str, device: torch.device) -> GemmConfig:
+    """The configuration of a convolution's groups: measured on this device, or predicted to be best."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    for row in measured("conv2d", name):
+        if (row.precision, row.outputs, row.inputs) == (precision, outputs, taps * channels):
+            return row.config
+    return best_conv_tile(outputs, channels, taps, precision, part_of(device))

@@ -21,6 +21,32 @@ def test_half_of_the_normal_rows_are_trained_on_and_the_others_ranked() -> None:
     assert found["nothing"]["auroc"] == [0.5, 0.0]
 
 
+def test_ten_anomalies_are_drawn_many_times() -> None:
+    labels = np.repeat([0, 1], [11, 30])
+    draws = anomaly_tables.ranked(labels, 4, tens=20)
+    assert len(draws) == 20
+    assert len({tuple(sorted(draw)) for draw in draws}) == 20
+    for draw in draws:
+        np.testing.assert_array_equal(draw[:11], np.arange(11))
+        assert (len(np.unique(draw)), labels[draw].sum()) == (21, 10)
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((21, 3)), np.concatenate([np.zeros((15, 3)), np.full((15, 3), 100.0)])
+    found = anomaly_tables.compare(table, [norms], seeds=2, tens=20)
+    assert found["rows"] == {"trained on": 10, "normal": 11, "anomalous": 10, "seeds": 2, "draws of ten": 20}
+    whole = anomaly_tables.compare(table, [norms], seeds=2)["norm"]["auroc"]
+    assert found["norm"]["auroc"][0] == pytest.approx(whole[0], abs=0.06)
+    assert found["norm"]["auroc"][1] > 0.05 > whole[1]
+
+
+def test_unsupervised_rows_are_ranked_by_what_was_fitted_to_them() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((21, 3)), 100 + rng.standard_normal((30, 3))
+    fitted, rows, labels = anomaly_tables.together(table, 4)
+    assert fitted is rows
+    assert (len(rows), labels.sum(), (rows[labels == 1] > 50).all()) == (31, 10, True)
+    assert not np.array_equal(rows, anomaly_tables.together(table, 5)[0])
+
+
 @pytest.mark.parametrize(
     ("name", "normal", "anomalous"),
     [

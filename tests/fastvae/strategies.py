@@ -106,6 +106,20 @@ def networks(draw: DrawFn, name: str, shape: Shape) -> Stack:
 
 
 @st.composite
+def last_product(draw: DrawFn, name: str, shape: Shape, output: Shape) -> Stack:
+    """From features of ``shape`` to a row of shape ``output``: a linear layer or, of images, a convolution as well."""
+    if len(shape) == 1 or draw(st.booleans()):
+        reshape: Stack = (Reshape(output),) if len(output) > 1 else ()
+        return (*draw(linears(name, shape, math.prod(output))), *reshape)
+    image = output if len(output) == 3 else (*output, 1, 1)
+    least = [max(0, -(-(made - size) // 2)) for size, made in zip(shape[1:], image[1:], strict=True)]
+    padding = least[0] + draw(st.integers(0, 1)), least[1]
+    size = tuple(have - made + 1 + 2 * pad for have, made, pad in zip(shape[1:], image[1:], padding, strict=True))
+    conv = Conv2d(name, shape[0], image[0], (size[0], size[1]), padding=padding, bias=draw(st.booleans()))
+    return (conv,) if image == output else (conv, Reshape(output))
+
+
+@st.composite
 def heads(draw: DrawFn, name: str, shape: Shape, output: Shape) -> GaussianHead:
     """A head from features of ``shape`` to a mean and a log-variance of ``output``; its stacks mostly look alike."""
     layout = draw(st.sampled_from(("separate", "chunked", "interleaved")))
@@ -147,7 +161,6 @@ def specs(draw: DrawFn) -> ModelSpec:
         likelihood = PredictedGaussian(draw(heads("p", features, input_shape)))
     else:
         likelihood = draw(st.sampled_from((Bernoulli(), FixedGaussian(0.5), PerDimensionGaussian())))
-        reshape: Stack = (Reshape(input_shape),) if len(input_shape) > 1 else ()
-        last = draw(linears("d.last", features, math.prod(input_shape)))
-        decoder = (*decoder, *last, *reshape, *draw(elementwise("d.out", input_shape)))
+        last = draw(last_product("d.last", features, input_shape))
+        decoder = (*decoder, *last, *draw(elementwise("d.out", input_shape)))
     return ModelSpec(input_shape, latent_shape, encoder, posterior, decoder, likelihood, condition)

@@ -175,7 +175,7 @@ def test_wrong_posterior_samples() -> None:
         ({"device": "tpu"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
         ({"device": "meta"}, InputError, "device: expected 'auto', 'cpu' or 'cuda"),
         ({"device": "cuda:99"}, InputError, "device: 'cuda:99' is not there"),
-        ({"precision": "fp8"}, UnsupportedError, "precision: 'fp8' is not supported; accepted: 'auto', 'ieee'"),
+        ({"precision": "int8"}, UnsupportedError, "precision: 'int8' is not supported; accepted: 'auto', 'ieee'"),
         ({"impl": "openvino"}, UnsupportedError, "impl: 'openvino' is not supported; accepted: 'auto'"),
         ({"impl": "triton", "precision": "float64"}, UnsupportedError, "impl 'triton' of .* it takes torch.float32"),
         ({"format": "keras"}, InputError, "format: expected 'auto' or one of disentangling-vae"),

@@ -10,8 +10,8 @@ import torch
 
 import fastvae
 from fastvae.errors import UnsupportedError
-from fastvae.layers import Activation, Attention, Conv2d, GroupNorm, Residual, Upsample
-from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, Likelihood, ModelSpec, PerDimensionGaussian
+from fastvae.spec import Bernoulli, Likelihood, ModelSpec, PerDimensionGaussian
+from tests.fastvae.image_specs import image_spec
 from tests.fastvae.support import conv_spec, data_for, mlp_spec, vae
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,29 +106,11 @@ def test_image_autoencoders_run_on_kernels() -> None:
     z = np.random.default_rng(0).normal(size=(1, 2, 3, 5)).astype(np.float32)
     np.testing.assert_allclose(kernels.decode(z), reference.decode(z), **CLOSE)
     assert {"conv2d_statistics", "norm_by_statistics", "attention", "conv_transpose2d"} <= ops(kernels, "decode")
+    for metric in ("elbo", "l2"):
+        np.testing.assert_allclose(kernels.score(x, metric), reference.score(x, metric), **CLOSE)
+    assert "conv_score" in ops(kernels, "elbo") & ops(kernels, "distance")
     sums = [step.op for step in kernels._engine.executors.of("decode").plan.steps].count("add")
     assert sums == 1, "attention's, whose last product was folded into its values"
-
-
-def image_spec() -> ModelSpec:
-    """A small image autoencoder with every layer of the large ones, for images of any size."""
-
-    def block(name: str, channels: int) -> Residual:
-        conv = Conv2d(f"{name}.c", channels, channels, (3, 3), padding=(1, 1))
-        return Residual((GroupNorm(f"{name}.n", channels, 2), Activation("silu"), conv))
-
-    head = GaussianHead("chunked", joint=(Conv2d("q", 4, 4, (1, 1)),), logvar_min=-30.0, logvar_max=20.0)
-    encoder = (
-        Conv2d("e.0", 3, 4, (3, 3), padding=(1, 1)),
-        block("e.1", 4),
-        Conv2d("e.2", 4, 4, (4, 4), (2, 2), (1, 1)),
-    )
-    attention = Residual((GroupNorm("d.n", 4, 2), Attention("d.a", 4)))
-    decoder = (
-        *(Conv2d("d.0", 2, 4, (3, 3), padding=(1, 1)), block("d.1", 4), attention, Upsample()),
-        *(Conv2d("d.2", 4, 4, (3, 3), padding=(1, 1)), block("d.3", 4), Conv2d("d.4", 4, 3, (3, 3), padding=(1, 1))),
-    )
-    return ModelSpec((3, 8, 8), (2, 4, 4), encoder, head, decoder, FixedGaussian())
 
 
 def test_tf32_reaches_every_dense_product() -> None:

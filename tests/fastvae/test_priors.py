@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import fastvae
 import fastvae.bulk
 from fastvae import VAE
-from fastvae.errors import UnsupportedError, WeightFormatError, WeightMismatchError
+from fastvae.errors import WeightFormatError, WeightMismatchError
 from fastvae.heads import GaussianMixture, VampPrior
 from fastvae.layers import Linear
 from fastvae.model import Model, check_model, fingerprint
@@ -264,17 +264,6 @@ def test_pseudo_inputs_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None
     vae.generate(9, 1)
     vae.score(data_for(vae.spec, 3), "kl")
     assert seen == [3, 2, 3]
-
-
-@pytest.mark.parametrize("verb", ["kl", "elbo", "generate"])
-def test_verbs_without_a_plan_say_what_to_take(verb: str, tmp_path: Path) -> None:
-    vae = with_prior("gaussian_mixture")
-    message = "'encode' and 'score'" if verb != "generate" else "take 'decode'"
-    with pytest.raises(UnsupportedError, match=message):
-        vae.explain(verb)
-    with pytest.raises(UnsupportedError, match=message):
-        vae.export(tmp_path / "x.onnx", verb)
-    vae.export(tmp_path / "x.onnx", "decode")
 
 
 def test_gibbs_keeps_to_the_nearest_component() -> None:

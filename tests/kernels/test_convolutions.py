@@ -251,7 +251,7 @@ def test_a_block_that_no_tile_holds_is_refused_by_name_and_left_to_the_reference
 
 def test_images_too_large_to_count_in_32_bits_are_refused() -> None:
     with pytest.raises(UnavailableError, match=r"at most 2147483136 pixels an image; found \(65536, 32768\)"):
-        module._empty(torch.empty(1, 1, 1, 1, device="meta"), 1, (65536, 32768))
+        module._empty(torch.empty(1, 1, 1, 1, device="meta"), 1, (65536, 32768), torch.float32)
 
 
 def test_operands_with_channels_innermost_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

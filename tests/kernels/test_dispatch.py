@@ -68,6 +68,9 @@ def test_the_implementation_folders_do_not_import_each_other() -> None:
     for folder, other in (
         ("reference", "triton"),
         ("reference", "cpu"),
+        ("reference", "library"),
+        ("library", "triton"),
+        ("triton", "library"),
         ("triton", "reference"),
         ("triton", "cpu"),
         ("cpu", "triton"),
@@ -90,6 +93,15 @@ def test_auto_takes_triton_on_cuda_where_it_can() -> None:
     assert resolve_impl("attention", "auto", "cuda") == "triton"
     assert resolve_impl("linear", "auto", "cpu") == "reference"
     assert resolve_impl("reparameterize", "auto", "mps") == "reference"
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if "library" in implementations(op)])
+def test_the_library_is_taken_by_name_alone(op: str) -> None:
+    for device in ("cpu", "cuda"):
+        assert resolve_impl(op, "auto", device, torch.bfloat16) != "library"
+        assert resolve_impl(op, "library", device, torch.float64) == "library"
+    with pytest.raises(UnavailableError, match="impl of linear must be one of"):
+        resolve_impl("linear", "library", "cpu")
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -4,16 +4,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastvae_kernels.parts import PARTS
+from fastvae_kernels import tiling
+from fastvae_kernels.parts import PARTS, part_of
 from fastvae_kernels.testing import assert_within
-from fastvae_kernels.tiling import GemmConfig, best_tile
+from fastvae_kernels.tiling import GemmConfig, Measured, conv_config
 from tools import tune
 from tools.tune_grid import (
     LAYERS,
+    PRECISIONS,
+    TAPS,
     Layer,
     Timing,
     candidates,
     config_fields,
+    default_tile,
     file_text,
     is_gain,
     known,
@@ -35,7 +39,7 @@ def test_candidates_begin_with_the_default_and_fit_the_part(op: str, precision: 
     part = PARTS[target]
     layer = Layer(op, *LAYERS[op][0], precision)
     found = candidates(layer, part, 100_000)
-    assert found[0] == best_tile(op, layer.outputs, layer.inputs, precision, part)
+    assert found[0] == default_tile(layer, part)
     assert len(found) == len(set(found))
     assert all(shared_bytes(layer, config, part) <= part.shared_bytes for config in found)
     assert len(candidates(layer, part, 5)) == 6
@@ -79,7 +83,43 @@ def test_a_configuration_is_filed_without_its_defaults_and_comes_back() -> None:
     assert "tma" not in config_fields(CONFIG)
 
 
-@pytest.mark.parametrize("op", ["linear", "linear_prior"])
+def test_convolutions_are_offered_tiles_that_hold_blocks_of_statistics() -> None:
+    """128 pixels; and steps that are each all of one tap, here of 64 channels at most."""
+    found = candidates(Layer("conv2d", 128, TAPS * 192, "bf16"), PARTS["sm_90"], 100_000)
+    assert {config.block_rows for config in found} == {128, 256}
+    assert {config.block_inputs for config in found} == {32, 64}
+    assert {
+        config.block_inputs for config in candidates(Layer("conv2d", 128, TAPS * 160, "bf16"), PARTS["sm_90"], 9)
+    } == {32}
+
+
+def test_what_was_measured_of_a_convolution_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Layer("conv2d", 128, TAPS * 64, "bf16")
+    measured = Measured("bf16", 128, TAPS * 64, CONFIG)
+    monkeypatch.setattr(tiling, "measured", lambda op, name: (measured,) if op == "conv2d" else ())
+    device = torch.device("cpu")
+    assert conv_config.__wrapped__(128, 64, TAPS, "bf16", device) == CONFIG
+    monkeypatch.setattr(tiling, "measured", lambda op, name: ())
+    assert conv_config.__wrapped__(128, 64, TAPS, "bf16", device) == default_tile(layer, part_of(device))
+
+
+@pytest.mark.parametrize("rows", [87, 128])
+def test_the_library_is_timed_on_what_the_kernel_is(rows: int) -> None:
+    work = layer_work(Layer("conv2d", 5, 36, "ieee"), rows)
+    assert work.library is not None
+    assert_within(work.library(), work.exact(), work.eager())
+
+
+def test_inputs_of_a_convolution_are_those_of_its_taps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tune.py", "--op", "conv2d", "--outputs", "8", "--inputs", "10", "--dry-run"])
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert "a multiple of 9; found 10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("op", ["linear", "linear_prior", "conv2d"])
 def test_the_shipped_files_are_formatted_as_the_tool_writes_them(op: str) -> None:
     text = tune.config_path(op).read_text(encoding="utf-8")
     assert file_text(json.loads(text)) == text
@@ -96,9 +136,9 @@ def test_files_are_replaced_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "ieee", "tf32", "fp8"])
 @pytest.mark.parametrize("op", LAYERS)
 def test_every_layer_runs_and_is_checked(op: str, precision: str) -> None:
-    if (op, precision) == ("linear_prior", "fp8"):
-        pytest.skip("latents are not drawn in 8 bits")
-    work = layer_work(Layer(op, 24, 20, precision), 37)
+    if precision not in PRECISIONS[op]:
+        pytest.skip(f"{op} does not multiply in {precision}")
+    work = layer_work(Layer(op, 24, 36 if op == "conv2d" else 20, precision), 87)
     interpreted = not torch.cuda.is_available()
     config = GemmConfig(32, 16, 32, 4, 2)
     assert_within(work.run(config), work.exact(), work.eager(), interpreted=interpreted)

@@ -74,7 +74,7 @@ def spread_of(value: Value, scale: Scale, name: str) -> Spread:
         return spread_of(inner, "variance", name)
     match scale:
         case "logvar":
-            if _is_scaled(value, 2.0, 0.0) and inner.operation == Function("log"):
+            if is_scaled(value, 2.0, 0.0) and inner.operation == Function("log"):
                 return spread_of(inner, "logstd", name)
             return Spread(value)
         case "logstd":
@@ -87,20 +87,26 @@ def spread_of(value: Value, scale: Scale, name: str) -> Spread:
 
 
 def _softplus_spread(value: Value) -> Spread:
-    softplus, eps = value, 0.0
-    if isinstance(value.operation, Scaling):
-        shift = uniform(value.operation.shift)
-        if shift is not None and shift >= 0 and _is_scaled(value, 1.0, shift):
-            (softplus,), eps = value.operands, shift
-    if softplus.operation != Activation("softplus"):
+    found = softplus_of(value)
+    if found is None:
         raise UnsupportedError(
             f"{value.where} is not supported there: a standard deviation must end in exp, in sqrt, in softplus, or in "
             "softplus plus a constant"
         )
-    return Spread(softplus.operands[0], "softplus_std", eps)
+    return Spread(found[0], "softplus_std", found[1])
 
 
-def _is_scaled(value: Value, scale: float, shift: float) -> bool:
+def softplus_of(value: Value) -> tuple[Value, float] | None:
+    """What ``value`` is the softplus of, and the constant that is added; None if it is no such thing."""
+    softplus, eps = value, 0.0
+    if isinstance(value.operation, Scaling):
+        shift = uniform(value.operation.shift)
+        if shift is not None and shift >= 0 and is_scaled(value, 1.0, shift):
+            (softplus,), eps = value.operands, shift
+    return (softplus.operands[0], eps) if softplus.operation == Activation("softplus") else None
+
+
+def is_scaled(value: Value, scale: float, shift: float) -> bool:
     operation = value.operation
     return isinstance(operation, Scaling) and (uniform(operation.scale), uniform(operation.shift)) == (scale, shift)
 
@@ -156,6 +162,30 @@ class HeadBuilder:
         stacks = [self._stacker.stack(value, features) for value in (mean, spread.raw)]
         return self.stack(features), GaussianHead("separate", stacks[0], stacks[1], **settings)
 
+    def branches(self, values: list[Value]) -> tuple[Stack, list[Stack]]:
+        """The stack that all ``values`` share, and the rest of the way to each."""
+        features = values[0]
+        for value in values[1:]:
+            features = common_dominator(features, value)
+        return self.stack(features), [self._stacker.stack(value, features) for value in values]
+
+    def chunks(self, values: list[Value]) -> Value | None:
+        """The tensor of which ``values`` are equal parts, one after another along its channels; None if they are none.
+
+        Raises:
+            UnsupportedError: they are parts of one tensor otherwise.
+        """
+        parts = [value.operation for value in values if isinstance(value.operation, Part)]
+        if len(parts) < len(values) or len({value.operands for value in values}) > 1:
+            return None
+        (whole,) = values[0].operands
+        share = whole.shape[0] // len(values)
+        if [range(p.start, p.stop, p.step) for p in parts] != [
+            range(i * share, (i + 1) * share) for i in range(len(values))
+        ]:
+            raise UnsupportedError(f"{values[0].where}: parameters must be equal parts, one after another, in order")
+        return whole
+
     def _joint(self, mean: Value, raw: Value) -> tuple[Literal["chunked", "interleaved"], Value] | None:
         """The tensor that the two are parts of, scaled and reshaped as the parts are; None if they are no parts."""
         both = mean, raw
@@ -208,7 +238,7 @@ def logits(value: Value, owner: str) -> Value:
     last = value.operands[0] if isinstance(value.operation, Scaling) else value
     if last.operation in (Activation("sigmoid"), Activation("tanh"), Activation("softplus")):
         raise InputError(
-            f"{owner}: for a Bernoulli likelihood it must end in a sigmoid, which makes probabilities, or in logits; "
+            f"{owner}: probabilities must end in a sigmoid; what ends in none must be logits; "
             f"this one ends in {value.where.partition('operator ')[2] or value.where}"
         )
     return value

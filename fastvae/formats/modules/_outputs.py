@@ -5,7 +5,8 @@ The same function reads the containers that a module returns when it runs and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from fastvae.errors import InputError, UnsupportedError
@@ -47,6 +48,60 @@ def pair_of(output: Any, scale: Scale, owner: str) -> tuple[Any, Any | None]:
         f"{owner}: expected (mean, {scale}), or {means} and {spreads} in a mapping, or one tensor with both halves; "
         f"found {_described(output)}{hint}"
     )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter of a likelihood, and what an output is called that is it, or (``raw``) its logarithm or logits."""
+
+    name: str
+    natural: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """An output for one parameter, and what its name says of it; nothing where it has none."""
+
+    leaf: Any
+    said: Literal["natural", "raw"] | None = None
+
+
+def parts_of(output: Any, slots: Sequence[Slot], owner: str) -> dict[str, Part]:
+    """What a decoder returned, by parameter: one tensor, several in the order of ``slots``, or named ones.
+
+    Raises:
+        InputError: more tensors than there are parameters, names of which none is the first parameter's, or two for
+            one parameter.
+    """
+    if not isinstance(output, Mapping | tuple | list) and not hasattr(output, "__dataclass_fields__"):
+        return {slots[0].name: Part(output)}
+    if isinstance(output, Value | Constant):
+        return {slots[0].name: Part(output)}
+    named, found = output if isinstance(output, Mapping) else _Attributes(output), {}
+    for slot in slots:
+        given = [(key, "natural") for key in slot.natural if named.get(key) is not None]
+        given += [(key, "raw") for key in slot.raw if named.get(key) is not None]
+        if len(given) > 1:
+            raise InputError(f"{owner}: it returns both {given[0][0]!r} and {given[1][0]!r}, which are one parameter")
+        if given:
+            found[slot.name] = Part(named.get(given[0][0]), given[0][1])  # type: ignore[arg-type]
+    if slots[0].name in found:
+        return found
+    if isinstance(output, tuple | list) and not found and 1 <= len(output) <= len(slots):
+        return {slot.name: Part(leaf) for slot, leaf in zip(slots, output, strict=False)}
+    names = "; ".join(" or ".join(map(repr, (*slot.natural, *slot.raw))) for slot in slots)
+    order = ", ".join(slot.name for slot in slots)
+    raise InputError(
+        f"{owner}: expected {f'({order}), or ' if len(slots) > 1 else 'one tensor, or '}a mapping with {names}; "
+        f"found {_described(output)}"
+    )
+
+
+def returned(output: Any, slot: Slot) -> bool:
+    """Whether a decoder returned something under a name of ``slot``."""
+    named = output if isinstance(output, Mapping) else _Attributes(output)
+    return _first(named, (*slot.natural, *slot.raw)) is not None
 
 
 class _Attributes:

@@ -95,6 +95,14 @@ def function(call: Call) -> Value:
     return apply(Function(call.name), value, value.shape, call.where)
 
 
+def softmax(call: Call) -> Value:
+    """softmax and log_softmax over all entries of a flat row."""
+    if len(call.value("self").shape) != 1 or _axis(call) != 1:
+        raise call.unsupported("only a flat row can be one, over all its entries")
+    name = call.name.removeprefix("_")
+    return apply(Function(name), same(call), call.value("self").shape, call.where)
+
+
 def plus(call: Call) -> Value:
     """self + alpha * other."""
     return _sum(call, call["self"], _times(call, call["other"], call["alpha"]))
@@ -186,6 +194,7 @@ RULES: dict[str, Callable[[Call], Value | tuple[Value, ...]]] = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), split),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "clip"), clamp),
     **dict.fromkeys(("exp", "log", "sqrt"), function),
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), softmax),
     "add": plus,
     **dict.fromkeys(("sub", "subtract"), minus),
     "rsub": reversed_minus,

@@ -53,7 +53,7 @@ class Clamp:
 
 @dataclass(frozen=True)
 class Function:
-    """``exp``, ``log`` or ``sqrt``: only between a variance, a standard deviation and their logarithms."""
+    """``exp``, ``log`` or ``sqrt`` of a spread, ``softmax`` or ``log_softmax``: what only a head does, not a layer."""
 
     name: str
 
@@ -198,7 +198,7 @@ def _layer(value: Value, operation: Layer | Part | Clamp | Function) -> Layer:
         case Clamp():
             what = "limited values; only a log-variance, variance or standard deviation may be"
         case Function():
-            what = f"{operation.name}; only a log-variance, variance or standard deviation may be made so"
+            what = f"{operation.name}; only a parameter of the posterior or the likelihood may be made so, at the end"
         case _:
             return operation
     raise UnsupportedError(f"{value.where} is not supported there: it makes {what}")

@@ -23,7 +23,8 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):
     """Outliers by ``fastvae.VAE.score``, with scikit-learn's sign: the higher a score, the more normal the row.
 
     ``fit`` trains on rows that are normal, or mostly so, and puts the threshold among their scores. With ``model=`` it
-    only puts the threshold.
+    only puts the threshold. Training for long learns anomalies by heart: where the rows hold some, and are to be
+    ranked themselves, take fewer ``epochs``, such as 25.
 
     Args:
         metric: of ``fastvae.VAE.score``: ``elbo``, ``reconstruction``, ``kl``, ``iwae``, ``mse`` or ``l2``.

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..checks import check_int
+from .. import library, reference
+from ..checks import check_int, output_dtype
 from ..dispatch import resolve_impl
 from ..errors import UnavailableError
 from ..layout import empty_output
 from .convolutions import Pair, check_conv, conv_size
+from .norms import channel_statistics
 from .registration import register
 
 __all__ = ["conv2d_statistics"]
@@ -39,11 +40,17 @@ def _conv2d_statistics(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
     block: int,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    window = stride, padding, dilation, groups, activation, alpha
-    if _implementation(x, block, impl) == "triton":
+    window = stride, padding, dilation, groups, activation, alpha, scale, out_dtype
+    chosen = _implementation(x, block, impl)
+    if chosen == "library":
+        y = library.conv2d(x, weight, bias, residual, *window)
+        return y, channel_statistics(y, block=block)
+    if chosen == "triton":
         from ..triton.conv2d import conv2d_statistics as implementation
 
         size = conv_size(x, weight, stride, padding, dilation)
@@ -63,13 +70,15 @@ def _(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
     block: int,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     h, w = conv_size(x, weight, stride, padding, dilation)
     shape = x.shape[0], -(-h * w // block), weight.shape[0], 2
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return empty_output(x, (x.shape[0], weight.shape[0], h, w)), x.new_empty(shape, dtype=dtype)
+    dtype = torch.float64 if out_dtype == torch.float64 else torch.float32
+    return empty_output(x, (x.shape[0], weight.shape[0], h, w), out_dtype), x.new_empty(shape, dtype=dtype)
 
 
 def conv2d_statistics(
@@ -85,6 +94,8 @@ def conv2d_statistics(
     groups: int = 1,
     activation: str = "identity",
     alpha: float | None = None,
+    scale: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`conv2d`, whose other arguments it takes, and the statistics of its result that a group norm needs.
@@ -98,7 +109,12 @@ def conv2d_statistics(
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
     check_int("block", block, 1)
-    window = check_conv(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha)
+    dtype = output_dtype(x, out_dtype)
+    window = check_conv(
+        x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha, scale=scale, out_dtype=dtype
+    )
     out: tuple[Tensor, Tensor]
-    out = _conv2d_statistics(x, weight, bias, residual, *window, groups, activation, alpha, block, impl)
+    out = _conv2d_statistics(
+        x, weight, bias, residual, *window, groups, activation, alpha, scale, dtype, block, impl
+    )  # fmt: skip
     return out

@@ -1,15 +1,18 @@
 """The convolution ops: `conv2d` and `conv_transpose2d`, each with a fused bias, activation and residual."""
 
+import torch
 from torch import Tensor
 
-from .. import reference
+from .. import library, reference
 from ..checks import (
     check_activation,
     check_divides,
     check_floating,
     check_residual,
+    check_scale,
     check_shape,
     check_weights,
+    output_dtype,
     pair,
     sides,
 )
@@ -49,13 +52,18 @@ def _conv2d(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
     impl: str,
 ) -> Tensor:
-    window = stride, padding, dilation, groups, activation, alpha
-    if resolve_impl("conv2d", impl, x.device, x.dtype) == "triton":
+    window = stride, padding, dilation, groups, activation, alpha, scale, out_dtype
+    chosen = resolve_impl("conv2d", impl, x.device, x.dtype)
+    if chosen == "triton":
         from ..triton.conv2d import conv2d as implementation
 
         return implementation(x, weight, bias, residual, *window, conv_size(x, weight, stride, padding, dilation))
+    if chosen == "library":
+        return library.conv2d(x, weight, bias, residual, *window)
     return reference.conv2d(x, weight, bias, residual, *window)
 
 
@@ -71,10 +79,12 @@ def _(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
     impl: str,
 ) -> Tensor:
     size = conv_size(x, weight, stride, padding, dilation)
-    return empty_output(x, (x.shape[0], weight.shape[0], *size))
+    return empty_output(x, (x.shape[0], weight.shape[0], *size), out_dtype)
 
 
 def conv2d(
@@ -89,6 +99,8 @@ def conv2d(
     groups: int = 1,
     activation: str = "identity",
     alpha: float | None = None,
+    scale: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """act(conv(x, weight) + bias) + residual, accumulated in float32 (float64 for float64), never in TF32.
@@ -96,12 +108,20 @@ def conv2d(
     x: [n, c, h, w]; weight: [o, c / groups, kh, kw]; bias: [o] or None; residual: [n, o, h', w'] or None; all of one
     floating dtype. padding: zeros on each side, as one number, as (top and bottom, left and right), or as (top, left,
     bottom, right). Returns [n, o, h', w'] with h' = (h + top + bottom - dilation (kh - 1) - 1) // stride + 1,
-    channels_last if x is. Triton works on images and weights in that memory format, and copies others at each call.
+    channels_last if x is. Triton works on images and weights in that memory format, and copies others at each call;
+    impl="library" is PyTorch's own (cuDNN's on CUDA), in x's dtype, rounded before activation and residual.
+
+    x and weight may also both be float8_e4m3fn with scale [o], float32, what x's scale and each output's weights' make
+    together: act(conv(x, weight) scale + bias) + residual. bias is then of any floating dtype. out_dtype is that of the
+    result and of residual, by default x's, and bfloat16 for 8-bit x.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
-    window = check_conv(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha)
-    out: Tensor = _conv2d(x, weight, bias, residual, *window, groups, activation, alpha, impl)
+    dtype = output_dtype(x, out_dtype)
+    window = check_conv(
+        x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha, scale=scale, out_dtype=dtype
+    )
+    out: Tensor = _conv2d(x, weight, bias, residual, *window, groups, activation, alpha, scale, dtype, impl)
     return out
 
 
@@ -116,11 +136,17 @@ def check_conv(
     groups: int,
     activation: str,
     alpha: float | None,
+    *,
+    scale: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> tuple[list[int], list[int], list[int]]:
-    """Check what every convolution takes, and give stride, padding on four sides and dilation in full."""
+    """Check what every convolution takes, and give stride, padding on four sides and dilation in full.
+
+    8-bit operands are taken where there is an `out_dtype`.
+    """
     check_activation(activation, alpha)
-    check_floating("x", x, 4)
-    check_floating("weight", weight, 4)
+    check_floating("x", x, 4, float8=out_dtype is not None)
+    check_floating("weight", weight, 4, float8=out_dtype is not None)
     window = pair("stride", stride, 1), sides("padding", padding), pair("dilation", dilation, 1)
     check_divides("groups", groups, "x's channels", x.shape[1])
     check_divides("groups", groups, "weight's outputs", weight.shape[0])
@@ -128,7 +154,8 @@ def check_conv(
     check_weights(x, weight, bias, weight.shape[0])
     size = conv_size(x, weight, *window)
     _check_output_size(*size, x, weight)
-    check_residual(residual, (x.shape[0], weight.shape[0], *size), x.dtype, x)
+    check_scale("scale", scale, x, weight.shape[0])
+    check_residual(residual, (x.shape[0], weight.shape[0], *size), out_dtype or x.dtype, x)
     return window
 
 
@@ -166,14 +193,16 @@ def _conv_transpose2d(
     alpha: float | None,
     impl: str,
 ) -> Tensor:
-    if resolve_impl("conv_transpose2d", impl, x.device, x.dtype) == "triton":
+    chosen = resolve_impl("conv_transpose2d", impl, x.device, x.dtype)
+    if chosen == "triton":
         from ..triton.conv2d import conv_transpose2d as implementation
 
         size = _transposed_size(x, weight, stride, padding, output_padding, dilation)
         return implementation(x, weight, bias, residual, stride, padding, dilation, groups, activation, alpha, size)
-    return reference.conv_transpose2d(
-        x, weight, bias, residual, stride, padding, output_padding, dilation, groups, activation, alpha
-    )
+    window = stride, padding, output_padding, dilation, groups, activation, alpha
+    if chosen == "library":
+        return library.conv_transpose2d(x, weight, bias, residual, *window)
+    return reference.conv_transpose2d(x, weight, bias, residual, *window)
 
 
 @_conv_transpose2d.register_fake

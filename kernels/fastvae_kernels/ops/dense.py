@@ -6,7 +6,6 @@ from torch import Tensor
 from .. import reference
 from ..checks import (
     check_activation,
-    check_dtype,
     check_floating,
     check_int,
     check_noise,
@@ -15,6 +14,7 @@ from ..checks import (
     check_scales,
     check_shape,
     check_weights,
+    output_dtype,
 )
 from ..dispatch import resolve_impl
 from .registration import register
@@ -60,13 +60,6 @@ def _(
     return x.new_empty(x.shape[0], weight.shape[0], dtype=out_dtype)
 
 
-def _output_dtype(x: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
-    if out_dtype is None:
-        return torch.bfloat16 if x.dtype == torch.float8_e4m3fn else x.dtype
-    check_dtype("out_dtype", out_dtype)
-    return out_dtype
-
-
 def linear(
     x: Tensor,
     weight: Tensor,
@@ -101,7 +94,7 @@ def linear(
     check_weights(x, weight, bias, weight.shape[0])
     check_precision(precision, "x", x)
     check_scales(x, x_scale, weight_scale, weight.shape[0])
-    dtype = _output_dtype(x, out_dtype)
+    dtype = output_dtype(x, out_dtype)
     check_residual(residual, (x.shape[0], weight.shape[0]), dtype, x)
     out: Tensor = _linear(x, weight, bias, residual, activation, alpha, precision, x_scale, weight_scale, dtype, impl)
     return out

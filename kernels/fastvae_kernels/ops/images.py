@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from .. import reference
+from .. import library, reference
 from ..checks import check_activation, check_divides, check_floating, check_like, check_shape
 from ..dispatch import resolve_impl
 from ..layout import empty_output
@@ -80,10 +80,13 @@ def group_norm(
 
 @register("attention")
 def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int, impl: str) -> Tensor:
-    if resolve_impl("attention", impl, q.device, q.dtype) == "triton":
+    chosen = resolve_impl("attention", impl, q.device, q.dtype)
+    if chosen == "triton":
         from ..triton.attention import attention as implementation
 
         return implementation(q, k, v, heads)
+    if chosen == "library":
+        return library.attention(q, k, v, heads)
     return reference.attention(q, k, v, heads)
 
 

@@ -156,28 +156,45 @@ def _check_eps(eps: float) -> None:
         raise ValueError(f"eps must be a finite number of at least 0; found {eps}")
 
 
+def _applying(x: Tensor, out_scale: float | None, impl: str) -> str:
+    """The implementation of `norm_apply`, which must take the result's dtype as well."""
+    chosen = resolve_impl("norm_apply", impl, x.device, x.dtype)
+    if chosen == "triton" and out_scale is not None:
+        return resolve_impl("norm_apply", impl, x.device, torch.float8_e4m3fn)
+    return chosen
+
+
 @register("norm_apply")
-def _norm_apply(x: Tensor, affine: Tensor, activation: str, alpha: float | None, impl: str) -> Tensor:
-    if resolve_impl("norm_apply", impl, x.device, x.dtype) == "triton":
+def _norm_apply(
+    x: Tensor, affine: Tensor, activation: str, alpha: float | None, out_scale: float | None, impl: str
+) -> Tensor:
+    if _applying(x, out_scale, impl) == "triton":
         from ..triton.norm_apply import norm_apply as implementation
 
-        return implementation(x, affine, activation, alpha)
-    return reference.norm_apply(x, affine, activation, alpha)
+        return implementation(x, affine, activation, alpha, out_scale)
+    return reference.norm_apply(x, affine, activation, alpha, out_scale)
 
 
 @_norm_apply.register_fake
-def _(x: Tensor, affine: Tensor, activation: str, alpha: float | None, impl: str) -> Tensor:
-    return empty_output(x, x.shape)
+def _(x: Tensor, affine: Tensor, activation: str, alpha: float | None, out_scale: float | None, impl: str) -> Tensor:
+    return empty_output(x, x.shape, None if out_scale is None else torch.float8_e4m3fn)
 
 
 def norm_apply(
-    x: Tensor, affine: Tensor, *, activation: str = "identity", alpha: float | None = None, impl: str = "auto"
+    x: Tensor,
+    affine: Tensor,
+    *,
+    activation: str = "identity",
+    alpha: float | None = None,
+    out_scale: float | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """act((x - mean) * scale + shift) of each row's channels, computed in float32 (float64 for float64).
 
     x: [n, c, h, w] floating. affine: [n, 3, c], float32 (float64 for float64 x), as of `norm_affine`: mean, scale and
     shift. Returns a new tensor of x's shape and dtype, channels_last if x is. `alpha` is leaky_relu's negative slope
-    (0.01) or elu's alpha (1.0), None for other activations.
+    (0.01) or elu's alpha (1.0), None for other activations. With `out_scale`, a positive number, the result is
+    divided by it and returned as float8_e4m3fn, rounded to nearest, ties to even, and saturating at 448.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
@@ -188,5 +205,7 @@ def norm_apply(
     if affine.dtype != wanted:
         raise TypeError(f"affine must be {wanted} for x of {x.dtype}; found {affine.dtype}")
     check_shape("affine", affine, (x.shape[0], 3, x.shape[1]))
-    out: Tensor = _norm_apply(x, affine, activation, alpha, impl)
+    if out_scale is not None and not 0 < out_scale < math.inf:
+        raise ValueError(f"out_scale must be a positive finite number or None; found {out_scale}")
+    out: Tensor = _norm_apply(x, affine, activation, alpha, out_scale, impl)
     return out

@@ -1,5 +1,6 @@
 """Defines `conv2d`: a 2-d cross-correlation with bias, activation and residual."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,8 +21,9 @@ def convolved(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """act(conv(x, weight) + bias) as it was accumulated; `padding` is top, left, bottom, right."""
+    """act(conv(x, weight) scale + bias) as it was accumulated; `padding` is top, left, bottom, right."""
     acc = accumulation_dtype(x.dtype)
     bias = None if bias is None else bias.to(acc)
     top, left, bottom, right = padding
@@ -29,7 +31,11 @@ def convolved(
     if padding != [bottom, right]:
         padded, padding = F.pad(padded, (left, right, top, bottom)), [0, 0]
     with ieee_float32(x):
-        y = F.conv2d(padded, weight.to(acc), bias, stride, padding, dilation, groups)
+        y = F.conv2d(padded, weight.to(acc), bias if scale is None else None, stride, padding, dilation, groups)
+    if scale is not None:
+        y *= scale[:, None, None]
+        if bias is not None:
+            y += bias[:, None, None]
     return activate_(y, activation, alpha)
 
 
@@ -44,9 +50,11 @@ def conv2d(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
 ) -> Tensor:
-    """act(conv(x, weight) + bias) + residual; x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w']."""
-    y = convolved(x, weight, bias, stride, padding, dilation, groups, activation, alpha)
+    """act(conv(x, weight) scale + bias) + residual; x [n, c, h, w], weight [o, c/groups, kh, kw] -> [n, o, h', w']."""
+    y = convolved(x, weight, bias, stride, padding, dilation, groups, activation, alpha, scale)
     if residual is not None:
         y += residual
-    return own_output(y, x)
+    return own_output(y, x, out_dtype)

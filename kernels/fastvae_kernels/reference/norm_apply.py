@@ -1,5 +1,6 @@
 """Defines `norm_apply`: an image's channels less their means, scaled, shifted and activated, row by row."""
 
+import torch
 from torch import Tensor
 
 from ..layout import output_format, own_output
@@ -9,11 +10,22 @@ from .precision import accumulation_dtype
 __all__ = ["norm_apply"]
 
 
-def norm_apply(x: Tensor, affine: Tensor, activation: str, alpha: float | None) -> Tensor:
-    """act((x - mean) * scale + shift); x [n, c, h, w], affine [n, 3, c] holds mean, scale and shift."""
+_LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
+
+def norm_apply(
+    x: Tensor, affine: Tensor, activation: str, alpha: float | None, out_scale: float | None = None
+) -> Tensor:
+    """act((x - mean) * scale + shift); x [n, c, h, w], affine [n, 3, c] holds mean, scale and shift.
+
+    With out_scale: that divided by it, in e4m3, saturating.
+    """
     mean, scale, shift = (each[:, :, None, None] for each in affine.unbind(1))
     y = x.to(accumulation_dtype(x.dtype), copy=True, memory_format=output_format(x))
     y -= mean
     y *= scale
     y += shift
-    return own_output(activate_(y, activation, alpha), x)
+    y = activate_(y, activation, alpha)
+    if out_scale is None:
+        return own_output(y, x)
+    return own_output((y / out_scale).clamp_(-_LARGEST, _LARGEST), x, torch.float8_e4m3fn)

@@ -31,9 +31,14 @@ __all__ = [
 
 @lru_cache(maxsize=4096)
 def conv_operands(channels: int, whole: int, dtype: torch.dtype, cpu: bool, block_inputs: int) -> Operands:
-    unit = row_unit(channels, whole)
-    widen = cpu and dtype == torch.bfloat16
-    return Operands(unit, even=channels % block_inputs == 0, precision="ieee", promote=0, widen=widen)
+    eight_bits = dtype == torch.float8_e4m3fn
+    return Operands(
+        unit=row_unit(channels, whole, largest=16 if eight_bits else 8),
+        even=channels % block_inputs == 0,
+        precision="ieee",
+        promote=min(block_inputs, 128) if eight_bits else 0,
+        widen=cpu and dtype == torch.bfloat16,
+    )
 
 
 _SHEET_ROWS = 2**30
@@ -52,14 +57,15 @@ def launch(
     activation: str,
     alpha: float | None,
     *,
+    scale: Tensor | None = None,
     block: int = 0,
     level: tuple[float, float] = (1.0, 0.0),
     config: GemmConfig,
 ) -> None:
     """Fill out [n, h', w', o] and, of every `block` pixels, statistics [n, blocks, o, 2].
 
-    x [n, h, w, c], weight [o, kh, kw, c / groups], bias [o] and residual, of out's shape: all contiguous. level: scale
-    and shift of an out of bytes.
+    x [n, h, w, c], weight [o, kh, kw, c / groups], bias and scale [o] and residual, of out's shape: all contiguous.
+    scale: of 8-bit operands. level: scale and shift of an out of bytes.
     """
     n, out_height, out_width, out_channels = out.shape
     outputs, channels = out_channels // groups, weight.shape[3]
@@ -73,6 +79,7 @@ def launch(
     convolution_kernel[(sheets * tiles * phases(*window), groups)](
         x,
         weight,
+        scale,
         bias,
         residual,
         out,
@@ -111,13 +118,13 @@ def check_pixels(size: tuple[int, int]) -> None:
         raise UnavailableError(f"impl 'triton' takes outputs of at most {_MOST_PIXELS} pixels an image; found {size}")
 
 
-def _empty(x: Tensor, outputs: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _empty(x: Tensor, outputs: int, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The output, and where the kernel writes it, [n, h', w', o]: the same memory where that has channels innermost."""
     check_pixels(size)
-    out = empty_output(x, (x.shape[0], outputs, *size))
+    out = empty_output(x, (x.shape[0], outputs, *size), dtype)
     if out.is_contiguous(memory_format=torch.channels_last):
         return out, out.permute(0, 2, 3, 1)
-    return out, torch.empty(x.shape[0], *size, outputs, dtype=x.dtype, device=x.device)
+    return out, torch.empty(x.shape[0], *size, outputs, dtype=dtype, device=x.device)
 
 
 def innermost(x: Tensor | None) -> Tensor | None:
@@ -135,11 +142,13 @@ def _convolved(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
     block: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """The output and its statistics, if `block` asks for them; weight [o, kh, kw, c / groups]."""
     n, outputs, pixels = x.shape[0], weight.shape[0], size[0] * size[1]
-    out, inner = _empty(x, outputs, size)
+    out, inner = _empty(x, outputs, size, out_dtype or x.dtype)
     statistics = None
     if block:
         statistics = torch.empty(n, ceil_div(pixels, block), outputs, 2, dtype=torch.float32, device=x.device)
@@ -148,16 +157,15 @@ def _convolved(
     image, weight, added = innermost(x), weight.contiguous(), innermost(residual)
     assert image is not None
     precision, taps = precision_key(x.dtype, "ieee"), weight.shape[1] * weight.shape[2]
-    if not block and groups == 1 and window == (_POINT, _POINT):
+    if not block and scale is None and groups == 1 and window == (_POINT, _POINT):
         of_pixels = None if added is None else added.view(-1, outputs)
         rows, matrix = image.view(-1, image.shape[3]), weight.view(outputs, -1)
         fill(rows, matrix, bias, of_pixels, None, None, inner.view(-1, outputs), activation, alpha, "ieee")
     else:
         config = conv_config(outputs // groups, weight.shape[3], taps, precision, x.device)
-        bias = contiguous(bias)
-        launch(
-            image, weight, bias, added, inner, statistics, window, groups, activation, alpha, block=block, config=config
-        )  # fmt: skip
+        bias, factors = contiguous(bias), contiguous(scale)
+        rest = (bias, added, inner, statistics, window, groups, activation, alpha)
+        launch(image, weight, *rest, scale=factors, block=block, config=config)
     if inner.data_ptr() != out.data_ptr():
         out.copy_(inner.permute(0, 3, 1, 2))
     return out, statistics
@@ -183,12 +191,14 @@ def conv2d(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
     size: tuple[int, int],
 ) -> Tensor:
     """As the reference defines it, summed over taps and then channels in one fixed order; size: (h', w')."""
     window = conv_window(weight, stride, padding, dilation)
     inner = weight.permute(0, 2, 3, 1)
-    return _convolved(x, inner, bias, residual, size, window, groups, activation, alpha)[0]
+    return _convolved(x, inner, bias, residual, size, window, groups, activation, alpha, scale, out_dtype)[0]
 
 
 def conv2d_statistics(
@@ -202,13 +212,16 @@ def conv2d_statistics(
     groups: int,
     activation: str,
     alpha: float | None,
+    scale: Tensor | None,
+    out_dtype: torch.dtype,
     block: int,
     size: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """As the reference defines it; block: a power of two of at most 128, which the rows of every tile are."""
     window = conv_window(weight, stride, padding, dilation)
     inner = weight.permute(0, 2, 3, 1)
-    y, statistics = _convolved(x, inner, bias, residual, size, window, groups, activation, alpha, block)
+    settings = groups, activation, alpha, scale, out_dtype, block
+    y, statistics = _convolved(x, inner, bias, residual, size, window, *settings)
     assert statistics is not None
     return y, statistics
 

@@ -107,10 +107,10 @@ def _store_statistics(
 
 @triton.jit
 def _finish(
-    acc, pixel, place, first_column, outputs, channels, bias, residual, alpha, level, out, statistics,
+    acc, pixel, place, first_column, outputs, channels, factors, bias, residual, alpha, level, out, statistics,
     ACTIVATION: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Store act(acc + bias) + residual at the pixels given, in PARTS halves of halves to hold fewer registers.
+    """Store act(acc factors + bias) + residual at the pixels given, in PARTS halves of halves to hold fewer registers.
 
     pixel: where each row goes; place: (image, first row, rows), rows from `rows` on being none. As bytes, what is
     stored is scaled and shifted by `level`, clamped to [0, 1] and rounded to 255 steps; NaN is 0.
@@ -120,18 +120,20 @@ def _finish(
         HALF: tl.constexpr = (TILE[0], BLOCK_COLUMNS // 2)
         left, right = tl.split(tl.permute(tl.reshape(acc, (TILE[0], 2, BLOCK_COLUMNS // 2)), (0, 2, 1)))
         _finish(
-            left, pixel, place, first_column, outputs, channels, bias, residual, alpha, level, out, statistics,
-            ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
+            left, pixel, place, first_column, outputs, channels, factors, bias, residual, alpha, level, out,
+            statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
         )  # fmt: skip
         _finish(
-            right, pixel, place, first_column + BLOCK_COLUMNS // 2, outputs, channels, bias, residual, alpha, level,
-            out, statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
+            right, pixel, place, first_column + BLOCK_COLUMNS // 2, outputs, channels, factors, bias, residual, alpha,
+            level, out, statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
         )  # fmt: skip
     else:
         image, first_row, rows = place
         column = first_column + tl.arange(0, BLOCK_COLUMNS)
         inside = (first_row + tl.arange(0, TILE[0]) < rows)[:, None] & (column < outputs)[None, :]
         at = (pixel * channels)[:, None] + column[None, :]
+        if factors is not None:
+            acc *= tl.load(factors + column, mask=column < outputs, other=0.0)[None, :]
         if bias is not None:
             acc += tl.load(bias + column, mask=column < outputs, other=0.0).to(tl.float32)[None, :]
         acc = activate(acc, alpha, ACTIVATION, FAST)
@@ -209,6 +211,7 @@ _SIZES = ["images", "sheet_images", "height", "width", "out_height", "out_width"
 def convolution_kernel(
     x,
     weight,
+    factors,
     bias,
     residual,
     out,
@@ -236,10 +239,10 @@ def convolution_kernel(
 ):
     """out [n, out_height, out_width, groups, outputs] of x [n, height, width, groups, channels], both contiguous.
 
-    weight [groups, outputs, kernel height, kernel width, channels], contiguous; bias [groups, outputs] and residual,
-    of out's shape, or None. WINDOW: an `Axis` down and one across. The grid is (tiles and phases, groups). Tiles run
-    through a sheet of `sheet_images` images without a break: one, where each block of BLOCK consecutive pixels of an
-    image gets statistics [n, blocks, groups, outputs, 2]. Where out is of bytes, it is an
+    weight [groups, outputs, kernel height, kernel width, channels], contiguous; factors, of the sums, and bias [groups,
+    outputs] and residual, of out's shape, or None. WINDOW: an `Axis` down and one across. The grid is (tiles and
+    phases, groups). Tiles run through a sheet of `sheet_images` images without a break: one, where each block of BLOCK
+    consecutive pixels of an image gets statistics [n, blocks, groups, outputs, 2]. Where out is of bytes, it is an
     image of values times scale plus shift, see `_finish`. Sizes come in units as in `product` of gemm.py.
     """
     channels = channel_units * OPERANDS[0]
@@ -249,6 +252,8 @@ def convolution_kernel(
     acc, at, place, first_column = tile_product(
         x, weight, sizes, groups, outputs, channels, WINDOW, OPERANDS, TILE, GROUP_ROWS
     )  # fmt: skip
+    if factors is not None:
+        factors += group * outputs
     if bias is not None:
         bias += group * outputs
     if residual is not None:
@@ -256,6 +261,6 @@ def convolution_kernel(
     if BLOCK > 0:
         statistics += 2 * group * outputs
     _finish(
-        acc, at[1], place, first_column, outputs, outputs * groups, bias, residual, alpha, (scale, shift),
+        acc, at[1], place, first_column, outputs, outputs * groups, factors, bias, residual, alpha, (scale, shift),
         out + group * outputs, statistics, ACTIVATION, FAST, BLOCK, TILE, PARTS,
     )  # fmt: skip

@@ -14,11 +14,15 @@ from .channel_statistics import channel_statistics, tile_shape
 from .gemm import NARROW, ceil_div, default_alpha
 from .images import dense_rows, image_units
 from .norm_affine import norm_affine
+from .quantize_rows import to_e4m3
 
 __all__ = ["block_of", "group_norm", "launch", "norm_apply", "norm_apply_kernel"]
 
 
-@triton.jit(do_not_specialize=["pixel_units", "channel_units", "row_units", "pixel_tiles", "channel_tiles", "alpha"])
+_SIZES = ["pixel_units", "channel_units", "row_units", "pixel_tiles", "channel_tiles"]
+
+
+@triton.jit(do_not_specialize=[*_SIZES, "alpha", "out_scale"])
 def norm_apply_kernel(
     x,
     affine,
@@ -29,6 +33,7 @@ def norm_apply_kernel(
     pixel_tiles: tl.int64,
     channel_tiles: tl.int32,
     alpha: tl.float32,
+    out_scale: tl.float32,
     CHANNELS_LAST: tl.constexpr,
     UNIT: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -39,6 +44,7 @@ def norm_apply_kernel(
     """x and out [n, pixels, channels] or, unless CHANNELS_LAST, [n, channels, pixels]; affine [n, 3, channels].
 
     Units as of `image_units`; out's rows have no gaps. A program takes BLOCK_PIXELS pixels of BLOCK_CHANNELS channels.
+    What goes to an out of e4m3 is divided by out_scale.
     """
     pixels = pixel_units if CHANNELS_LAST else pixel_units * UNIT
     channels = channel_units * UNIT if CHANNELS_LAST else channel_units
@@ -58,12 +64,26 @@ def norm_apply_kernel(
     shift = tl.load(of_row + 2 * channels, mask=known, other=0.0)
     y = tl.load(x + row * (row_units * UNIT) + within, mask=inside, other=0.0).to(tl.float32)
     y = activate((y - mean[None, :]) * scale[None, :] + shift[None, :], alpha, ACTIVATION, FAST)
+    if out.dtype.element_ty == tl.float8e4nv:
+        y = to_e4m3(tl.div_rn(y, out_scale))
     row_length = pixel_units * channel_units * UNIT
     tl.store(out + row * row_length + within, y.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(x: Tensor, affine: Tensor, out: Tensor, activation: str, alpha: float | None, *, config: NormConfig) -> None:
-    """Fill out [n, c, h, w], contiguous or channels_last; x: rows of out's format; affine [n, 3, c]: contiguous."""
+def launch(
+    x: Tensor,
+    affine: Tensor,
+    out: Tensor,
+    activation: str,
+    alpha: float | None,
+    *,
+    out_scale: float | None = None,
+    config: NormConfig,
+) -> None:
+    """Fill out [n, c, h, w], contiguous or channels_last; x: rows of out's format; affine [n, 3, c]: contiguous.
+
+    out_scale: what an out of e4m3 is divided by.
+    """
     channels_last = output_format(out) == torch.channels_last
     unit, pixels, channels, stride = image_units(x, channels_last)
     n, width, h, w = out.shape
@@ -78,6 +98,7 @@ def launch(x: Tensor, affine: Tensor, out: Tensor, activation: str, alpha: float
         stride,
         *tiles,
         default_alpha(activation) if alpha is None else alpha,
+        1.0 if out_scale is None else out_scale,
         CHANNELS_LAST=channels_last,
         UNIT=unit,
         ACTIVATION=activation,
@@ -88,13 +109,16 @@ def launch(x: Tensor, affine: Tensor, out: Tensor, activation: str, alpha: float
     )
 
 
-def norm_apply(x: Tensor, affine: Tensor, activation: str, alpha: float | None) -> Tensor:
+def norm_apply(
+    x: Tensor, affine: Tensor, activation: str, alpha: float | None, out_scale: float | None = None
+) -> Tensor:
     """As the reference defines it."""
-    out = empty_output(x, x.shape)
+    out = empty_output(x, x.shape, None if out_scale is None else torch.float8_e4m3fn)
     if out.numel():
         config = config_for("group_norm", x.device)
         assert isinstance(config, NormConfig)
-        launch(dense_rows(x, output_format(x)), affine.contiguous(), out, activation, alpha, config=config)
+        rows = dense_rows(x, output_format(x))
+        launch(rows, affine.contiguous(), out, activation, alpha, out_scale=out_scale, config=config)
     return out
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..tuning import QuantizeConfig, config_for
 from .gemm import row_unit, unit_inner_stride
 
-__all__ = ["block_shape", "launch", "quantize_rows", "quantize_rows_kernel"]
+__all__ = ["block_shape", "launch", "quantize_rows", "quantize_rows_kernel", "to_e4m3"]
 
 _LARGEST = tl.constexpr(448.0)
 _TINY = tl.constexpr(1.1754943508222875e-38)
@@ -18,7 +18,7 @@ _FLOAT_MAX = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
-def _to_e4m3(x):
+def to_e4m3(x):
     """`x` rounded to e4m3, ties to even, saturating at ±448, as a float32 that the cast need not round.
 
     From 2**-6 on, three bits of mantissa are kept by integer arithmetic; below, adding and subtracting
@@ -75,7 +75,7 @@ def quantize_rows_kernel(
     if SINGLE:
         tile = tl.load(from_x, mask=known & (column < k), other=0.0).to(tl.float32)
         by = _scale(_largest(tile))
-        tl.store(to_q, _to_e4m3(tl.div_rn(tile, by[:, None])).to(q.dtype.element_ty), mask=known & (column < k))
+        tl.store(to_q, to_e4m3(tl.div_rn(tile, by[:, None])).to(q.dtype.element_ty), mask=known & (column < k))
     else:
         largest = tl.zeros((BLOCK_ROWS,), tl.float32)
         for first in range(0, k, BLOCK_COLUMNS):
@@ -85,7 +85,7 @@ def quantize_rows_kernel(
         for first in range(0, k, BLOCK_COLUMNS):
             mask = known & (column < k - first)
             tile = tl.load(from_x + first, mask=mask, other=0.0).to(tl.float32)
-            tl.store(to_q + first, _to_e4m3(tl.div_rn(tile, by[:, None])).to(q.dtype.element_ty), mask=mask)
+            tl.store(to_q + first, to_e4m3(tl.div_rn(tile, by[:, None])).to(q.dtype.element_ty), mask=mask)
     tl.store(scale + row, by, mask=row < n)
 
 

@@ -166,7 +166,7 @@ def test_modules_that_cannot_be_copied() -> None:
         ({"parametrization": "precision"}, "parametrization: expected one of logvar, logstd"),
         ({"parametrization": ["logvar"]}, "parametrization: expected one of"),
         ({"name": 3}, "name: expected text"),
-        ({"likelihood": "poisson"}, "likelihood: expected 'bernoulli', 'gaussian'.*got 'poisson'"),
+        ({"likelihood": "gamma"}, "likelihood: expected 'bernoulli', 'gaussian'.*'categorical'.*got 'gamma'"),
         ({"likelihood": True}, "likelihood: expected"),
         ({"likelihood": None}, "likelihood: expected"),
         ({"likelihood": 0.0}, "variance must be positive and finite, got 0.0"),
@@ -229,7 +229,7 @@ def test_variances_must_be_positive() -> None:
     ("decoder", "likelihood", "message"),
     [
         (nn.Linear(LATENT, 5), "gaussian", r"input shape, \(6,\), found \(5,\)"),
-        (Heads(nn.Identity(), LATENT, FEATURES), "bernoulli", "it must be 'gaussian', not bernoulli"),
+        (Heads(nn.Identity(), LATENT, FEATURES), "bernoulli", "expected one tensor, .*found a tuple of 2"),
         (Heads(nn.Identity(), LATENT, FEATURES), 0.1, "it must be 'gaussian', not gaussian_fixed"),
         (nn.Sequential(nn.Linear(LATENT, 6), nn.Tanh()), "bernoulli", "must end in a sigmoid.*ends in aten.tanh"),
         (

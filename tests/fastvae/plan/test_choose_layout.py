@@ -14,9 +14,11 @@ import fastvae_kernels
 from fastvae.layers import Activation, Conv2d, Flatten, Linear, Reshape
 from fastvae.plan import VERBS, Plan, Target, build_plan, plan_cost
 from fastvae.plan.passes import PASSES, cast, choose_layout
+from fastvae.plan.passes.cast import ORDERS
 from fastvae.plan.passes.choose_layout import IMAGE_OPS
 from fastvae.plan.verbs import translate
 from fastvae.spec import Bernoulli, ModelSpec
+from tests.fastvae.image_specs import image_spec
 from tests.fastvae.strategies import specs
 from tests.fastvae.support import conv_spec, gaussian_head, inputs_of, random_model, run_plan
 
@@ -137,3 +139,14 @@ def test_images_of_one_channel_are_told_by_their_strides(monkeypatch: pytest.Mon
     images = [x for _, x in seen if len(x) == 7]
     assert len(images) == 4
     assert all(x.stride(1) == 1 for x in images)
+
+
+@pytest.mark.parametrize("verb", ["elbo", "distance", "decode"])
+def test_weights_of_every_convolution_lie_as_kernels_read_them(verb: str) -> None:
+    plan = build_plan(random_model(image_spec()), verb, target="triton")
+    found = {step.op: plan.weights[str(step.inputs[1])] for step in plan.steps if step.op in ORDERS}
+    assert {"conv2d_statistics", "conv_transpose2d"} < set(found)
+    assert ("conv_score" in found) == (verb != "decode")
+    for op, weight in found.items():
+        outermost = weight.transpose(0, 1) if op == "conv_transpose2d" else weight
+        assert outermost.is_contiguous(memory_format=torch.channels_last), op

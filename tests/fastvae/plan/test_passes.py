@@ -50,7 +50,15 @@ from fastvae.plan.passes import (
 )
 from fastvae.plan.passes.fuse_bottleneck import MAX_LATENT, MAX_OUTPUTS
 from fastvae.plan.verbs import translate
-from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, ModelSpec, PerDimensionGaussian, PredictedGaussian
+from fastvae.spec import (
+    Bernoulli,
+    FixedGaussian,
+    GaussianHead,
+    Likelihood,
+    ModelSpec,
+    PerDimensionGaussian,
+    PredictedGaussian,
+)
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.tiling import shipped_tiles
 from tests.fastvae.strategies import specs
@@ -121,6 +129,7 @@ CONV_HEADS = ModelSpec(
     likelihood=FixedGaussian(),
 )
 TO_IMAGE = (Linear("d.0", 3, 32), Reshape((2, 4, 4)))
+LAST = Conv2d("d.1", 2, 2, (3, 3), padding=(1, 1))
 CLAMPED = replace(HEAD, logvar_min=-1.0, logvar_max=1.0)
 
 
@@ -229,6 +238,19 @@ EXAMPLES = {
         fuse_score, image_model(*TO_IMAGE, likelihood=PerDimensionGaussian()), "score", "gaussian_nll"
     ),
     "squared error through a sigmoid": Example(fuse_score, image_model(*TO_IMAGE), "distance", "squared_error"),
+    "Bernoulli score of a convolution": Example(fuse_score, image_model(*TO_IMAGE, LAST), "score", "bernoulli_nll"),
+    "Gaussian score of a convolution": Example(
+        fuse_score, image_model(*TO_IMAGE, LAST, likelihood=FixedGaussian()), "elbo", "gaussian_nll"
+    ),
+    "squared error of a convolution through a sigmoid": Example(
+        fuse_score, image_model(*TO_IMAGE, LAST), "distance", "squared_error"
+    ),
+    "score of a convolution to flat rows": Example(
+        fuse_score,
+        replace(flat_model(Linear("e", 6, 8)), decoder=(*TO_IMAGE, Conv2d("d.1", 2, 6, (4, 4)), Flatten())),
+        "score",
+        "bernoulli_nll",
+    ),
     "prior": Example(fuse_prior, mlp_spec(), "generate", "sample_normal"),
     "prior of images": Example(
         fuse_prior,
@@ -383,13 +405,33 @@ def test_imputation_scores_and_returns_the_last_layer() -> None:
     assert "linear_score" not in ops(mlp_spec(), "impute", "triton")
 
 
-def test_the_mask_is_a_keyword_of_the_fused_score() -> None:
+@pytest.mark.parametrize(
+    ("likelihood", "last"),
+    [(PerDimensionGaussian(), LAST), (FixedGaussian(), replace(LAST, groups=2))],
+    ids=["a variance per pixel", "groups"],
+)
+def test_convolutions_that_no_score_is_fused_into(likelihood: Likelihood, last: Conv2d) -> None:
+    assert "gaussian_nll" in ops(image_model(*TO_IMAGE, last, likelihood=likelihood), "score", "triton")
+
+
+def test_the_score_of_a_convolution_reads_the_images_that_the_encoder_was_given() -> None:
+    """Those have their channels innermost; where no image op reads them, they are as the caller gave them."""
+    spec = replace(CONV_HEADS, decoder=(Conv2d("d", 3, 2, (1, 1)),))
+    plan = build_plan(random_model(spec), "elbo", target="triton")
+    (score,) = [step for step in plan.steps if step.op == "conv_score"]
+    assert score.inputs[3] == "x.innermost"
+    alone = build_plan(random_model(spec), "score", target="triton")
+    assert alone.steps[-1].inputs[3] == "x"
+
+
+@pytest.mark.parametrize("last", [(), (LAST,)], ids=["linear_score", "conv_score"])
+def test_the_mask_is_a_keyword_of_the_fused_score(last: tuple[Conv2d, ...]) -> None:
     """``impute`` returns its output, so it is its nll alone that shows a masked score."""
-    spec = image_model(*TO_IMAGE, likelihood=FixedGaussian())
+    spec = image_model(*TO_IMAGE, *last, likelihood=FixedGaussian())
     plan = translate(random_model(replace(spec, dtype="float64")), "impute")
     plan = replace(plan, outputs=plan.outputs[:1])
     fused = fuse_score(plan)
-    (step,) = [step for step in fused.steps if step.op == "linear_score"]
+    (step,) = [step for step in fused.steps if step.op in ("linear_score", "conv_score")]
     assert set(step.keywords) == {"mask", "logvar"}
     assert fused.uses()[step.keywords["mask"]] == 1
     assert_same(run_plan(in_float64(fused), inputs_of(spec)), run_plan(in_float64(plan), inputs_of(spec)))

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import entropy
-from sklearn.metrics import mutual_info_score
+from sklearn.metrics import balanced_accuracy_score, mutual_info_score
+from sklearn.svm import LinearSVC
 
 from fastvae.errors import InputError, UnsupportedError
 from fastvae.representation import dci, mig, sap
@@ -64,6 +65,27 @@ def test_sap_of_classes_is_accuracy_above_chance() -> None:
     np.testing.assert_allclose(found.matrix[2], [1 / 2, 1 / 4])
     np.testing.assert_allclose(found.gaps, [1 / 2, 3 / 4], atol=0.05)
     assert sap(ROTATED, np.stack([C, D], 1)).score == pytest.approx(0, abs=0.05)
+
+
+def test_sap_by_a_linear_svm() -> None:
+    """Fitted as Locatello et al. do, on each dimension by itself; with two classes it is a threshold."""
+    generator = np.random.default_rng(0)
+    known = generator.integers(0, 2, (300, 2))
+    z = generator.standard_normal((300, 3))
+    z[:, :2] += 2 * known
+    found = sap(z, known, classifier="linear_svm")
+    held_out = np.arange(300) % 3 == 2
+    for j, column in enumerate(z.T):
+        for k, factor in enumerate(known.T):
+            machine = LinearSVC(C=0.01, class_weight="balanced", random_state=0)
+            guess = machine.fit(column[~held_out, None], factor[~held_out]).predict(column[held_out, None])
+            assert found.matrix[j, k] == pytest.approx(balanced_accuracy_score(factor[held_out], guess))
+    np.testing.assert_allclose(found.gaps, sap(z, known).gaps, atol=0.1)
+    assert found.score > 0.25
+    four = sap(PERFECT, FACTORS, classifier="linear_svm")
+    np.testing.assert_allclose(four.matrix[[0, 1], [0, 1]], [1, 0.5], atol=0.01)  # the outer two of four in a row
+    with pytest.raises(InputError, match="classifier: expected 'thresholds' or 'linear_svm', got 'svm'"):
+        sap(PERFECT, FACTORS, classifier="svm")  # type: ignore[arg-type]
 
 
 def test_sap_of_continuous_factors_is_r_squared() -> None:

@@ -3,11 +3,9 @@
    Only IEEE operations, each rounded once, in the reference's order: additions, multiplications, divisions, square
    roots and conversions have the same results in every instruction set and every compiler that fuses none of them. */
 
-#include "common.h"
+#include "philox.h"
 
 #include <math.h>
-
-#define BLOCK 256 /* counters at a time: all that lies between fits the first cache */
 
 typedef struct {
     void *out;
@@ -16,23 +14,6 @@ typedef struct {
     uint32_t key[2], stream;
     int uniform, is_double;
 } noise;
-
-/* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011), the counters in place. */
-WIDE static void philox(uint32_t c[4][BLOCK], int count, uint32_t key0, uint32_t key1) {
-    for (int i = 0; i < count; i++) {
-        uint32_t c0 = c[0][i], c1 = c[1][i], c2 = c[2][i], c3 = c[3][i], k0 = key0, k1 = key1;
-        for (int round = 0; round < 10; round++) {
-            uint64_t low = (uint64_t)c0 * 0xD2511F53u, high = (uint64_t)c2 * 0xCD9E8D57u;
-            c0 = (uint32_t)(high >> 32) ^ c1 ^ k0;
-            c1 = (uint32_t)high;
-            c2 = (uint32_t)(low >> 32) ^ c3 ^ k1;
-            c3 = (uint32_t)low;
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
-        c[0][i] = c0, c[1][i] = c1, c[2][i] = c2, c[3][i] = c3;
-    }
-}
 
 /* (w + 1/2) / 2**32, every step rounded to float. */
 static inline float unit(uint32_t word) { return (float)word * 0x1p-32f + 0x1p-33f; }
@@ -133,7 +114,7 @@ static void fill(const void *context, int64_t first, int64_t last) {
             }
         }
         int whole = (count + 7) & ~7; /* of vectors; what lies beyond is computed and not written */
-        philox(words, whole, own->key[0], own->key[1]);
+        fastvae_philox(words, whole, own->key[0], own->key[1]);
         if (own->uniform) {
             for (int j = 0; j < 4; j++) uniforms(words[j], whole, values[j]);
         } else {

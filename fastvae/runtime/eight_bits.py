@@ -1,0 +1,99 @@
+"""Which convolutions of a plan bear 8 bits: those whose error, measured on rows of noise, is small."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastvae_kernels
+from fastvae.plan import Plan, Step
+from fastvae.plan.passes.use_fp8 import (
+    CONVOLUTIONS,
+    LARGEST,
+    eight_bit_weight,
+    norms_before_convolutions,
+    out_scale,
+    use_fp8,
+)
+from fastvae.runtime.executor import Draw, Executor
+
+# The most that a convolution's result may be off, relative to its size. Rounding both operands to four significant bits
+# is off by sqrt(2 / 3) / 16 = 5 % where terms are independent, and more where they cancel.
+TOLERANCE = 1 / 16
+SEED = 0
+
+logger = logging.getLogger("fastvae")
+
+
+def in_eight_bits(
+    plan: Plan, *, impl: str, device: torch.device, dtype: torch.dtype, share: Callable[[Tensor], Tensor] | None = None
+) -> Plan:
+    """The plan with those convolutions in 8 bits that are within TOLERANCE on one row of noise."""
+    norms = norms_before_convolutions(plan)
+    if not norms:
+        return plan
+    errors = measured_errors(plan, norms, impl=impl, device=device, dtype=dtype)
+    good = [name for name in norms if errors[name] <= TOLERANCE]
+    kept = [f"{name} ({errors[name]:.1%})" for name in norms if name not in good]
+    logger.info(
+        "precision='fp8': %d of %d norms of %s in 8 bits%s",
+        len(good),
+        len(norms),
+        plan.verb,
+        f"; in 16, for their convolutions' error: {', '.join(kept)}" if kept else "",
+    )
+    return use_fp8(plan, good, share)
+
+
+def measured_errors(
+    plan: Plan, norms: tuple[str, ...], *, impl: str, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    """For each norm the largest error of the convolutions that read it, relative to the root mean square of theirs."""
+    executor = _Measuring(plan, norms, impl=impl, device=device, dtype=dtype)
+    with torch.no_grad():
+        executor(_noise(plan, device, dtype), Draw(1, SEED, 0, device, dtype))
+    return executor.errors
+
+
+def _noise(plan: Plan, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """One row for each input: standard normals for latents, uniform numbers for data, and nothing masked."""
+    generator = torch.Generator().manual_seed(SEED)
+    made = {}
+    for name in plan.inputs:
+        draw = torch.randn if name == "z" else torch.rand
+        row = draw(1, *plan.shapes[name], generator=generator)
+        made[name] = row.to(device, dtype) if name != "mask" else torch.ones(row.shape, dtype=torch.bool, device=device)
+    return made
+
+
+class _Measuring(Executor):
+    """Runs a plan as it is, and beside it convolutions that read some norms in 8 bits."""
+
+    def __init__(
+        self, plan: Plan, norms: tuple[str, ...], *, impl: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__(plan, impl=impl, device=device, dtype=dtype)
+        makers = {step.outputs[0]: step for step in plan.steps}
+        self._scales = {name: out_scale(plan, makers[name]) for name in norms}
+        self.errors = dict.fromkeys(norms, 0.0)
+
+    def _run(self, step: Step, operands: list[Any], keywords: dict[str, Any], draw: Draw | None) -> tuple[Tensor, ...]:
+        name = step.inputs[0] if step.inputs else None
+        if step.op in CONVOLUTIONS and name in self._scales:
+            error = self._error(step, operands[0], operands[1], self._scales[name])
+            self.errors[name] = max(self.errors[name], error)
+        return super()._run(step, operands, keywords, draw)
+
+    def _error(self, step: Step, x: Tensor, weight: Tensor, scale: float) -> float:
+        """Of the products alone: a bias or a residual would hide what is lost."""
+        window = {name: step.attributes[name] for name in ("stride", "padding", "dilation")}
+        impl = self._impl[step.op]
+        exact = fastvae_kernels.conv2d(x, weight, **window, impl=impl).float()
+        q, factors = eight_bit_weight(weight, scale)
+        image = (x.float() / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+        found = fastvae_kernels.conv2d(image, q, scale=factors, out_dtype=torch.float32, **window, impl=impl)
+        return float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-30))
