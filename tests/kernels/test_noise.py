@@ -1,6 +1,8 @@
 """The noise contract: known answers, invariance to how it is asked for, and that it is noise."""
 
 import math
+import subprocess
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -289,6 +291,26 @@ def test_threads_and_blocks_do_not_show(n: int, dim: int, monkeypatch: pytest.Mo
             assert torch.equal(sample_normal(n, dim, **where, impl="cpu"), expected)
     finally:
         torch.set_num_threads(threads)
+
+
+@needs_compiled
+def test_a_forked_process_draws_with_threads_of_its_own() -> None:
+    """Where PyTorch's threads, which it does not have, would never answer."""
+    code = """
+import os, signal, torch
+from fastvae_kernels import sample_normal
+torch.set_num_threads(2)
+def draw(): return sample_normal(4000, 64, seed=5, impl="cpu")
+torch.ones(1 << 20).add_(1)  # PyTorch's threads are there now
+expected = draw()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if bytes(draw().numpy()) == bytes(expected.numpy()) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "0"
 
 
 @needs_compiled

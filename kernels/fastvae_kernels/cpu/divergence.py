@@ -9,7 +9,7 @@ from .library import Divergence, address, library, plain
 
 __all__ = ["divergence", "divergence_gradients"]
 
-# Fewer entries than this take less time than a thread takes to start.
+# Fewer entries than this take less time than waking a thread may.
 _ENTRIES_PER_THREAD = 131072
 
 

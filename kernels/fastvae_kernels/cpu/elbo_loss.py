@@ -20,7 +20,7 @@ __all__ = ["elbo_loss", "elbo_loss_backward"]
 _TILE = 16384
 # Columns of one where rows share a gradient: its sums, in float64 for each tile, are small beside rows of any length.
 _SHARED_COLUMNS = 1024
-# Fewer entries than this take less time than a thread takes to start.
+# Fewer entries than this take less time than waking a thread may.
 _ENTRIES_PER_THREAD = 65536
 _LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
 _NONE, _OF_ENTRY, _OF_COLUMN, _OF_ALL = range(4)

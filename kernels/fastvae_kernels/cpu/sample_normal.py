@@ -9,8 +9,8 @@ from .library import library
 
 __all__ = ["fill_normal", "sample_normal", "sample_uniform"]
 
-# Fewer numbers than this take less time than a thread takes to start.
-_NUMBERS_PER_THREAD = 131072
+# Fewer numbers than this take less time than waking a thread may.
+_NUMBERS_PER_THREAD = 32768
 
 
 def fill_normal(out: NDArray[np.float32], seed: int, start: int, stream: int) -> None:
