@@ -27,7 +27,7 @@ static void plain(uint32_t c[4][BLOCK], int count, uint32_t key0, uint32_t key1)
 #include <immintrin.h>
 
 /* Words are kept in the lower halves of 64 bits, where a multiplication finds them; what the upper halves hold is left
-   there. Compilers move words between halves in every round, which takes three times as long. */
+   there. Compilers move words between halves in every round. */
 __attribute__((target("avx2"))) static void wide(uint32_t c[4][BLOCK], int count, uint32_t key0, uint32_t key1) {
     const __m256i m0 = _mm256_set1_epi64x(MULTIPLIER_0), m1 = _mm256_set1_epi64x(MULTIPLIER_1);
     const __m256i lower = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
