@@ -122,7 +122,7 @@ def elbo_loss(
     _check_arguments(output, data, mean, logvar, likelihood, output_logvar, mask)
     _check_number("beta", beta)
     _check_constraint(free_bits, capacity, reduction)
-    if impl != "reference" and Op.transformed():
+    if impl != "reference" and not torch.compiler.is_compiling() and Op.transformed():
         if impl != "auto":
             raise UnavailableError(f"impl {impl!r} of elbo_loss cannot run {_TRANSFORMED}; impl 'reference' can")
         impl = "reference"
