@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 import fastvae_kernels
+from fastvae import noise
 from fastvae.plan import Plan, Step
 from fastvae.plan.passes.use_fp8 import (
     CONVOLUTIONS,
@@ -61,12 +63,15 @@ def measured_errors(
 
 def _noise(plan: Plan, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """One row for each input: standard normals for latents, uniform numbers for data, and nothing masked."""
-    generator = torch.Generator().manual_seed(SEED)
     made = {}
-    for name in plan.inputs:
-        draw = torch.randn if name == "z" else torch.rand
-        row = draw(1, *plan.shapes[name], generator=generator)
-        made[name] = row.to(device, dtype) if name != "mask" else torch.ones(row.shape, dtype=torch.bool, device=device)
+    for stream, name in enumerate(plan.inputs):
+        shape = (1, *plan.shapes[name])
+        if name == "mask":
+            made[name] = torch.ones(shape, dtype=torch.bool, device=device)
+            continue
+        draw = fastvae_kernels.sample_normal if name == "z" else fastvae_kernels.sample_uniform
+        row = draw(1, math.prod(shape), seed=SEED, stream=noise.FILL + stream)  # on the CPU: the same bits everywhere
+        made[name] = row.reshape(shape).to(device, dtype)
     return made
 
 

@@ -100,9 +100,10 @@ def decoding(output: Any, asked: Asked, builder: HeadBuilder, shape: Shape, stat
         value = needed(parts_of(output, (Slot("features"),), OWNER)["features"].leaf, OWNER)
         return Decoding(builder.stack(value), template, (Check("output"),), lambda found: [found], tensors)
     if asked.kind == "bernoulli":
-        value = needed(parts_of(output, (LOGITS,), OWNER)["location"].leaf, OWNER)
+        part = parts_of(output, (LOGITS,), OWNER)["location"]
+        value = needed(part.leaf, OWNER)
         _check_shape(value, shape)
-        reading = odds(value, parts_of(output, (LOGITS,), OWNER)["location"].said, OWNER)
+        reading = odds(value, part.said, OWNER)
         check = Check("output", reading.of_ours, reading.of_theirs)
         return Decoding(builder.stack(reading.raw), Bernoulli(), (check,), partial(_leaves, slots=(LOGITS,)), tensors)
     return _parametric(output, asked, builder, shape, tensors)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastvae.layers import Shape
 from fastvae.plan.passes._rewrite import rebuilt
+from fastvae.plan.passes.fuse_statistics import BLOCK
 from fastvae.plan.plan import Plan, Step
 
 NORMS = ("group_norm", "norm_by_statistics")
@@ -30,8 +31,6 @@ REACH = 256.0
 LARGEST = 448.0
 # What kernels read at once has so many 8-bit channels.
 CHANNELS = 16
-# Pixels of a block of statistics, as `fuse_statistics` has them.
-BLOCK = 128
 
 
 def norms_before_convolutions(plan: Plan) -> tuple[str, ...]:

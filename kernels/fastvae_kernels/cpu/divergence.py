@@ -5,7 +5,7 @@ from ctypes import byref
 import torch
 from torch import Tensor
 
-from .library import Divergence, address, library, plain
+from .library import Divergence, address, library, plain, threads_for
 
 __all__ = ["divergence", "divergence_gradients"]
 
@@ -28,8 +28,7 @@ def _call(
         return
     m, v = plain(mean), plain(logvar)
     call = Divergence(*map(address, (m, v, weight, to_mean, to_logvar, to_rows)), count // rows)
-    threads = min(torch.get_num_threads(), -(-count // _ENTRIES_PER_THREAD))
-    library().fastvae_divergence(byref(call), rows, threads)
+    library().fastvae_divergence(byref(call), rows, threads_for(count, _ENTRIES_PER_THREAD))
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:

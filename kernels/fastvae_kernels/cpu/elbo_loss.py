@@ -12,7 +12,7 @@ from torch import Tensor
 from ..layout import empty_rows, flat_rows, shared_gradient
 from ..reference.elbo_loss import divergence as divergence_by
 from .divergence import divergence
-from .library import Loss, address, library, plain
+from .library import Loss, address, library, plain, threads_for
 
 __all__ = ["elbo_loss", "elbo_loss_backward"]
 
@@ -83,8 +83,7 @@ def _scored(
     tensors = o, x, v, w, m, flat, flat_logvar, parts, sums
     sizes = rows, columns, n, tile_rows, tile_columns
     call = Loss(*map(address, tensors), *sizes, _LIKELIHOODS.index(likelihood), kind, scale)
-    threads = min(torch.get_num_threads(), _ceil_div(output.numel(), _ENTRIES_PER_THREAD))
-    library().fastvae_elbo_loss(byref(call), threads)
+    library().fastvae_elbo_loss(byref(call), threads_for(output.numel(), _ENTRIES_PER_THREAD))
     if output_logvar is not None and logvar_gradient:
         of_logvar = of_logvar if parts is None else shared_gradient(parts, output, output_logvar)
         of_logvar = None if of_logvar is None else of_logvar.to(output_logvar.dtype)

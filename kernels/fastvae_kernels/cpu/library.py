@@ -7,7 +7,7 @@ from ctypes import POINTER, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_
 import torch
 from torch import Tensor
 
-__all__ = ["Divergence", "Loss", "address", "library", "plain", "why_not"]
+__all__ = ["Divergence", "Loss", "address", "library", "plain", "threads_for", "why_not"]
 
 
 class Loss(ctypes.Structure):
@@ -58,6 +58,11 @@ def plain(x: Tensor) -> Tensor:
     if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
         return x
     return x.detach().to(torch.float32).contiguous().resolve_neg()
+
+
+def threads_for(count: int, least: int) -> int:
+    """Threads for so much work: PyTorch's own number, or fewer, where each would have less than `least`."""
+    return min(torch.get_num_threads(), -(-count // least))
 
 
 def _load() -> ctypes.CDLL | str:

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .library import library
+from .library import library, threads_for
 
 __all__ = ["fill_normal", "sample_normal", "sample_uniform"]
 
@@ -19,12 +19,8 @@ def fill_normal(out: NDArray[np.float32], seed: int, start: int, stream: int) ->
     Arguments are not checked, and the compiled library must be there.
     """
     if out.size:
-        threads = 1 if out.size <= _NUMBERS_PER_THREAD else _threads(out.size)
+        threads = threads_for(out.size, _NUMBERS_PER_THREAD)
         library().fastvae_noise(out.ctypes.data, 1, *out.shape, seed, start, stream, False, False, threads)
-
-
-def _threads(count: int) -> int:
-    return min(torch.get_num_threads(), -(-count // _NUMBERS_PER_THREAD))
 
 
 def _sample(
@@ -35,7 +31,8 @@ def _sample(
     if count := out.numel():
         shape = 1 if samples is None else samples, n, dim
         key = seed % 2**64, start, stream
-        library().fastvae_noise(out.data_ptr(), *shape, *key, uniform, exact == torch.float64, _threads(count))
+        threads = threads_for(count, _NUMBERS_PER_THREAD)
+        library().fastvae_noise(out.data_ptr(), *shape, *key, uniform, exact == torch.float64, threads)
     return out if dtype == exact else out.to(dtype)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..layout import output_format, own_output
 from ..reference.activation import activate_
+from ..reference.conv2d import convolved
 from ..reference.precision import accumulation_dtype, ieee_float32
 
 __all__ = ["conv2d", "conv_transpose2d"]
@@ -40,18 +41,11 @@ def conv2d(
 
     8-bit operands are multiplied as bfloat16 or float32, which hold them exactly.
     """
-    top, left, bottom, right = padding
-    padded, padding = x.contiguous(memory_format=output_format(x)), [top, left]
+    dtype = x.dtype
     if scale is not None:
-        wide = torch.bfloat16 if out_dtype == torch.bfloat16 else torch.float32
-        padded, weight = padded.to(wide), weight.to(wide)
-    if padding != [bottom, right]:
-        padded, padding = F.pad(padded, (left, right, top, bottom)), [0, 0]
-    with ieee_float32(x):
-        y = F.conv2d(padded, weight, bias if scale is None else None, stride, padding, dilation, groups)
-    if scale is not None:
-        y = y * scale[:, None, None]
-        y = y if bias is None else y.add_(bias[:, None, None])
+        dtype = torch.bfloat16 if out_dtype == torch.bfloat16 else torch.float32
+    image = x.contiguous(memory_format=output_format(x))
+    y = convolved(image, weight, bias, stride, padding, dilation, groups, "identity", None, scale, dtype)
     return _finished(y, x, residual, activation, alpha, out_dtype)
 
 

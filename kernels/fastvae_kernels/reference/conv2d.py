@@ -22,20 +22,20 @@ def convolved(
     activation: str,
     alpha: float | None,
     scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """act(conv(x, weight) scale + bias) as it was accumulated; `padding` is top, left, bottom, right."""
-    acc = accumulation_dtype(x.dtype)
-    bias = None if bias is None else bias.to(acc)
+    """act(conv(x, weight) scale + bias) as it was accumulated, or in `dtype`; `padding` is top, left, bottom, right."""
+    acc = dtype or accumulation_dtype(x.dtype)
+    within = None if bias is None or scale is not None else bias.to(acc)
     top, left, bottom, right = padding
     padded, padding = x.to(acc), [top, left]
     if padding != [bottom, right]:
         padded, padding = F.pad(padded, (left, right, top, bottom)), [0, 0]
     with ieee_float32(x):
-        y = F.conv2d(padded, weight.to(acc), bias if scale is None else None, stride, padding, dilation, groups)
+        y = F.conv2d(padded, weight.to(acc), within, stride, padding, dilation, groups)
     if scale is not None:
-        y *= scale[:, None, None]
-        if bias is not None:
-            y += bias[:, None, None]
+        y = y * scale[:, None, None]
+        y = y if bias is None else y.add_(bias[:, None, None])
     return activate_(y, activation, alpha)
 
 

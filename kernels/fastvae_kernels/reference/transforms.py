@@ -78,7 +78,7 @@ def _sin(x: Tensor) -> Tensor:
 
 def _sqrt(x: Tensor) -> Tensor:
     """The nearest number, as IEEE 754 has it; PyTorch's own is a library's on some CPUs, which now and then misses."""
-    return x.sqrt() if x.is_cuda else torch.from_numpy(np.sqrt(x.numpy()))
+    return x.sqrt() if x.device.type != "cpu" else torch.from_numpy(np.sqrt(x.numpy()))
 
 
 def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
