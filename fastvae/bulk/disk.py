@@ -5,6 +5,7 @@ They are methods of one object so that a test can let each of them fail, or the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -16,6 +17,8 @@ from typing import TypeAlias
 from fastvae.atomic import sync_folder
 
 CHUNK = 2**20
+# Bytes of a file after which the system is asked to write and forget them.
+FORGET_EVERY = 8 * 2**20
 
 
 class Disk:
@@ -44,6 +47,18 @@ class Disk:
     def sync(self, descriptor: int) -> None:
         """Wait until what was written to a file is on the disk."""
         os.fsync(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Let the system's copy of a file in memory go, where it is on the disk; Linux begins to write what is not.
+
+        Nobody reads a shard soon, and pages that are let go are there for what comes next: without it a job fills all
+        memory with what it has written, in place of what others read, and on a virtual machine whose host takes freed
+        memory back each new page costs ten times what is copied into it. What is written early need not be waited for
+        at the end.
+        """
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # not all file systems take advice
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename a file or a folder, over another file if there is one, in one step."""
@@ -76,7 +91,7 @@ class NewFile:
     def __init__(self, disk: Disk, temporary: Path, folder: Path, name: str) -> None:
         self._disk, self._temporary, self._target, self._name = disk, temporary, folder / name, name
         self._hash = hashlib.sha256()
-        self.size = 0
+        self.size = self._forgotten = 0
         self.closed = False
         self._descriptor = disk.create(temporary)
 
@@ -88,6 +103,9 @@ class NewFile:
             written += self._disk.write(self._descriptor, view[written:])
         self._hash.update(view)
         self.size += len(view)
+        if self.size - self._forgotten >= FORGET_EVERY:
+            self._disk.forget(self._descriptor)
+            self._forgotten = self.size
         return len(view)
 
     def tell(self) -> int:
@@ -106,6 +124,7 @@ class NewFile:
     def publish(self) -> Written:
         """Give the file its final name, once it is on the disk."""
         self._disk.sync(self._descriptor)
+        self._disk.forget(self._descriptor)
         self.close()
         self._disk.replace(self._temporary, self._target)
         self._disk.sync_folder(self._target.parent)
@@ -147,6 +166,7 @@ class NewTree:
             descriptor = os.open(self._temporary / name, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._disk.sync(descriptor)
+                self._disk.forget(descriptor)
             finally:
                 os.close(descriptor)
         self._disk.sync_folder(self._temporary)
