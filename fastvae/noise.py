@@ -39,6 +39,8 @@ def check_seed(seed: int) -> int:
 
 def check_count(name: str, value: int, *, least: int = 0, most: int = 2**62) -> int:
     """``value``, if it is an integer in [least, most]; InputError naming the argument otherwise."""
+    if type(value) is int and least <= value <= most:  # before any words are made
+        return value
     return _integer(value, least, most, f"{name}: expected an integer from {least} to {most}")
 
 

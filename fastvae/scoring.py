@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Real
 from typing import Any, Protocol
 
@@ -61,7 +61,7 @@ class Metric:
             object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "beta", _finite_beta(self.beta))
 
-    @property
+    @cached_property
     def verbs(self) -> tuple[str, ...]:
         """The verbs whose plans it runs."""
         if self.at_mean:
@@ -73,7 +73,7 @@ class Metric:
         """Whether it has no finite value where the posterior is a point."""
         return self.name in ("kl", "elbo", "iwae")
 
-    @property
+    @cached_property
     def at_mean(self) -> bool:
         """Whether one plan gives it, because no z is drawn; a divergence in closed form never needs one."""
         if not self.closed and AT_MEAN.get(self.name) in WITH_DIVERGENCE:
