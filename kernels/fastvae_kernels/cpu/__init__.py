@@ -1,5 +1,6 @@
 """Implementations for CPUs of what PyTorch alone makes slow there, compiled from C; noise has the reference's bits."""
 
+from .dense_rows import GIVEN, DenseCall, DenseSteps
 from .divergence import divergence_gradients
 from .elbo_loss import elbo_loss, elbo_loss_backward
 from .library import why_not
@@ -7,6 +8,9 @@ from .reparameterize import reparameterize
 from .sample_normal import fill_normal, sample_normal, sample_uniform
 
 __all__ = [
+    "GIVEN",
+    "DenseCall",
+    "DenseSteps",
     "divergence_gradients",
     "elbo_loss",
     "elbo_loss_backward",

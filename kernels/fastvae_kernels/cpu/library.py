@@ -7,7 +7,7 @@ from ctypes import POINTER, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_
 import torch
 from torch import Tensor
 
-__all__ = ["Divergence", "Loss", "address", "library", "plain", "threads_for", "why_not"]
+__all__ = ["DenseRows", "DenseStep", "Divergence", "Loss", "address", "library", "plain", "threads_for", "why_not"]
 
 
 class Loss(ctypes.Structure):
@@ -48,6 +48,45 @@ class Divergence(ctypes.Structure):
     )
 
 
+class DenseStep(ctypes.Structure):
+    """`dense_step` of source/dense_rows.c."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("x", c_int64),
+        ("other", c_int64),
+        ("to", c_int64),
+        ("logvar", c_int64),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("kind", c_int),
+        ("function", c_int),
+        ("logvar_kind", c_int),
+        ("alpha", c_float),
+        ("least", c_float),
+        ("most", c_float),
+    )
+
+
+class DenseRows(ctypes.Structure):
+    """`dense_rows` of source/dense_rows.c."""
+
+    _fields_ = (
+        ("steps", POINTER(DenseStep)),
+        ("places", POINTER(c_int64)),
+        ("x", c_void_p),
+        ("out", c_void_p),
+        ("count", c_int64),
+        ("outputs", c_int64),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("width", c_int64),
+        ("room", c_int64),
+        ("values", c_int),
+    )
+
+
 def address(x: Tensor | None) -> int | None:
     """Where a tensor's entries lie, or the null pointer."""
     return None if x is None else x.data_ptr()
@@ -79,7 +118,8 @@ def _load() -> ctypes.CDLL | str:
 
 def _declared(loaded: ctypes.CDLL) -> bool:
     """Whether a library has this version's functions, which are then given their arguments' types."""
-    names = ("noise", "elbo_loss", "divergence", "loss_size", "divergence_size")
+    structures = {"loss": Loss, "divergence": Divergence, "dense_step": DenseStep, "dense_rows": DenseRows}
+    names = ("noise", "elbo_loss", "divergence", "dense_rows", *(f"{name}_size" for name in structures))
     if not all(hasattr(loaded, f"fastvae_{name}") for name in names):
         return False
     shape, counter, flags = [c_int64] * 3, [c_uint64, c_uint64, c_uint32], [c_int] * 3
@@ -89,8 +129,10 @@ def _declared(loaded: ctypes.CDLL) -> bool:
     loaded.fastvae_elbo_loss.restype = None
     loaded.fastvae_divergence.argtypes = [POINTER(Divergence), c_int64, c_int]
     loaded.fastvae_divergence.restype = None
-    sizes = loaded.fastvae_loss_size(), loaded.fastvae_divergence_size()
-    return sizes == (ctypes.sizeof(Loss), ctypes.sizeof(Divergence))
+    loaded.fastvae_dense_rows.argtypes = [POINTER(DenseRows)]
+    return all(
+        getattr(loaded, f"fastvae_{name}_size")() == ctypes.sizeof(structure) for name, structure in structures.items()
+    )
 
 
 _LOADED = _load()

@@ -1,17 +1,11 @@
 /* KL(N(mean, exp logvar) || N(0, I)) of rows, and its gradients: `reference/posterior.py` in float. */
 
+#include "divergence.h"
 #include "elementary.h"
 
 #include <math.h>
 
 #define BLOCK 512 /* entries at a time; a multiple of SUMMED */
-
-/* Rows of `columns` entries without gaps. Pointers may be null where nothing is wanted. */
-typedef struct {
-    const float *mean, *logvar, *weight; /* weight: of a row's divergence in what is differentiated */
-    float *to_mean, *to_logvar, *rows;   /* gradients, and the divergence of each row */
-    int64_t columns;
-} divergence;
 
 WIDE static void terms(const float *restrict mean, const float *restrict logvar, int count, float *restrict term) {
     for (int i = 0; i < count; i++) {

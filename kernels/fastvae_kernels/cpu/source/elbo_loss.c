@@ -1,26 +1,11 @@
 /* The reconstruction that `elbo_loss` adds up, and its gradients, in one pass: `reference/elbo_loss.py` in float. */
 
+#include "elbo_loss.h"
 #include "elementary.h"
 
 #include <math.h>
 
 #define BLOCK 512 /* entries at a time: terms and gradients of so many stay in the first cache; a multiple of SUMMED */
-
-enum likelihood { BERNOULLI, GAUSSIAN, SQUARED_ERROR };
-enum of_logvar { NONE, OF_ENTRY, OF_COLUMN, OF_ALL };
-
-/* Rows of `output` in order; row r is scored against row r % data_rows of data and mask. Tiles of `tile_rows` rows and
-   `tile_columns` columns are units of work. Pointers may be null where nothing is given or wanted. */
-typedef struct {
-    const float *output, *data, *logvar, *weight; /* weight: of a row's score in the loss; else `scale` is everyone's */
-    const uint8_t *mask;
-    float *to_output, *to_logvar;
-    double *to_shared; /* [row tiles, columns]: the gradient by a logvar that rows share */
-    double *sums;      /* [column tiles, rows] */
-    int64_t rows, columns, data_rows, tile_rows, tile_columns;
-    int likelihood, logvar_kind;
-    float scale;
-} loss;
 
 typedef struct {
     float term[BLOCK], output[BLOCK], logvar[BLOCK]; /* scores, and their derivatives */
@@ -156,7 +141,6 @@ static void score_tiles(const void *context, int64_t first, int64_t last) {
 /* That the caller's `loss` is this one. */
 int fastvae_loss_size(void) { return (int)sizeof(loss); }
 
-/* None of the sizes is 0. */
 void fastvae_elbo_loss(const loss *own, int threads) {
     int64_t down = (own->rows + own->tile_rows - 1) / own->tile_rows;
     int64_t across = (own->columns + own->tile_columns - 1) / own->tile_columns;

@@ -1,0 +1,9 @@
+/* Activations by number, in the order of `activations` in cpu/dense_rows.py. */
+
+#ifndef FASTVAE_ACTIVATION_H
+#define FASTVAE_ACTIVATION_H
+
+/* Of `count` entries in place. `alpha`: leaky_relu's negative slope or elu's alpha. */
+void fastvae_activate(int activation, float alpha, float *y, int count);
+
+#endif
