@@ -51,7 +51,8 @@ def load(
             their measured error is small) or ``float64``; ``auto`` is ieee, or float64 for float64 weights. Sums
             accumulate in float32 or better. A verb that goes beyond the range of bf16 or fp16 raises NumericsError.
         impl: ``reference`` (plain PyTorch), ``onnxruntime`` (CPU, float32) or ``triton``, which never fall back;
-            ``auto`` takes the fastest there is and logs it once. Ops of a plan, as ``explain`` lists them, may have
+            ``auto`` takes the fastest there is and logs it once; on CPUs a few rows of a small dense model run in
+            compiled code, unless ``onnxruntime`` is named. Ops of a plan, as ``explain`` lists them, may have
             others: ``"conv2d=library,attention=library"``, or ``"triton,conv2d=reference"``.
         batch_size: rows of an internal batch; None picks what fits the caches. Results do not depend on
             it beyond rounding, nor at all with ``batch_invariant``.

@@ -15,6 +15,7 @@ from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import is_out_of_memory
 from fastvae.runtime.results import Results
 from fastvae.runtime.side_by_side import Sharing
+from fastvae_kernels.cpu import DenseCall
 
 # Up to so many values one call of BLAS, in one thread, tells sooner than two of NumPy whether all are finite.
 FEW_VALUES = 8192
@@ -40,10 +41,12 @@ class DirectCall:
         results: where the memory of the outputs of several batches comes from.
         alone: how several batches go side by side, and what gives the same call in a session of one thread for them;
             None where they go one after the other.
+        few: what gives the same for fewer rows than a session is worth calling for; None where nothing does.
     """
 
     __slots__ = (
         "_alone",
+        "_few",
         "_in_use",
         "_limit",
         "_name",
@@ -65,13 +68,14 @@ class DirectCall:
         in_use: Lifetime,
         results: Results,
         alone: Alone | None,
+        few: DenseCall | None = None,
     ) -> None:
         # The session's own object, where there is one, runs without looking at its arguments once more.
         self._run = getattr(session, "_sess", session).run
         self._name, self._shape = given
         self._outputs, self._shapes = list(outputs), list(outputs.values())
         self._limit, self._values, self._in_use, self._results = limit, values, in_use, results
-        self._alone = alone
+        self._alone, self._few = alone, few
 
     def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
         """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
@@ -80,7 +84,9 @@ class DirectCall:
         """
         if type(x) is not np.ndarray or x.dtype is not FLOAT32 or x.shape[1:] != self._shape:
             return None
-        flags, rows = x.flags, len(x)
+        flags, rows, few = x.flags, len(x), self._few
+        if few is not None and 0 < rows <= few.most:
+            return few(x)
         if not (rows and flags.c_contiguous and flags.aligned):
             return None
         if rows > self._limit:

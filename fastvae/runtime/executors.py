@@ -139,7 +139,12 @@ class Executors:
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:
         how = self._how
         return OnnxExecutor(
-            plan, threads=how.threads, arena=how.arena, batch_invariant=how.batch_invariant, any_size=any_size
+            plan,
+            threads=how.threads,
+            arena=how.arena,
+            batch_invariant=how.batch_invariant,
+            any_size=any_size,
+            few=how.few_rows,
         )
 
     def _recorded(self, plan: Plan) -> Executor | GraphExecutor:

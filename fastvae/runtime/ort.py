@@ -19,6 +19,7 @@ from fastvae.plan import Plan, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
 from fastvae.runtime.direct_call import Alone, DirectCall, Values
 from fastvae.runtime.executor import Draw
+from fastvae.runtime.few_rows import few_rows
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.results import Results
@@ -95,15 +96,26 @@ class OnnxExecutor:
         arena: whether the session keeps the memory of a call for the next one.
         batch_invariant: whether a row's bits must not depend on its place in the batch.
         any_size: whether it takes images of any size, see :meth:`resized`.
+        few: whether a few rows may be computed by the compiled kernels, where those are faster.
     """
 
-    def __init__(self, plan: Plan, *, threads: int, arena: bool, batch_invariant: bool, any_size: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        threads: int,
+        arena: bool,
+        batch_invariant: bool,
+        any_size: bool = False,
+        few: bool = False,
+    ) -> None:
         from fastvae.onnx import output_names, to_onnx
 
         self._noise_dim = next((s.attributes["dim"] for s in plan.steps if s.op == "sample_normal"), None)
         # Threads that wait for the next call by spinning are in the way of what comes between calls: noise, or
         # whoever writes a bulk job's rows. Other verbs keep them: a single row is done sooner.
         self._spins = self._noise_dim is None and not batch_invariant
+        self._few = few_rows(plan) if few else None
         # The session holds what it needs of the weights; of the plan's, their shapes are left.
         self._take(replace(plan, weights={name: weight.to("meta") for name, weight in plan.weights.items()}))
         weights: dict[str, NDArray[np.float32]] = {}  # given as they are: a model's bytes would be copied several times
@@ -112,6 +124,8 @@ class OnnxExecutor:
         self._session = self._sessions.of(threads)
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)
+        whole = None if self._few is None else self._few.call(plan.shapes[self._inputs[0]], "any", self._few.most)
+        self._of_few = whole
 
     def _take(self, plan: Plan) -> None:
         self.plan = plan
@@ -142,6 +156,9 @@ class OnnxExecutor:
             inputs = {**inputs, "noise": torch.from_numpy(z)}
         given = [inputs[name].contiguous() for name in self._inputs]
         rows = max(map(len, given))
+        if self._of_few is not None and 0 < rows <= self._of_few.most:
+            found = map(torch.from_numpy, self._of_few(given[0].detach().numpy()) or ())
+            return tuple(found) if out is None else tuple(to.copy_(part) for to, part in zip(out, found, strict=True))
         if out is None:
             out = [torch.empty(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
         if rows:
@@ -157,10 +174,12 @@ class OnnxExecutor:
         """
         if len(self._inputs) != 1:
             return None
+        few = None if self._few is None else self._few.call(shape, values, limit)
         outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
 
         def call(session: Any, alone: Alone | None) -> DirectCall:
-            return DirectCall(session, (self._inputs[0], shape), outputs, limit, values, in_use, results, alone)
+            given = self._inputs[0], shape
+            return DirectCall(session, given, outputs, limit, values, in_use, results, alone, few)
 
         if not self.side_by_side:
             return call(self._session, None)

@@ -143,7 +143,7 @@ def test_a_bad_value_in_a_later_batch_is_refused() -> None:
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("bad_alloc: out of memory")])
 def test_the_short_way_short_of_memory_leaves_it_to_the_long_one(error: Exception) -> None:
-    digits = fastvae.load("digits", batch_size=2)
+    digits = fastvae.load("digits", impl="onnxruntime", batch_size=2)
     x = data_for(digits.spec, 5).astype(np.float32)
     expected = digits.embed(x)
 
@@ -155,7 +155,7 @@ def test_the_short_way_short_of_memory_leaves_it_to_the_long_one(error: Exceptio
 
 
 def test_the_short_way_does_not_hide_other_errors() -> None:
-    digits = fastvae.load("digits")
+    digits = fastvae.load("digits", impl="onnxruntime")
     x = data_for(digits.spec, 5).astype(np.float32)
     digits.embed(x)
 
