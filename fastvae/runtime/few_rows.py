@@ -19,7 +19,7 @@ from fastvae.runtime.direct_call import Values
 from fastvae_kernels.cpu import GIVEN, DenseCall, DenseSteps, why_not
 
 # Rows of a call at most, fewer where they would be more multiplications than this: beyond, sessions are sooner done.
-MOST_ROWS = 16
+MOST_ROWS = 32
 MOST_PRODUCTS = 2**19
 # Of packed weights, which each verb's plan has for itself; within the second cache of a core.
 MOST_BYTES = 2**20

@@ -20,12 +20,11 @@ from fastvae.plan import build_plan
 from fastvae.runtime import Settings
 from fastvae.runtime.few_rows import MOST_BYTES, MOST_ROWS, few_rows
 from fastvae.spec import Bernoulli, ModelSpec
-from fastvae_kernels.cpu import DenseCall
+from fastvae_kernels.cpu import DenseCall, why_not
 from tests.fastvae.strategies import specs
 from tests.fastvae.support import SPECS, data_for, gaussian_head, mlp_spec, random_model, vae
-from tests.kernels.support import needs_compiled
 
-pytestmark = needs_compiled
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"the kernels for CPUs: {why_not()}")
 
 VERBS = ("encode", "embed", "decode", "reconstruct", "elbo", "kl", "distance")
 DENSE = ("mlp_fixed", "mlp_per_dimension", "mlp_clamped", "mlp_residual")

@@ -10,10 +10,10 @@ enum activation { IDENTITY, RELU, LEAKY_RELU, ELU, SELU, GELU, GELU_TANH, SILU, 
 #define SELU_ALPHA 1.6732632423543772f
 #define SELU_SCALE 1.0507009873554805f
 
-/* exp(-|x|), which is 0 where it is below the smallest float. */
+/* exp(-|x|), which is 0 in float from 104 on. */
 static inline float tail(float x) {
-    float size = fabsf(x), e = exponential(size > 104.0f ? -104.0f : -size);
-    return size > 104.0f ? 0.0f : e;
+    float size = fabsf(x);
+    return exponential(size > 104.0f ? -104.0f : -size);
 }
 
 static inline float sigmoid_of(float x) {
