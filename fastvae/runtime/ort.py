@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastvae.layers import Shape
-from fastvae.plan import Plan, plan_cost
+from fastvae.plan import NAN, Plan, output_dtypes, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
 from fastvae.runtime.direct_call import Alone, DirectCall, Values
 from fastvae.runtime.executor import Draw
@@ -30,6 +30,7 @@ CACHE_BYTES = 4 * 2**20
 ENOUGH_ROWS = 64
 # FLOPs of a row from which batches go side by side in any mode: a few convolutions.
 MUCH_WORK = 4e6
+NUMPY_TYPES = {torch.float32: np.float32, torch.uint8: np.uint8, torch.bool: np.bool_}
 
 
 def why_not(device: torch.device, precision: str) -> str | None:
@@ -112,6 +113,7 @@ class OnnxExecutor:
         self._session = self._sessions.of(threads)
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)
+        self._dtypes = output_dtypes(plan, torch.float32)
 
     def _take(self, plan: Plan) -> None:
         self.plan = plan
@@ -133,7 +135,7 @@ class OnnxExecutor:
     ) -> tuple[Tensor, ...]:
         """The plan's outputs for ``inputs``, each (rows, *shape of a row), written into ``out`` where given.
 
-        ``out`` are contiguous float32 tensors.
+        ``out`` are contiguous tensors, float32 but for bytes and marks.
         """
         if self._noise_dim is not None:
             if draw is None:
@@ -143,7 +145,8 @@ class OnnxExecutor:
         given = [inputs[name].contiguous() for name in self._inputs]
         rows = max(map(len, given))
         if out is None:
-            out = [torch.empty(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
+            shapes = [(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
+            out = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, self._dtypes, strict=True)]
         if rows:
             self._run(given, out)
         return tuple(out)
@@ -158,9 +161,12 @@ class OnnxExecutor:
         if len(self._inputs) != 1:
             return None
         outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
+        dtypes = [np.dtype(NUMPY_TYPES[dtype]) for dtype in self._dtypes]
+        marked = NAN in self.plan.outputs
 
         def call(session: Any, alone: Alone | None) -> DirectCall:
-            return DirectCall(session, (self._inputs[0], shape), outputs, limit, values, in_use, results, alone)
+            given = self._inputs[0], shape
+            return DirectCall(session, given, outputs, dtypes, marked, limit, values, in_use, results, alone)
 
         if not self.side_by_side:
             return call(self._session, None)
@@ -171,8 +177,7 @@ class OnnxExecutor:
         session = self._sessions.of(1) if in_serial_thread() else self._session
         binding = session.io_binding()
         for name, tensor in zip(self._inputs, given, strict=True):
-            dtype = np.bool_ if tensor.dtype == torch.bool else np.float32
-            binding.bind_input(name, "cpu", 0, dtype, tuple(tensor.shape), tensor.data_ptr())
+            binding.bind_input(name, "cpu", 0, NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name, tensor in zip(self._outputs, out, strict=True):
-            binding.bind_output(name, "cpu", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+            binding.bind_output(name, "cpu", 0, NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         session.run_with_iobinding(binding)

@@ -133,7 +133,7 @@ def test_a_posterior_of_another_size_goes_to_another_process(impl: str) -> None:
 
 @pytest.mark.parametrize("verb", SIZE_FREE_VERBS)
 def test_exports_take_any_size(verb: str, tmp_path: Any) -> None:
-    model = vae(replace(SPEC, latent_scaling=LatentScaling(0.5, 0.25)), impl="reference")
+    model = vae(replace(SPEC, latent_scaling=LatentScaling(0.5, 0.25), pixel_range=(-1.0, 1.0)), impl="reference")
     model.export(tmp_path / "m.onnx", verb)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     of_images = verb.startswith(("encode", "embed", "reconstruct"))
