@@ -66,8 +66,8 @@ def _temporaries(plan: Plan, step: Step, wide: int) -> int:
             channels, *size = plan.shapes[step.outputs[0]]
             blocked = -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK * math.prod(size)
             return max(_width(plan, step.inputs[0]), blocked)
-        case "to_bytes":  # a copy, and which of it are NaN, in bytes
-            return -(-5 * _width(plan, step.inputs[0]) // 4)
+        case "to_bytes":  # a copy
+            return _width(plan, step.inputs[0])
         case "conv_image":  # as a convolution, whose result is then made bytes of
             height, width, channels = plan.shapes[step.outputs[0]]
             blocked = -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK * height * width

@@ -15,7 +15,7 @@ from fastvae.runtime.tiling import TiledExecutor
 
 
 def pixel_bytes(plan: Plan, dtype: torch.dtype) -> int:
-    """What making bytes of an image of numbers of ``dtype`` takes: the result, and a copy of them with their NaN."""
+    """What making bytes of an image of numbers of ``dtype`` takes: the result, twice on its way, and a copy of them."""
     return math.prod(plan.shapes[plan.outputs[0]]) * (2 + max(4, dtype.itemsize))
 
 

@@ -22,4 +22,4 @@ def conv_image(
 ) -> tuple[Tensor, Tensor]:
     """x [n, c, h, w], weight [o, c, kh, kw] -> uint8 [n, h', w', o], and nan [n]."""
     y = convolved(x, weight, bias, stride, padding, dilation, 1, activation, alpha)
-    return levels(y, scale, shift)
+    return levels(y.mul_(scale).add_(shift))
