@@ -43,8 +43,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 def defined(means: Any, spec: ModelSpec) -> Pixels:
     """Bytes of float32 means as NumPy rounds them, in the operations of the definition."""
-    found = levels(spec)
-    scaled = np.asarray(means) * np.float32(found["scale"]) + np.float32(found["shift"])
+    scaled = np.asarray(means) * np.float32(0.5) + np.float32(0.5) if spec.pixel_range == (-1, 1) else np.asarray(means)
     whole = np.rint(np.clip(scaled, 0, 1) * np.float32(255)).astype(np.uint8)
     return np.moveaxis(whole, 1, -1) if whole.ndim == 4 else whole
 
@@ -90,6 +89,13 @@ def test_flattened_images_of_another_size_in_many_batches_and_of_labels() -> Non
     np.testing.assert_array_equal(found.reconstruct(wide, output="uint8"), defined(found.reconstruct(wide), IMAGES))
     many = vae(SPECS["mlp"], batch_size=3)
     np.testing.assert_array_equal(many.generate(10, output="uint8"), defined(many.generate(10), many.spec))
+
+
+def test_samples_that_no_plan_draws() -> None:
+    """Where images may be cut into tiles, samples are latents decoded."""
+    found = vae(IMAGES, max_memory=2**26)
+    np.testing.assert_array_equal(found.generate(3, output="uint8"), defined(found.generate(3), IMAGES))
+    found.warmup((1,), ("decode_uint8", "generate_uint8", "reconstruct_uint8"))
 
 
 def test_bits_do_not_depend_on_the_batch() -> None:
@@ -148,6 +154,7 @@ def test_what_has_no_pixels() -> None:
     with pytest.raises(InputError, match="invalid: no byte shows a bad row"):
         model("mlp").reconstruct(data_for(SPECS["mlp"], 2), invalid="mask", output="uint8")
     assert black_and_white(found.spec) is None
+    assert levels(replace(found.spec, pixel_range=(0.25, 0.75))) == {"scale": 2.0, "shift": -0.5}
     assert black_and_white(replace(SPECS["mlp"], pixel_range=(-1.0, 1.0))) == (0, 1)
 
 
@@ -198,6 +205,7 @@ def test_the_kernels_plan_makes_the_same_pixels() -> None:
         plan = build_plan(made, "decode_uint8", target=target, dtype=torch.float64)  # type: ignore[arg-type]
         found[target] = run_plan(plan, z)[0]
     assert plan.steps[-1].op == "conv_image"
+    assert plan.weights[str(plan.steps[-1].inputs[1])].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found["triton"], found["reference"])
 
 
