@@ -136,7 +136,7 @@ class VAE:
         Args:
             batch_sizes: numbers of rows to be ready for. Graphs of these sizes are added to the prepared ones.
             verbs: the verbs to be ready for, of generate, encode, embed, decode, reconstruct, interpolate, score and
-                impute.
+                impute; for pixels generate_uint8, decode_uint8 and reconstruct_uint8.
 
         Raises:
             InputError: no such verb, or a size below 1.
@@ -162,7 +162,7 @@ class VAE:
         n: int,
         seed: int = 0,
         start: int = 0,
-        output: Literal["mean", "sample"] = "mean",
+        output: Literal["mean", "sample", "uint8"] = "mean",
         condition: Any = None,
         *,
         kind: Literal["numpy", "torch"] = "numpy",
@@ -176,19 +176,22 @@ class VAE:
             n: number of samples.
             seed: unsigned 64-bit integer.
             start: index of the first sample.
-            output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
+            output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z), ``uint8`` for E[x|z] as pixels, see
+                :meth:`decode`.
             condition: for conditional models, see the class.
             kind: ``numpy``, or ``torch`` for a tensor on the model's device.
 
         Returns:
-            (n, *input_shape).
+            (n, *input_shape); for ``uint8`` as :meth:`decode` has it.
 
         Raises:
             InputError: an argument out of range.
+            NumericsError, UnsupportedError: for ``uint8``, as :meth:`decode`.
         """
         n, seed, start = check_generation(n, seed, start, output, kind)
-        if kind == "numpy" and output == "mean" and condition is None:
-            found = self._engine.generate_directly(n, seed=seed, start=start)
+        if kind == "numpy" and output != "sample" and condition is None:
+            verb = long_way.verb_for("generate", output)
+            found = self._engine.generate_directly(n, seed=seed, start=start, verb=verb)
             if found is not None:
                 return found
         with self._engine.in_use:
@@ -202,7 +205,7 @@ class VAE:
         batch_size: int | None = None,
         seed: int = 0,
         start: int = 0,
-        output: Literal["mean", "sample"] = "mean",
+        output: Literal["mean", "sample", "uint8"] = "mean",
         condition: Any = None,
         kind: Literal["numpy", "torch"] = "numpy",
     ) -> Iterator[Array]:
@@ -212,10 +215,11 @@ class VAE:
             batch_size: rows of a batch; the last may have fewer. None takes the internal batch.
 
         Returns:
-            Iterator of (batch_size, *input_shape).
+            Iterator of (batch_size, *input_shape); for ``uint8`` as :meth:`decode` has it.
 
         Raises:
             InputError: an argument out of range; at the call, not at the first batch.
+            UnsupportedError: for ``uint8``, as :meth:`decode`, at the call too.
         """
         n, seed, start = check_generation(n, seed, start, output, kind)
         samples = Samples(self._walker, n, seed, start, output, condition, kind)
@@ -275,28 +279,47 @@ class VAE:
             return sized.embed(x, condition=condition, invalid=invalid)
         return long_way.embed(self._walker, x, verb, condition, invalid)
 
-    def reconstruct(self, x: Array, *, condition: Any = None, invalid: str = "raise") -> Array:
-        """E[x|z] at the posterior mean: in the shape of ``x``. Arguments and errors as :meth:`encode`."""
-        if condition is None and invalid == "raise" and (direct := self._engine.direct("reconstruct", x)):
+    def reconstruct(
+        self,
+        x: Array,
+        *,
+        condition: Any = None,
+        invalid: str = "raise",
+        output: Literal["mean", "uint8"] = "mean",
+    ) -> Array:
+        """E[x|z] at the posterior mean: in the shape of ``x``, or for ``uint8`` as :meth:`decode` has it.
+
+        Arguments and errors as :meth:`encode` and :meth:`decode`; ``uint8`` takes ``invalid="raise"`` only.
+        """
+        verb = long_way.verb_for("reconstruct", output)
+        if condition is None and invalid == "raise" and (direct := self._engine.direct(verb, x)):
             return direct[0]
         if (sized := self._for_images("x", x)) is not None:
-            return sized.reconstruct(x, condition=condition, invalid=invalid)
-        return long_way.reconstruct(self._walker, x, condition, invalid)
+            return sized.reconstruct(x, condition=condition, invalid=invalid, output=output)
+        return long_way.reconstruct(self._walker, x, verb, condition, invalid)
 
-    def decode(self, z: Array, *, condition: Any = None) -> Array:
-        """E[x|z], the mean of the likelihood: (rows, *input_shape).
+    def decode(self, z: Array, *, condition: Any = None, output: Literal["mean", "uint8"] = "mean") -> Array:
+        """E[x|z], the mean of the likelihood.
 
         Args:
             z: latents, (rows, *latent_shape).
+            output: ``mean`` for its numbers, ``uint8`` for pixels: each the integer nearest to 255 times what is 0 at
+                the model's black and 1 at its white, ties to even, clamped. Those are 0 and 1 under a Bernoulli
+                likelihood, else ``spec.pixel_range``.
+
+        Returns:
+            (rows, *input_shape); pixels of images (rows, height, width, channels), as image libraries take them.
 
         Raises:
-            InputError: ``z`` or ``condition`` of the wrong kind, shape, dtype; NaN or Inf.
+            InputError: ``z`` or ``condition`` of the wrong kind, shape, dtype; NaN or Inf; no such output.
+            NumericsError: a pixel would be NaN, which no byte is.
+            UnsupportedError: nothing says which values are black and white.
         """
-        verb = self._engine.for_caller("decode")
+        verb = self._engine.for_caller(long_way.verb_for("decode", output))
         if condition is None and (direct := self._engine.direct(verb, z)):
             return direct[0]
         if (sized := self._for_images("z", z, latent=True)) is not None:
-            return sized.decode(z, condition=condition)
+            return sized.decode(z, condition=condition, output=output)
         return long_way.decode(self._walker, z, verb, condition)
 
     @_in_use
@@ -503,7 +526,8 @@ class VAE:
         """What a verb does and should take: its steps with FLOPs, bytes and predicted time, and its peak memory.
 
         Args:
-            verb: one of :data:`fastvae.plan.VERBS`, the parts that the methods are made of.
+            verb: one of :data:`fastvae.plan.VERBS`, the parts that the methods are made of, or of their forms in
+                :func:`fastvae.plan.build_plan`.
             rows: how many at once.
             device: ``cpu``, measured on the spot; a GPU by name, such as ``H100``; ``auto`` is the model's own.
 
@@ -532,8 +556,9 @@ class VAE:
 
         Args:
             path: a name that ends in ``.onnx``.
-            verb: ``encode``, ``decode``, ``reconstruct``, ``generate`` (the noise is an input), ``elbo``, or any other
-                of :data:`fastvae.plan.VERBS`. Inputs and outputs are described in :func:`fastvae.plan.build_plan`.
+            verb: ``encode``, ``decode``, ``reconstruct``, ``generate`` (the noise is an input), ``elbo``,
+                ``decode_uint8`` or any other of :data:`fastvae.plan.VERBS`. Inputs and outputs are described in
+                :func:`fastvae.plan.build_plan`.
 
         Raises:
             InputError: the name does not end in ``.onnx``.

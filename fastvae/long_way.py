@@ -18,10 +18,24 @@ from fastvae.arrays import Array, check_missing, to_kind
 from fastvae.errors import InputError
 from fastvae.evidence import Estimator, LogLikelihood, estimate_block
 from fastvae.imputation import Imputation, Imputer, impute_rows, with_diagnostics
+from fastvae.plan import MEAN_VERBS, PIXEL_VERBS, pixel_shape
 from fastvae.posterior import Posterior
 from fastvae.scoring import Metric, score_block
 from fastvae.streams import ahead as read_ahead
 from fastvae.walk import Walker
+
+
+def verb_for(verb: str, output: object) -> str:
+    """The verb that gives the ``output`` of ``verb``: its numbers, or pixels.
+
+    Raises:
+        InputError: it has no such output.
+    """
+    if output == "mean":
+        return verb
+    if output != "uint8":
+        raise InputError(f"output: expected 'mean' or 'uint8', got {output!r:.80}")
+    return PIXEL_VERBS[verb]
 
 
 def encode(walker: Walker, x: Array, verb: str, condition: Any, invalid: str) -> Posterior:
@@ -69,23 +83,27 @@ def embed(walker: Walker, x: Array, verb: str, condition: Any, invalid: str) -> 
         return rows.like(walker.map_one(rows, one, verb, engine.spec.latent_shape, condition, invalid))
 
 
-def reconstruct(walker: Walker, x: Array, condition: Any, invalid: str) -> Array:
-    """E[x|z] at the posterior means."""
-    engine = walker.engine
+def reconstruct(walker: Walker, x: Array, verb: str, condition: Any, invalid: str) -> Array:
+    """E[x|z] at the posterior means; ``verb`` is the engine's, and may be one of pixels."""
+    engine, pixels = walker.engine, verb in MEAN_VERBS
+    if pixels and invalid != "raise":
+        raise InputError(f"invalid: no byte shows a bad row; output='uint8' takes 'raise', got {invalid!r:.80}")
     with engine.in_use:
         rows = walker.rows("x", x, invalid=invalid)
-        shape = engine.spec.input_shape
-        result = walker.map_one(rows, engine.reconstruct, "reconstruct", shape, condition, invalid)
-        return rows.like(rows.unflatten(result))
+        one, shape = partial(engine.reconstruct, verb=verb), engine.spec.input_shape
+        shape = pixel_shape(shape) if pixels else shape
+        result = walker.map_one(rows, one, verb, shape, condition, invalid, pixels=pixels)
+        return rows.like(result if pixels else rows.unflatten(result))
 
 
 def decode(walker: Walker, z: Array, verb: str, condition: Any) -> Array:
-    """E[x|z]; ``verb`` is the engine's."""
-    engine = walker.engine
+    """E[x|z]; ``verb`` is the engine's, and may be one of pixels."""
+    engine, pixels = walker.engine, verb in MEAN_VERBS
     with engine.in_use:
         rows = walker.latents("z", z)
-        one = partial(engine.decode, verb=verb)
-        return rows.like(walker.map_one(rows, one, verb, engine.spec.input_shape, condition))
+        one, shape = partial(engine.decode, verb=verb), engine.spec.input_shape
+        shape = pixel_shape(shape) if pixels else shape
+        return rows.like(walker.map_one(rows, one, verb, shape, condition, pixels=pixels))
 
 
 def score(walker: Walker, x: Array, what: Metric, condition: Any, start: int, invalid: str) -> Array:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,10 @@ from fastvae.spec import ModelSpec
 
 # block, condition, index of its first row, where the results belong if known -> the results
 Compute: TypeAlias = Callable[[Tensor, Tensor | None, int, Sequence[Tensor] | None], Sequence[Tensor]]
+
+
+# Results of these dtypes lie in memory that is used again.
+HOST_TYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.uint8: np.dtype(np.uint8)}
 
 
 class Walker:
@@ -71,14 +76,14 @@ class Walker:
         dim = None if spec is None else spec.dim
         return check_condition(condition, rows, dim, device=engine.device, dtype=engine.dtype)
 
-    def empty(self, *shape: int, device: torch.device | None = None) -> Tensor:
-        """A result to fill, on ``device``, by default the engine's."""
+    def empty(self, *shape: int, device: torch.device | None = None, pixels: bool = False) -> Tensor:
+        """A result to fill, on ``device``, by default the engine's; of bytes for ``pixels``."""
         engine = self.engine
-        device = device or engine.device
+        device, dtype = device or engine.device, torch.uint8 if pixels else engine.how.output_dtype
         try:
-            if device.type == "cpu" and engine.how.output_dtype == torch.float32:
-                return torch.from_numpy(engine.results.empty(shape))
-            return torch.empty(shape, dtype=engine.how.output_dtype, device=device)
+            if device.type == "cpu" and dtype in HOST_TYPES:
+                return torch.from_numpy(engine.results.empty(shape, HOST_TYPES[dtype]))
+            return torch.empty(shape, dtype=dtype, device=device)
         except (RuntimeError, MemoryError, ValueError) as error:
             raise InputError(f"a result of shape {shape} does not fit in memory; use stream, or fewer rows") from error
 
@@ -90,13 +95,16 @@ class Walker:
         shapes: Sequence[Shape],
         condition: Any = None,
         invalid: str = "raise",
+        *,
+        pixels: bool = False,
     ) -> list[Tensor]:
         """``compute`` over all rows, block by block, into results of ``shapes``.
 
         It gets a block, its condition, the index of its first row, and where its results belong: it may write there, or
         return others to be copied.
         ``verbs`` are those whose plans it runs: they decide the size of a block and whether a condition is needed.
-        With ``invalid="mask"`` rows that hold NaN or Inf are computed as zeros and come back NaN.
+        With ``invalid="mask"`` rows that hold NaN or Inf are computed as zeros and come back NaN. ``pixels`` says that
+        results are bytes.
         """
         engine = self.engine
         conditions = self.conditions(condition, len(rows), *verbs)
@@ -106,7 +114,7 @@ class Walker:
 
         overlapped = rows.on_host and engine.stages.overlaps(len(rows), size())
         device = torch.device("cpu") if overlapped else engine.device
-        results = [self.empty(len(rows), *shape, device=device) for shape in shapes]
+        results = [self.empty(len(rows), *shape, device=device, pixels=pixels) for shape in shapes]
         with engine.stages.carrier(overlapped) as carrier:
 
             def compute_block(low: int, high: int) -> None:
@@ -131,13 +139,15 @@ class Walker:
         shape: Shape,
         condition: Any = None,
         invalid: str = "raise",
+        *,
+        pixels: bool = False,
     ) -> Tensor:
         """:meth:`walk` for a computation with one result that does not depend on where a row stands."""
 
         def each(block: Tensor, vectors: Tensor | None, _: int, out: Sequence[Tensor] | None) -> tuple[Tensor]:
             return (compute(block, vectors, None if out is None else out[0]),)
 
-        return self.walk(rows, each, [verb], [shape], condition, invalid)[0]
+        return self.walk(rows, each, [verb], [shape], condition, invalid, pixels=pixels)[0]
 
 
 def _fill(block: Tensor, bad: Tensor, value: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.errors import InputError
+from fastvae.plan import DECODERS
 from fastvae.runtime import Engine
 from fastvae.runtime.graphs import GraphExecutor
 from fastvae.runtime.memory import in_batches
@@ -25,12 +26,15 @@ PLANS = {
     "reconstruct": ("reconstruct",),
     "interpolate": ("embed", "decode"),
     "score": ("elbo", "kl", "distance"),
+    "generate_uint8": ("generate_uint8",),
+    "decode_uint8": ("decode_uint8",),
+    "reconstruct_uint8": ("reconstruct_uint8",),
     "impute": ("encode", "impute", "score", "parameters"),
 }
 # Those of scores where the divergence from the prior has no closed form.
 OPEN_SCORES = ("encode", "score", "distance")
 # Those whose latents are the caller's, scaled if they are asked for.
-WITH_LATENTS = ("encode", "embed", "decode", "interpolate")
+WITH_LATENTS = ("encode", "embed", "decode", "decode_uint8", "interpolate")
 
 
 def warm_up(engine: Engine, batch_sizes: Sequence[int], verbs: Sequence[str]) -> None:
@@ -63,12 +67,12 @@ def _run_on_zeros(engine: Engine, verb: str, rows: int) -> None:
         return engine.batches.rows(verb)
 
     def run(low: int, high: int) -> None:
-        executor = engine.executors.of("decode" if verb == "generate" else verb)
+        executor = engine.executors.of(DECODERS.get(verb, verb))
         if isinstance(executor, GraphExecutor) and not engine.batch_invariant:
             executor.prepare(high - low)
         zeros = _zeros(engine, verb, high - low)
-        if verb == "generate":
-            engine.generate(high - low, seed=0, start=0, condition=zeros.get("condition"))
+        if verb in DECODERS:
+            engine.generate(high - low, seed=0, start=0, condition=zeros.get("condition"), verb=verb)
         else:
             engine.runner.run(verb, high - low, zeros)
 

@@ -196,6 +196,7 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "convolution.convolution_kernel": (aot_convolutions.convolution_builds,),
     "affine.affine_kernel": (aot_pointwise.affine_builds,),
     "logvar.logvar_kernel": (aot_pointwise.logvar_builds,),
+    "to_bytes.to_bytes_kernel": (aot_pointwise.to_bytes_builds,),
     "channel_statistics.channel_statistics_kernel": (aot_images.statistics_builds,),
     "norm_affine.norm_affine_kernel": (aot_images.norm_affine_builds,),
     "attention.attention_kernel": (aot_images.attention_builds,),

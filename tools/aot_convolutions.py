@@ -43,6 +43,7 @@ def convolution_build(target: str, precision: str, tile: GemmConfig, window: str
             "factors": "*fp32" if eight_bits else None,
             "residual": made if residual else None,
             "statistics": "*fp32" if block else None,
+            "nan": None,
         },
         constants={
             "WINDOW": tuple(tuple(axis) for axis in WINDOWS[window]),
@@ -88,7 +89,7 @@ def convolution_builds(target: str) -> Iterator[Build]:
             yield build("4x4 stride 2", unit=1, even=False, activation="relu", extra=extra)
         if tile.block_columns == 16:
             image = build("3x3", activation="identity")
-            bytes_ = {**image.arguments, "out": "*u8"}
+            bytes_ = {**image.arguments, "out": "*u8", "nan": "*u8"}
             yield replace(image, name=f"{image.name} bytes", arguments=bytes_, store_bits=0)
 
 

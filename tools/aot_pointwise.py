@@ -1,4 +1,4 @@
-"""The builds of the kernels that go over entries one by one: `affine` and `logvar`."""
+"""The builds of the kernels that go over entries one by one: `affine`, `logvar` and `to_bytes`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastvae_kernels.tuning import PointwiseConfig
 from tools.aot_build import Build
 from tools.aot_gemms import target_configs
 
-__all__ = ["affine_builds", "logvar_builds"]
+__all__ = ["affine_builds", "logvar_builds", "to_bytes_builds"]
 
 BITS = {"fp32": 32, "bf16": 16}
 
@@ -62,4 +62,19 @@ def logvar_builds(target: str) -> Iterator[Build]:
                 load_bits=promised(config, dtype),
                 store_bits=promised(config, dtype),
                 extra="" if parametrization == "softplus_std" else "lighter",
+            )
+
+
+def to_bytes_builds(target: str) -> Iterator[Build]:
+    """Rows in their own order, and images whose channels move inwards, which are read one by one."""
+    for device, config in pointwise_builds(target):
+        for dtype, turned in (("fp32", False), ("bf16", False), ("bf16", True)):
+            rows, width = tile_shape(784, config)
+            yield Build(
+                name=f"{device} {dtype}{' turned' * turned}",
+                arguments={"x": f"*{dtype}", **dict.fromkeys(("out", "nan"), "*u8")},
+                constants={"UNIT": 8, "TURNED": turned, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": width},
+                num_warps=config.num_warps,
+                load_bits=0 if turned else promised(config, dtype),
+                extra="" if dtype == "fp32" else "lighter",
             )

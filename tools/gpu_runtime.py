@@ -56,6 +56,7 @@ def results(model: VAE, x: Any) -> dict[str, Any]:
         "iwae": model.score(x, "iwae", samples=2),
         "l2": model.score(x, "l2"),
         "generate": model.generate(len(x), seed=1, start=2**33),
+        "pixels": np.asarray(model.reconstruct(x, output="uint8"), np.float32),
     }
 
 

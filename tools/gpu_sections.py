@@ -75,9 +75,11 @@ def image_rows_that_differ() -> list[str]:
     def results(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         y, statistics = k.conv2d_statistics(images, weight, padding=1, block=64, impl="triton")
         up = k.conv_transpose2d(images, weight, stride=2, padding=1, impl="triton")
-        return k.conv2d(images, weight, padding=1, impl="triton"), y, statistics, up
+        pixels, nan = k.conv_image(images, weight, padding=1, impl="triton")
+        return k.conv2d(images, weight, padding=1, impl="triton"), y, statistics, up, pixels, nan
 
-    names, whole = ("conv2d", "conv2d_statistics", "statistics", "conv_transpose2d"), results(x)
+    names = "conv2d", "conv2d_statistics", "statistics", "conv_transpose2d", "conv_image", "nan"
+    whole = results(x)
     wrong = []
     for row in (0, n // 2, n - 1):
         part = slice(row, row + 1)

@@ -92,7 +92,8 @@ def results(vae: VAE, job: Job, x: Rows, start: int, condition: Rows | None) -> 
             posterior = vae.encode(x, condition=condition)
             return [(name, getattr(posterior, name)) for name in job.output.split(JOINT)]
         case "reconstruct", _:
-            return [("reconstruction", vae.reconstruct(x, condition=condition))]
+            output: Any = "uint8" if job.columns[-1].dtype == "uint8" else "mean"
+            return [("reconstruction", vae.reconstruct(x, condition=condition, output=output))]
         case "score", metrics:
             options: dict[str, Any] = {"seed": job.seed, "condition": condition, "start": start}
             names, draws = metrics.split(JOINT), job.samples or None

@@ -124,7 +124,7 @@ def reconstruct(
 ) -> Report:
     """E[x|z] at the posterior mean of every row of a data set, in the column ``reconstruction``, as :func:`encode`.
 
-    ``dtype`` may be ``uint8``, for outputs in [0, 1] and without ``mask``: bytes have no NaN. Other arguments, the
+    ``dtype`` may be ``uint8``, as for :func:`generate`, without ``mask``: bytes have no NaN. Other arguments, the
     result and errors are those of :func:`encode`.
     """
     asked = _Asked(data, condition, reading, invalid, shard_size, format, dtype, workers, ray, recheck)

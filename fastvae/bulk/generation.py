@@ -89,7 +89,8 @@ def generate(
         format: ``parquet`` (columns ``index`` and ``sample``, a list), ``parquet-bytes`` (the same with each sample's
             memory, faster to write and read), ``npy``, ``zarr``, ``webdataset``, or ``png`` (images in
             ``uint8``).
-        dtype: ``float32``, ``float16``, or ``uint8`` for outputs in [0, 1]: the integer nearest to 255 times the value.
+        dtype: ``float32``, ``float16``, or ``uint8``: the integer nearest to 255 times the value, of outputs in [0, 1],
+            or of means whose black and white ``spec.pixel_range`` says.
         output: ``mean`` for E[x|z], ``sample`` for a draw from p(x|z).
         condition: for conditional models: a label or vector for all samples, or ``n`` of them.
         workers: 1 computes on threads of this process, more start as many processes, which share its threads (in plain
@@ -124,7 +125,7 @@ def generate(
     ray = check_address(ray)
     vae = invariant(model)
     engine = vae._engine
-    check_dtype(dtype, engine)
+    check_dtype(dtype, engine, output)
     vectors = condition_rows(condition, engine, n, "decode")
     columns = (Column("sample", dtype, engine.spec.input_shape),)
     FORMATS[format].check(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from fastvae.arrays import check_condition
 from fastvae.bulk.job import Job
 from fastvae.bulk.table import Block, Rows
 from fastvae.errors import InputError, UnsupportedError
+from fastvae.plan import black_and_white
 from fastvae.runtime import Engine
 
 
@@ -40,20 +41,24 @@ class Samples:
 
     def block(self, job: Job, low: int, high: int) -> Block:
         """See :class:`RowSource`."""
-        output = cast(Literal["mean", "sample"], job.output)
-        condition = condition_block(self._condition, low, high)
-        rows = self._vae.generate(high - low, job.seed, low, output, condition)
-        assert isinstance(rows, np.ndarray)
         (column,) = job.columns
+        output = "uint8" if job.output == "mean" and column.dtype == "uint8" else job.output
+        condition = condition_block(self._condition, low, high)
+        rows = self._vae.generate(high - low, job.seed, low, cast(Any, output), condition)
+        assert isinstance(rows, np.ndarray)
         return Block(low, {column.name: stored(rows, column.dtype)})
 
 
 def stored(rows: Rows, dtype: str) -> Rows:
     """``rows`` in the dtype of the files; uint8 is the nearest integer of 255 times the value, ties to even.
 
+    What is pixels already keeps them: a file has an image's channels first, as the model has.
+
     Raises:
         UnsupportedError: a value that the dtype cannot hold: outside [0, 1] or NaN for uint8, too large for float16.
     """
+    if rows.dtype == np.uint8:
+        return np.moveaxis(rows, -1, 1) if rows.ndim == 4 else rows
     if dtype == "uint8":
         if rows.size and not (rows.min() >= 0 and rows.max() <= 1):
             raise UnsupportedError("dtype: uint8 holds values in [0, 1] only; use float32")
@@ -98,14 +103,15 @@ def condition_hash(condition: Rows | None) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(condition).tobytes()).hexdigest()
 
 
-def check_dtype(dtype: str, engine: Engine) -> None:
+def check_dtype(dtype: str, engine: Engine, output: str = "mean") -> None:
     """Refuse a dtype that the model's outputs have no form in.
 
     Raises:
-        InputError: uint8 for a model whose outputs are not in [0, 1].
+        InputError: uint8 for a model of which nothing says what is black and white, or for draws not in [0, 1].
     """
-    if dtype == "uint8" and not engine.head.unit_interval:
+    known = engine.head.unit_interval if output == "sample" else black_and_white(engine.spec) is not None
+    if dtype == "uint8" and not known:
         raise InputError(
-            f"dtype: uint8 needs outputs in [0, 1], and this model's likelihood is {engine.spec.likelihood.kind}; "
-            "use float32 or float16"
+            f"dtype: uint8 needs outputs in [0, 1], or means in spec.pixel_range, and this model's likelihood is "
+            f"{engine.spec.likelihood.kind}; use float32 or float16"
         )

@@ -49,7 +49,7 @@ class BulkOptions:
         int | None, Option(help="Samples of a file; default: 64 MiB, fewer of a large model.", rich_help_panel=FOLDERS)
     ] = None
     dtype: Annotated[
-        str | None, Option(help="float32 (default), float16, or uint8 for [0, 1].", rich_help_panel=FOLDERS)
+        str | None, Option(help="float32 (default), float16, or uint8 for pixels.", rich_help_panel=FOLDERS)
     ] = None
     workers: Annotated[
         int | None,

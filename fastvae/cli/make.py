@@ -48,7 +48,7 @@ def generate(
     n: Annotated[int, Option("-n", "--number", help="How many samples.")] = 64,
     seed: Seed = 0,
     start: Annotated[int, Option(help="Index of the first sample.")] = 0,
-    output: Annotated[str, Option(help="mean of p(x|z), or a sample from it.")] = "mean",
+    output: Annotated[str, Option(help="mean of p(x|z), a sample from it, or uint8: the mean as pixels.")] = "mean",
     condition: ConditionText = None,
 ) -> None:
     """Sample from the model. Sample i depends on --seed and --start + i alone.
@@ -64,6 +64,8 @@ def generate(
     bulk.check_unused()
     out = target.file()
     suffix = out.check(*ARRAYS, *TABLES, ".png")
+    if output == "uint8" and suffix not in ARRAYS:
+        raise InputError(f"--output: uint8 is for .npy and .npz, got {suffix}; a .png is of the mean anyway")
     vae = model.load(batch_invariant=True)
     columns = square_columns(max(n, 0))
     if suffix == ".png":

@@ -13,7 +13,7 @@ from fastvae.heads import Prior, VampPrior
 from fastvae.model import Model
 from fastvae.noise import PRIOR, component_of
 from fastvae.onnx.lower import NOISE, to_onnx
-from fastvae.plan import SIZE_FREE_VERBS, build_plan
+from fastvae.plan import DECODERS, SIZE_FREE_VERBS, build_plan
 
 NOISE_OUTSIDE = "none: the graph is deterministic; z, where there is one, is an input"
 NOISE_INPUT = (
@@ -54,8 +54,8 @@ def export(model: Model, verb: str, path: str | os.PathLike[str]) -> onnx.ModelP
     named = isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path)
     if not named or Path(path).suffix != ".onnx":
         raise InputError(f"path: expected a name that ends in .onnx, got {path!r:.200}")
-    drawn = (model.spec.sampler or model.spec.prior) if verb == "generate" else None
-    plan = build_plan(model, verb if drawn is None else "decode", target="onnx")
+    drawn = (model.spec.sampler or model.spec.prior) if verb in DECODERS else None
+    plan = build_plan(model, verb if drawn is None else DECODERS[verb], target="onnx")
     draws = any(step.op == "sample_normal" for step in plan.steps)
     noise = NOISE_INPUT if draws else NOISE_OUTSIDE if drawn is None else _latents(drawn)
     metadata = {"fastvae.model": model.spec.name, "fastvae.noise": noise, "fastvae.verb": verb}

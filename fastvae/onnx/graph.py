@@ -67,10 +67,12 @@ class Graph:
         dtype = onnx.TensorProto.BOOL if boolean else onnx.TensorProto.FLOAT
         self._inputs.append(helper.make_tensor_value_info(name, dtype, [rows, *shape]))
 
-    def output(self, value: str, name: str, shape: Sequence[int | str], *, rows: str) -> None:
-        """``value`` as an output ``name`` of shape (rows, *shape), float32."""
+    def output(
+        self, value: str, name: str, shape: Sequence[int | str], *, rows: str, dtype: int = onnx.TensorProto.FLOAT
+    ) -> None:
+        """``value`` as an output ``name`` of shape (rows, *shape) and of a TensorProto's ``dtype``."""
         self.add("Identity", [value], name)
-        self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, *shape]))
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, [rows, *shape]))
 
     def finish(self, metadata: dict[str, str], *, outside: dict[str, NDArray[Any]] | None = None) -> onnx.ModelProto:
         """The whole as a model, with the constants that some node reads.

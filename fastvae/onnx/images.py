@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import torch
 
+from fastvae.layers import Shape
 from fastvae.onnx.graph import RUNTIME_DOMAIN, Graph
 from fastvae.plan import Plan, Step
 
@@ -108,6 +109,21 @@ def attention_in_blocks(graph: Graph, q: str, k: str, v: str, channels: int, *, 
     flat = [graph.add("Transpose", [graph.add("Reshape", [image, shape])], perm=[0, 2, 1]) for image in (q, k, v)]
     mixed = graph.add("MultiHeadAttention", flat, domain=RUNTIME_DOMAIN, num_heads=heads)
     return graph.add("Reshape", [graph.add("Transpose", [mixed], perm=[0, 2, 1]), graph.add("Shape", [q])])
+
+
+def to_bytes(graph: Graph, x: str, shape: Shape, *, scale: float, shift: float) -> tuple[str, str]:
+    """255 (x scale + shift) rounded and clamped, of images with their channels last, and which rows have a NaN.
+
+    Quantising by 1 is the rounding, ties to even, and the clamping in one op. A sum is NaN if one of its terms is; so
+    it is of infinities of both signs, in which no image has survived either.
+    """
+    axes = graph.integers(*range(1, len(shape) + 1))
+    nan = graph.add("IsNaN", [graph.add("ReduceSum", [x, axes], keepdims=0)])
+    y = x if scale == 1 else graph.add("Mul", [x, graph.number(scale)])
+    y = y if shift == 0 else graph.add("Add", [y, graph.number(shift)])
+    one, zero = graph.number(1.0), graph.constant("zero byte", np.array(0, np.uint8))
+    pixels = graph.add("QuantizeLinear", [graph.add("Mul", [y, graph.number(255.0)]), one, zero])
+    return graph.add("Transpose", [pixels], perm=[0, 2, 3, 1]) if len(shape) == 3 else pixels, nan
 
 
 def upsample(graph: Graph, x: str, *, factor: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from fastvae.errors import UnsupportedError
@@ -18,7 +19,7 @@ from fastvae.onnx import images, scores, winograd
 from fastvae.onnx.activations import activate, logvar
 from fastvae.onnx.graph import Graph
 from fastvae.onnx.likelihoods import LIKELIHOODS
-from fastvae.plan import Plan, Step
+from fastvae.plan import MEAN_VERBS, Plan, Step, output_dtypes
 
 # Names of the dynamic axis. z may hold several draws for each row of the data, one block of rows after the other.
 ROWS = "rows"
@@ -37,6 +38,11 @@ OUTPUTS = {
 PARTS = ("band", "front")
 NOISE = "noise"
 LIMIT = 2**31 - 2**20
+ONNX_TYPES = {
+    torch.float32: onnx.TensorProto.FLOAT,
+    torch.uint8: onnx.TensorProto.UINT8,
+    torch.bool: onnx.TensorProto.BOOL,
+}
 
 
 def to_onnx(
@@ -82,6 +88,8 @@ def output_names(plan: Plan) -> tuple[str, ...]:
     if plan.verb == "parameters":
         named = (name.removesuffix("_x") if name.endswith("_x") else "logvar" for name in plan.outputs[1:])
         return ("location", *named)
+    if plan.verb in MEAN_VERBS:
+        return plan.outputs
     return OUTPUTS.get(plan.verb.removesuffix("_scaled"), ("output",))[: len(plan.outputs)]
 
 
@@ -104,9 +112,11 @@ class _Lowering:
             keywords = {key: self._operand(name) for key, name in step.keywords.items()}
             results = LOWERINGS[step.op](self, step, *operands, **keywords)
             self.values.update(zip(step.outputs, results, strict=True))
-        for buffer, name in zip(self.plan.outputs, output_names(self.plan), strict=True):
+        kinds = (ONNX_TYPES[dtype] for dtype in output_dtypes(self.plan, torch.float32))
+        for buffer, name, kind in zip(self.plan.outputs, output_names(self.plan), kinds, strict=True):
             rows = DRAWN if self.several else ROWS
-            self.graph.output(self.values[buffer], name, self._axes(name, self.plan.shapes[buffer]), rows=rows)
+            axes = self._axes(name, self.plan.shapes[buffer], channels_last=kind == ONNX_TYPES[torch.uint8])
+            self.graph.output(self.values[buffer], name, axes, rows=rows, dtype=kind)
         return self.graph.finish(metadata, outside=outside)
 
     def input(self, name: str, shape: Shape, *, boolean: bool = False) -> str:
@@ -116,10 +126,12 @@ class _Lowering:
         self.graph.input(name, self._axes(name, shape), rows=rows, boolean=boolean)
         return name
 
-    def _axes(self, name: str, shape: Shape) -> tuple[int | str, ...]:
+    def _axes(self, name: str, shape: Shape, *, channels_last: bool = False) -> tuple[int | str, ...]:
         """A row's shape, the height and width of an image by name where they may differ from call to call."""
-        sizes = (f"{name} height", f"{name} width") if self.any_size and len(shape) == 3 else shape[1:]
-        return (*shape[:1], *sizes)
+        if not self.any_size or len(shape) != 3:
+            return shape
+        sizes = f"{name} height", f"{name} width"
+        return (*sizes, shape[2]) if channels_last else (shape[0], *sizes)
 
     def _operand(self, name: str | None) -> str | None:
         if name is None or name in self.values:
@@ -179,6 +191,10 @@ def _attention(to: _Lowering, step: Step, q: str, k: str, v: str) -> tuple[str, 
     channels = to.plan.shapes[str(step.inputs[0])][0]
     lowered = images.attention_in_blocks if to.runtime else images.attention
     return (lowered(to.graph, q, k, v, channels, **step.attributes),)
+
+
+def _to_bytes(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
+    return images.to_bytes(to.graph, x, to.plan.shapes[str(step.inputs[0])], **step.attributes)
 
 
 def _upsample(to: _Lowering, step: Step, x: str) -> tuple[str, ...]:
@@ -282,6 +298,7 @@ LOWERINGS: dict[str, Callable[..., tuple[str, ...]]] = {
     "conv_transpose2d": _conv_transpose2d,
     "group_norm": _group_norm,
     "attention": _attention,
+    "to_bytes": _to_bytes,
     "upsample": _upsample,
     "affine": _affine,
     "logvar": _logvar,

@@ -56,10 +56,13 @@ def build_plan(
     A conditional model's plans take ``condition`` as well. With ``tf32`` dense layers multiply in
     that precision. ``share`` lets plans hold equal weights once, see ``cast``.
     ``encode_scaled``, ``embed_scaled`` and ``decode_scaled`` give and take latents scaled by ``spec.latent_scaling``.
+    ``decode_uint8``, ``decode_scaled_uint8``, ``generate_uint8`` and ``reconstruct_uint8`` give, instead of the output,
+    pixels: its bytes, images with their channels last; and nan, True for a row that has one.
 
     Raises:
-        UnsupportedError: an unknown verb, or a scaled one of a model that has no numbers to scale by; ``kl`` or
-            ``elbo`` of a model whose prior is no N(0, I), or ``generate`` where z is not drawn from one.
+        UnsupportedError: an unknown verb, a scaled one of a model that has no numbers to scale by, or bytes of a model
+            that does not say which values are black and white; ``kl`` or ``elbo`` of a model whose prior is no N(0, I),
+            or ``generate`` where z is not drawn from one.
     """
     plan = translate(model, verb)
     for improve in _passes(target, batch_invariant):

@@ -13,6 +13,7 @@ from fastvae.layers import Shape
 from fastvae.plan.cost import StepCost, plan_cost, step_costs
 from fastvae.plan.memory import assign_buffers, is_view
 from fastvae.plan.outside import Outside, outside
+from fastvae.plan.pixels import DECODERS
 from fastvae.plan.plan import Plan, Step
 from fastvae.plan.roofs import ELEMENT_BYTES, Roofs, roofs
 from fastvae.spec import ModelSpec
@@ -104,7 +105,7 @@ def _explained(
     size = ELEMENT_BYTES[precision]
     steps = [step for plan in plans for step in _steps(plan, rows, limits, precision)]
     if besides is not None:
-        steps.insert(0 if verb == "generate" else len(steps), _besides(besides, rows, limits))
+        steps.insert(0 if verb in DECODERS else len(steps), _besides(besides, rows, limits))
     total = sum(step.microseconds for step in steps)
     costs = [plan_cost(plan, element_bytes=size, workspace=limits.part is None) for plan in plans]
     weights = {name: weight.numel() for plan in plans for name, weight in plan.weights.items()}

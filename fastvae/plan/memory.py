@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastvae.layers import Shape
+from fastvae.plan.pixels import byte_outputs
 from fastvae.plan.plan import Plan, Step
 
 ALIGNMENT = 256
@@ -63,14 +64,16 @@ def bases(plan: Plan) -> dict[str, str]:
 def row_bytes(plan: Plan, element_bytes: int) -> dict[str, int]:
     """Bytes of one row of each buffer, where numbers take ``element_bytes``.
 
-    A row's score, of shape (), takes at least 4, for it is summed in float32 or better; an entry of a mask, or of
-    what a norm wrote in 8 bits, takes 1.
+    A row's score, of shape (), takes at least 4, for it is summed in float32 or better; an entry of a mask, of
+    what a norm wrote in 8 bits, of pixels and of their marks takes 1.
     """
     base = bases(plan)
-    bytewise = {"mask", *(step.outputs[0] for step in plan.steps if step.attributes.get("out_scale") is not None)}
+    marks = byte_outputs(plan)
+    eight_bits = (step.outputs[0] for step in plan.steps if step.attributes.get("out_scale") is not None)
+    bytewise = {"mask", *eight_bits, *marks}
 
     def size(name: str, shape: Shape) -> int:
-        if not shape:
+        if not shape and name not in marks:
             return max(4, element_bytes)
         return math.prod(shape) * (1 if base[name] in bytewise else element_bytes)
 

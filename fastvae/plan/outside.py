@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastvae.heads import GaussianMixture
+from fastvae.plan.pixels import DECODERS
 from fastvae.priors import DRAWS
 from fastvae.spec import ModelSpec
 
@@ -26,9 +27,9 @@ class Outside:
 def outside(spec: ModelSpec, verb: str, element_bytes: int) -> tuple[tuple[str, ...], Outside | None]:
     """The verbs whose plans ``verb`` runs, and what it does besides: a draw before them, or a divergence after them."""
     drawn = spec.sampler or spec.prior
-    if verb == "generate" and drawn is not None:
+    if verb in DECODERS and drawn is not None:
         full = isinstance(drawn, GaussianMixture) and drawn.covariance == "full"
-        return ("decode",), _draw(spec.latent_dim, full, element_bytes)
+        return (DECODERS[verb],), _draw(spec.latent_dim, full, element_bytes)
     if verb in ("kl", "elbo") and spec.prior is not None:
         verbs = ("encode",) if verb == "kl" else ("encode", "score")
         return verbs, _divergence(spec.latent_dim, spec.prior.components, element_bytes)

@@ -8,6 +8,7 @@ from fastvae.errors import UnsupportedError
 from fastvae.model import Model
 from fastvae.plan.building import Building
 from fastvae.plan.heads import LikelihoodSteps
+from fastvae.plan.pixels import MEAN_VERBS, with_pixels
 from fastvae.plan.plan import Plan
 from fastvae.plan.scaled import PLAIN_VERBS, SCALED_VERBS, with_scaling
 from fastvae.spec import PointHead
@@ -28,7 +29,10 @@ VERBS = (
 )
 
 # Those whose plans, of a model that fits images of any size, do so too: no step or constant knows a size.
-SIZE_FREE_VERBS = ("encode", "embed", "decode", "parameters", "reconstruct", *SCALED_VERBS.values())
+SIZE_FREE_VERBS = (
+    *("encode", "embed", "decode", "parameters", "reconstruct", *SCALED_VERBS.values()),
+    *("decode_uint8", "decode_scaled_uint8", "reconstruct_uint8"),
+)
 
 # Clamped to the log-variance of a point.
 POINT = {"parametrization": "logvar", "eps": 0.0, "minimum": -math.inf, "maximum": -math.inf}
@@ -40,6 +44,8 @@ def translate(model: Model, verb: str) -> Plan:
     Raises:
         UnsupportedError: as :func:`fastvae.plan.build_plan`.
     """
+    if verb in MEAN_VERBS:
+        return with_pixels(translate(model, MEAN_VERBS[verb]), model.spec)
     if verb in PLAIN_VERBS:
         return with_scaling(_Verbs(model).plan(PLAIN_VERBS[verb]), model.spec)
     return _Verbs(model).plan(verb)
@@ -56,7 +62,8 @@ class _Verbs:
     def plan(self, verb: str) -> Plan:
         outputs = getattr(self, f"_{verb}", None) if verb in VERBS else None
         if outputs is None:
-            raise UnsupportedError(f"verb: expected one of {', '.join((*VERBS, *PLAIN_VERBS))}, got {verb!r}")
+            accepted = ", ".join((*VERBS, *PLAIN_VERBS, *MEAN_VERBS))
+            raise UnsupportedError(f"verb: expected one of {accepted}, got {verb!r}")
         self._check_prior(verb)
         return self._to.plan(verb, outputs())
 

@@ -66,6 +66,12 @@ def _temporaries(plan: Plan, step: Step, wide: int) -> int:
             channels, *size = plan.shapes[step.outputs[0]]
             blocked = -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK * math.prod(size)
             return max(_width(plan, step.inputs[0]), blocked)
+        case "to_bytes":  # a copy
+            return _width(plan, step.inputs[0])
+        case "conv_image":  # as a convolution, whose result is then made bytes of
+            height, width, channels = plan.shapes[step.outputs[0]]
+            blocked = -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK * height * width
+            return max(_width(plan, step.inputs[0]), blocked) + channels * height * width
         case "conv_transpose2d":
             return max(_width(plan, step.inputs[0]), 2 * _width(plan, step.outputs[0]))
         case "group_norm":  # squares, or what its activation takes

@@ -34,7 +34,8 @@ class DirectCall:
 
     Args:
         given: name and shape of a row of the input.
-        outputs: the same of each output.
+        outputs: the same of each output, and ``dtypes`` of each.
+        marked: whether the last output says which rows have a NaN that bytes do not show.
         limit: rows of a batch.
         values: what those of the input have to be.
         in_use: entered where there are several batches; a single one is over before anybody misses it.
@@ -46,9 +47,11 @@ class DirectCall:
 
     __slots__ = (
         "_alone",
+        "_dtypes",
         "_few",
         "_in_use",
         "_limit",
+        "_marked",
         "_name",
         "_outputs",
         "_results",
@@ -63,6 +66,8 @@ class DirectCall:
         session: Any,
         given: tuple[str, Shape],
         outputs: Mapping[str, Shape],
+        dtypes: Sequence[np.dtype[Any]],
+        marked: bool,
         limit: int,
         values: Values,
         in_use: Lifetime,
@@ -74,13 +79,14 @@ class DirectCall:
         self._run = getattr(session, "_sess", session).run
         self._name, self._shape = given
         self._outputs, self._shapes = list(outputs), list(outputs.values())
+        self._dtypes, self._marked = dtypes, marked
         self._limit, self._values, self._in_use, self._results = limit, values, in_use, results
         self._alone, self._few = alone, few
 
-    def __call__(self, x: Any) -> list[NDArray[np.float32]] | None:
+    def __call__(self, x: Any) -> list[NDArray[Any]] | None:
         """The outputs for clean float32 rows in C order; None for anything else, which takes the long way.
 
-        None also where memory is short: the long way does with less.
+        None also where memory is short, as the long way does with less, and where a row is marked, as it says why.
         """
         if type(x) is not np.ndarray or x.dtype is not FLOAT32 or x.shape[1:] != self._shape:
             return None
@@ -94,10 +100,12 @@ class DirectCall:
         if not self._clean(x):
             return None
         try:
-            results: list[NDArray[np.float32]] = self._run(self._outputs, {self._name: x}, None)
+            results: list[NDArray[Any]] = self._run(self._outputs, {self._name: x}, None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            return None
+        if self._marked and results[-1].any():
             return None
         return results
 
@@ -116,7 +124,7 @@ class DirectCall:
             return bool(np.minimum.reduce(x, None) > -math.inf and np.maximum.reduce(x, None) < math.inf)
         return True
 
-    def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[np.float32]] | None:
+    def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[Any]] | None:
         """The outputs for many rows, of which ``batch`` gives low to high, as :meth:`__call__` takes them.
 
         Each batch is looked at just before it is run, while the caches hold it.
@@ -125,7 +133,8 @@ class DirectCall:
             return self(batch(0, rows))
         with self._in_use:
             try:
-                results = [self._results.empty((rows, *shape)) for shape in self._shapes]
+                sizes = [(rows, *shape) for shape in self._shapes]
+                results = [self._results.empty(*each) for each in zip(sizes, self._dtypes, strict=True)]
             except (MemoryError, ValueError):  # NumPy's words for more than any memory
                 return None
             sharing, alone = self._alone or (None, None)
@@ -137,9 +146,7 @@ class DirectCall:
                 done = not threads.run(lambda *part: call._fill(results, batch, *part), blocks(rows, part))
             return results if done else None
 
-    def _fill(
-        self, results: Sequence[NDArray[np.float32]], batch: Callable[[int, int], Any], low: int, high: int
-    ) -> bool:
+    def _fill(self, results: Sequence[NDArray[Any]], batch: Callable[[int, int], Any], low: int, high: int) -> bool:
         """Rows low to high of the results; whether they could be computed."""
         outputs = self(batch(low, high))
         if outputs is None:

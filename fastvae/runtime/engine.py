@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fastvae.likelihoods import output_head
 from fastvae.model import Model
-from fastvae.plan import SCALED_VERBS, Explanation, build_plan, check_scaling, explain_verb
+from fastvae.plan import (
+    DECODERS,
+    MEAN_VERBS,
+    PIXEL_VERBS,
+    SCALED_VERBS,
+    Explanation,
+    build_plan,
+    check_scaling,
+    explain_verb,
+)
 from fastvae.runtime.batches import Batches
 from fastvae.runtime.draws import Draws
 from fastvae.runtime.executor import Draw
@@ -127,6 +136,8 @@ class Engine:
 
         Scores, imputation and the prior have the model's own.
         """
+        if verb in MEAN_VERBS:
+            return PIXEL_VERBS[self.for_caller(MEAN_VERBS[verb])]
         return SCALED_VERBS.get(verb, verb) if self.settings.scaled_latents else verb
 
     def is_conditional(self, verb: str) -> bool:
@@ -154,15 +165,27 @@ class Engine:
         return explain_verb(self.spec, verb, build, rows, name, precision)
 
     def generate(
-        self, rows: int, *, seed: int, start: int, condition: Tensor | None = None, out: Tensor | None = None
+        self,
+        rows: int,
+        *,
+        seed: int,
+        start: int,
+        condition: Tensor | None = None,
+        out: Tensor | None = None,
+        verb: str = "generate",
     ) -> Tensor:
-        """E[x|z] for the latent samples of indices start to start + rows: (rows, *input_shape)."""
+        """E[x|z] for the latent samples of indices start to start + rows: (rows, *input_shape).
+
+        ``verb`` may be ``generate_uint8``, for pixels.
+        """
         # Noise is the same for any number of rows, so only the decoder runs in tiles; and no graph records a seed.
         graph = self._resources.graphs is not None and rows <= MOST_ROWS
         if self.batch_invariant or graph or self.how.decodes_samples:
-            return self.decode(self.draws.for_samples(rows, seed=seed, start=start), condition, out)
+            return self.decode(
+                self.draws.for_samples(rows, seed=seed, start=start), condition, out, verb=DECODERS[verb]
+            )
         draw = Draw(rows, seed, start, self.device, self.dtype)
-        return self.runner.run("generate", rows, {"condition": condition}, draw, _one(out))[0]
+        return self.runner.run(verb, rows, {"condition": condition}, draw, _one(out))[0]
 
     def encode(
         self, x: Tensor, condition: Tensor | None = None, out: Out = None, *, verb: str = "encode"
@@ -177,14 +200,19 @@ class Engine:
         """Mean of q(z|x): (rows, *latent_shape); ``verb`` may be ``embed_scaled``."""
         return self.runner.run(verb, len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
-    def reconstruct(self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """E[x|z] at the mean of q(z|x): (rows, *input_shape)."""
-        return self.runner.run("reconstruct", len(x), {"x": x, "condition": condition}, out=_one(out))[0]
+    def reconstruct(
+        self, x: Tensor, condition: Tensor | None = None, out: Tensor | None = None, *, verb: str = "reconstruct"
+    ) -> Tensor:
+        """E[x|z] at the mean of q(z|x): (rows, *input_shape); ``verb`` may be ``reconstruct_uint8``, for pixels."""
+        return self.runner.run(verb, len(x), {"x": x, "condition": condition}, out=_one(out))[0]
 
     def decode(
         self, z: Tensor, condition: Tensor | None = None, out: Tensor | None = None, *, verb: str = "decode"
     ) -> Tensor:
-        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape); ``verb`` may be ``decode_scaled``."""
+        """E[x|z]: (rows, *input_shape) for z of shape (rows, *latent_shape).
+
+        ``verb`` may be ``decode_scaled``, and ``decode_uint8`` or ``decode_scaled_uint8`` for pixels.
+        """
         return self.runner.run(verb, len(z), {"z": z, "condition": condition}, out=_one(out))[0]
 
     def parameters(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -223,22 +251,22 @@ class Engine:
         nll, output = self.runner.run_samples("impute", z, {"x": x, "mask": mask, "condition": condition})
         return nll, output
 
-    def direct(self, verb: str, x: object) -> list[NDArray[np.float32]] | None:
+    def direct(self, verb: str, x: object) -> list[NDArray[Any]] | None:
         """A verb's outputs for what a caller handed in, if it may go straight to a session; None if it may not.
 
         ``x`` are rows of the plan's only input.
         """
         if self.how.fits_images:  # another size may be run in another way
-            own = self.spec.latent_shape if verb == "decode" else self.spec.input_shape
+            own = self.spec.latent_shape if verb.startswith("decode") else self.spec.input_shape
             if tuple(getattr(x, "shape", ()))[1:] != own:
                 return None
         call = self._short_ways.of(verb)
         return None if call is None else call(x)
 
-    def generate_directly(self, rows: int, *, seed: int, start: int) -> NDArray[np.float32] | None:
+    def generate_directly(self, rows: int, *, seed: int, start: int, verb: str = "generate") -> NDArray[Any] | None:
         """:meth:`generate` into host memory by the shortest way there is; None if it cannot be taken."""
         short = rows and self.impl == "onnxruntime" and not self.how.decodes_samples
-        call = self._short_ways.of("generate") if short else None
+        call = self._short_ways.of(verb) if short else None
         if call is None:
             return None
         dim = self.spec.latent_dim

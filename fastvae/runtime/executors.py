@@ -11,11 +11,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from fastvae.model import Model
-from fastvae.plan import SIZE_FREE_VERBS, Plan, Target, build_plan
+from fastvae.plan import DECODERS, MEAN_VERBS, SIZE_FREE_VERBS, Plan, Target, build_plan, levels
 from fastvae.runtime.eight_bits import in_eight_bits
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import PREPARED, GraphExecutor
 from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.pixels import PixelExecutor, pixel_bytes
 from fastvae.runtime.resolved import Resolved
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.sizes import resized
@@ -43,8 +44,8 @@ class Executors:
             UnsupportedError: an unknown verb, or one that the implementation cannot run.
         """
         held = self._held
-        if verb == "generate" and self._how.decodes_samples:
-            verb = "decode"
+        if self._how.decodes_samples:
+            verb = DECODERS.get(verb, verb)
         if (found := held.executors.get(verb)) is not None:
             return found
         with held.lifetime, held.lock:
@@ -61,15 +62,26 @@ class Executors:
         """Let go of the weights: nothing is made any more."""
         self.model = replace(self.model, weights={})
 
-    def _tiles(self, verb: str) -> TiledExecutor | None:
-        """The verb in tiles, if it does not fit in memory without; InputError if it does not fit at all."""
+    def _tiles(self, verb: str) -> TiledExecutor | PixelExecutor | None:
+        """The verb in tiles, if it does not fit in memory without; InputError if it does not fit at all.
+
+        Bytes are made of a whole image's numbers: tiles know no other.
+        """
         how = self._how
+        if verb in MEAN_VERBS:
+            pixels = self._plan(verb)
+            tiles = self._tiles_of(verb, self._plan(MEAN_VERBS[verb]), pixel_bytes(pixels, how.dtype))
+            return None if tiles is None else PixelExecutor(pixels, tiles, how.op_impl, **levels(self.model.spec))
+        return self._tiles_of(verb, self._plan(verb), 0)
+
+    def _tiles_of(self, verb: str, plan: Plan, besides: int) -> TiledExecutor | None:
+        """The tiles of the ``plan`` behind a verb, for which so many bytes are needed ``besides``."""
+        how, held = self._how, (self._origin or self)._held
         assert how.max_memory is not None
-        plan, held = self._plan(verb), (self._origin or self)._held
         with nullcontext() if self._origin is None else held.lock:
             others = sum(size for name, size in held.session_bytes.items() if name != verb)
             fixed = weight_bytes(*self.model.weights.values(), *held.weights.kept) + others
-        costs = Costs(fixed, how.dtype.itemsize, sessions=how.impl == "onnxruntime")
+        costs = Costs(fixed + besides, how.dtype.itemsize, sessions=how.impl == "onnxruntime")
         tiling = fit(plan, costs, how.max_memory, rows=how.batch_size, tiles=verb in SIZE_FREE_VERBS)
         if tiling is None:
             held.session_bytes[verb] = costs.session(plan)
@@ -106,7 +118,7 @@ class Executors:
         held = self._held
         with held.lock:
             found = held.executors.get(verb) or held.whole.get(verb)
-            if found is None or isinstance(found, TiledExecutor):
+            if found is None or isinstance(found, TiledExecutor | PixelExecutor):
                 found = held.whole[verb] = self._built(verb)
             return found
 

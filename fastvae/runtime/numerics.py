@@ -1,5 +1,7 @@
 """Noticing that a narrow precision was too narrow: results that are not finite, of rows that are.
 
+Bytes show no NaN, so in any precision the marks that come with them are looked at.
+
 A value beyond the range of float16 (65,504) becomes Inf, and soon NaN; bfloat16 has float32's range, so that there it
 takes values that float32 barely holds. Neither ever turns into another finite value unless a function that saturates
 makes it the right one (sigmoid, tanh, relu of minus infinity), so looking at results is enough. On a GPU a look is
@@ -52,10 +54,14 @@ class Numerics:
             return
         bad = torch.zeros(rows, dtype=torch.bool, device=results[0].device)
         for index, result in enumerate(results):
-            fine = torch.isfinite(result)
+            if result.dtype == torch.uint8:
+                continue
+            fine = ~result if result.dtype == torch.bool else torch.isfinite(result)
             if index == 1 and verb in WITH_LOGVAR:
                 fine |= result == -torch.inf
             bad |= ~fine.reshape(rows, -1).all(1)
+        if self._at_once(bad.device) and not bool(bad.any()):
+            return
         for tensor in given.values():
             if tensor.is_floating_point():  # of several draws for each row, the rows come again and again
                 bad &= torch.isfinite(tensor).reshape(len(tensor), -1).all(1).repeat(rows // len(tensor))
@@ -80,7 +86,9 @@ def _raise_if_any(looks: Sequence[Look]) -> None:
     if not looks or not bool(torch.stack([flag for *_, flag in looks]).any()):
         return
     verb, precision = next((verb, precision) for verb, precision, flag in looks if flag)
+    wider = NARROW.get(precision)
+    advice = f"load the model with {wider}" if wider else "or a weight is NaN; its floats show where"
     raise NumericsError(
         f"{verb}: a result is not finite in precision {precision!r}, though its inputs are: a value inside of the "
-        f"model is beyond its range; load the model with {NARROW[precision]}"
+        f"model is beyond its range; {advice}"
     )

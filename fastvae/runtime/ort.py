@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastvae.layers import Shape
-from fastvae.plan import Plan, plan_cost
+from fastvae.plan import NAN, Plan, output_dtypes, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
 from fastvae.runtime.direct_call import Alone, DirectCall, Values
 from fastvae.runtime.executor import Draw
@@ -31,6 +31,7 @@ CACHE_BYTES = 4 * 2**20
 ENOUGH_ROWS = 64
 # FLOPs of a row from which batches go side by side in any mode: a few convolutions.
 MUCH_WORK = 4e6
+NUMPY_TYPES = {torch.float32: np.float32, torch.uint8: np.uint8, torch.bool: np.bool_}
 
 
 def why_not(device: torch.device, precision: str) -> str | None:
@@ -124,6 +125,7 @@ class OnnxExecutor:
         self._session = self._sessions.of(threads)
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = output_names(plan)
+        self._dtypes = output_dtypes(plan, torch.float32)
         whole = None if self._few is None else self._few.call(plan.shapes[self._inputs[0]], "any", self._few.most)
         self._of_few = whole
 
@@ -147,7 +149,7 @@ class OnnxExecutor:
     ) -> tuple[Tensor, ...]:
         """The plan's outputs for ``inputs``, each (rows, *shape of a row), written into ``out`` where given.
 
-        ``out`` are contiguous float32 tensors.
+        ``out`` are contiguous tensors, float32 but for bytes and marks.
         """
         if self._noise_dim is not None:
             if draw is None:
@@ -160,7 +162,8 @@ class OnnxExecutor:
             found = map(torch.from_numpy, self._of_few(given[0].detach().numpy()) or ())
             return tuple(found) if out is None else tuple(to.copy_(part) for to, part in zip(out, found, strict=True))
         if out is None:
-            out = [torch.empty(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
+            shapes = [(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
+            out = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, self._dtypes, strict=True)]
         if rows:
             self._run(given, out)
         return tuple(out)
@@ -176,10 +179,12 @@ class OnnxExecutor:
             return None
         few = None if self._few is None else self._few.call(shape, values, limit)
         outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
+        dtypes = [np.dtype(NUMPY_TYPES[dtype]) for dtype in self._dtypes]
+        marked = NAN in self.plan.outputs
 
         def call(session: Any, alone: Alone | None) -> DirectCall:
             given = self._inputs[0], shape
-            return DirectCall(session, given, outputs, limit, values, in_use, results, alone, few)
+            return DirectCall(session, given, outputs, dtypes, marked, limit, values, in_use, results, alone, few)
 
         if not self.side_by_side:
             return call(self._session, None)
@@ -190,8 +195,7 @@ class OnnxExecutor:
         session = self._sessions.of(1) if in_serial_thread() else self._session
         binding = session.io_binding()
         for name, tensor in zip(self._inputs, given, strict=True):
-            dtype = np.bool_ if tensor.dtype == torch.bool else np.float32
-            binding.bind_input(name, "cpu", 0, dtype, tuple(tensor.shape), tensor.data_ptr())
+            binding.bind_input(name, "cpu", 0, NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name, tensor in zip(self._outputs, out, strict=True):
-            binding.bind_output(name, "cpu", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+            binding.bind_output(name, "cpu", 0, NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         session.run_with_iobinding(binding)

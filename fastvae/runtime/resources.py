@@ -16,13 +16,14 @@ from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release
 from fastvae.runtime.lifetime import Lifetime, watch_forks
 from fastvae.runtime.numerics import Numerics
 from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.pixels import PixelExecutor
 from fastvae.runtime.results import Results
 from fastvae.runtime.split import SplitExecutor
 from fastvae.runtime.staging import stages
 from fastvae.runtime.tiling import TiledExecutor
 from fastvae.runtime.weights import WeightStore
 
-AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor | SplitExecutor | TiledExecutor
+AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor | SplitExecutor | TiledExecutor | PixelExecutor
 
 
 class Resources:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 # Smaller arrays are recycled by the C library; more than MOST_BYTES are not kept idle.
 LEAST_BYTES, MOST_BYTES = 16 * 2**20, 512 * 2**20
+FLOAT32 = np.dtype(np.float32)
 
 
 class Results:
-    """Float32 arrays on recycled memory, of which at most ``most_bytes`` are kept idle, the last used.
+    """Arrays on recycled memory, of which at most ``most_bytes`` are kept idle, the last used.
 
     There is no lock: what gives memory back runs whenever an array dies, in the midst of anything, in any thread and
     in forked processes. Each access to the idle blocks is a single step of the interpreter.
@@ -29,18 +30,18 @@ class Results:
         self._most_bytes = most_bytes
         self._idle: dict[int, NDArray[np.uint8]] = {}
 
-    def empty(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT32) -> NDArray[Any]:
         """An uninitialised array in C order.
 
         Raises:
             MemoryError, ValueError: there is no such memory, in NumPy's words.
         """
         count = math.prod(shape)
-        size = 4 * count
+        size = dtype.itemsize * count
         if not LEAST_BYTES <= size <= self._most_bytes:
-            return np.empty(shape, np.float32)
+            return np.empty(shape, dtype)
         block = self._taken(size)
-        flat = np.frombuffer(block.data, np.float32, count)
+        flat = np.frombuffer(block.data, dtype, count)
         # All views, and tensors made of them, hold this array; when it goes, nobody can see the block.
         weakref.finalize(flat, self._give_back, block).atexit = False
         return flat.reshape(shape)

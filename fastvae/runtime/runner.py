@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fastvae.plan import NAN
 from fastvae.runtime.batching import blocks, padded
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.executors import Executors
@@ -35,16 +36,20 @@ class Runner:
     ) -> tuple[Tensor, ...]:
         """The verb's plan on all rows at once or, in batch-invariant mode, tile by tile; into ``out`` where given.
 
-        Inputs that are None or that the plan does not read are left out.
+        Inputs that are None or that the plan does not read are left out. So are marks of rows that have a NaN, of the
+        results: they are looked at here.
         """
         how, executor = self._how, self._executors.of(verb)
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None and name in executor.plan.inputs}
         given = {name: tensor.to(how.dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
+        marked = NAN in executor.plan.outputs
+        if marked and out is not None:
+            out = (*out, torch.empty(rows, dtype=torch.bool, device=how.device))
         with torch.no_grad():
             results = _tiled(executor, rows, given, out) if how.batch_invariant else executor(given, draw, out)
-            if how.precision in NARROW:
+            if marked or how.precision in NARROW:
                 self._numerics.look(verb, how.precision, given, results)
-            return results
+            return results[:-1] if marked else results
 
     def run_samples(self, verb: str, z: Tensor, inputs: Mapping[str, Tensor | None]) -> tuple[Tensor, ...]:
         """A verb whose ``z`` has several samples per row of the other inputs: each output (samples, rows, ...)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastvae.layers import Shape
 from fastvae.likelihoods import UNIT_INTERVAL, OutputHead
-from fastvae.plan import PLAIN_VERBS
+from fastvae.plan import MEAN_VERBS, PLAIN_VERBS
 from fastvae.runtime.batches import Batches
 from fastvae.runtime.direct_call import DirectCall, Values
 from fastvae.runtime.executors import Executors
@@ -37,7 +37,8 @@ class ShortWays:
         executor = self._executors.of(verb)
         if not isinstance(executor, OnnxExecutor) or self._how.batch_invariant:
             return None
-        plain, supports = PLAIN_VERBS.get(verb, verb), self._head.supports
+        mean = MEAN_VERBS.get(verb, verb)
+        plain, supports = PLAIN_VERBS.get(mean, mean), self._head.supports
         whole = supports == (UNIT_INTERVAL,)
         if plain not in ("decode", "generate") and supports and not whole:
             return None  # looked at more closely on the long way

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from fastvae.layers import Shape
-from fastvae.plan import Plan, Step
+from fastvae.plan import Plan, Step, pixel_shape
 from fastvae.runtime.executor import Executor
 
 META = torch.device("meta")
@@ -28,7 +28,7 @@ def resized(plan: Plan, inputs: Mapping[str, Shape], dtype: torch.dtype) -> Plan
         made = _made(plan, step, shapes)
         if made is None:
             return _traced(plan, inputs, dtype)
-        shapes.update(dict.fromkeys(step.outputs, made))
+        shapes.update({name: made if plan.shapes[name] else () for name in step.outputs})  # () is a row's mark
     return replace(plan, shapes=shapes)
 
 
@@ -36,6 +36,8 @@ def _made(plan: Plan, step: Step, shapes: Mapping[str, Shape]) -> Shape | None:
     """The shape of a row of each of the step's results, for those of what it reads; None where no rule says so."""
     shape, a = shapes[str(step.inputs[0])], step.attributes
     match step.op:
+        case "to_bytes":
+            return pixel_shape(shape)
         case "conv2d":
             outputs, _, *taps = plan.weights[str(step.inputs[1])].shape
             paddings, ends = a["padding"][:2], a["padding"][2:]

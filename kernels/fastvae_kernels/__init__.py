@@ -42,6 +42,7 @@ from .ops import (
     split_head,
     squared_error,
     student_t_nll,
+    to_bytes,
 )
 from .schedules import ConstantSchedule, CyclicalSchedule, LinearSchedule
 
@@ -87,4 +88,5 @@ __all__ = [
     "split_head",
     "squared_error",
     "student_t_nll",
+    "to_bytes",
 ]

@@ -57,6 +57,15 @@ def _logvar(shape: tuple[int, ...], parametrization: str, **options: Any) -> Cas
     return case
 
 
+def _to_bytes(shape: tuple[int, ...], **options: Any) -> Case:
+    """Some values beyond either end of the range."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        return {"x": 0.4 + Maker(dtype, device).normal(*shape), **options}
+
+    return case
+
+
 def _noise(n: int, dim: int, samples: int | None = None, **where: int) -> Case:
     def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         return {"n": n, "dim": dim, "samples": samples, **where, "dtype": dtype, "device": device}
@@ -195,6 +204,12 @@ CASES: dict[str, dict[str, Case]] = {
         "softplus_std_eps": _logvar((3, 2, 4), "softplus_std", eps=1e-3, maximum=1.0),
         "variance": _logvar((5, 7), "variance"),
         "variance_eps": _logvar((9,), "variance", eps=1e-4, minimum=-3.0),
+    },
+    "to_bytes": {
+        "row": _to_bytes((1, 1)),
+        "odd": _to_bytes((7, 33)),
+        "images": _to_bytes((3, 3, 5, 4), scale=0.5, shift=0.5),
+        "channels_innermost": _channels_last(_to_bytes((3, 3, 5, 4), scale=0.25, shift=0.5)),
     },
     "bernoulli_nll": {
         "column": bernoulli(5, (5, 1), masked=False),

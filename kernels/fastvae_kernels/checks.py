@@ -1,5 +1,6 @@
 """Argument checks shared by the public ops: each names the argument, what was expected and what was found."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ __all__ = [
     "check_bounds",
     "check_divides",
     "check_dtype",
+    "check_finite",
     "check_floating",
     "check_int",
     "check_like",
@@ -179,6 +181,12 @@ def check_bounds(minimum: float | None, maximum: float | None) -> None:
     """`minimum` is at most `maximum` where both are given."""
     if minimum is not None and maximum is not None and not minimum <= maximum:
         raise ValueError(f"minimum must be at most maximum; found {minimum} and {maximum}")
+
+
+def check_finite(name: str, value: float) -> None:
+    """A number that is neither infinite nor NaN."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; found {value}")
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:

@@ -31,6 +31,7 @@ _IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "group_norm": ("reference", "triton"),
     "affine": ("reference", "triton"),
     "logvar": ("reference", "triton"),
+    "to_bytes": ("reference", "triton"),
     "attention": ("reference", "library", "triton"),
     "bernoulli_nll": ("reference", "triton"),
     "gaussian_nll": ("reference", "triton"),

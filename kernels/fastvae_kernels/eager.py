@@ -135,10 +135,15 @@ def _conv2d_statistics(*args: Any, block: int, **kwargs: Any) -> tuple[Tensor, T
     return y, torch.stack([torch.stack(pair, 2) for pair in moments], 1)
 
 
-def _conv_image(*args: Any, scale: float = 0.5, shift: float = 0.5, **kwargs: Any) -> Tensor:
+def _to_bytes(x: Tensor, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
     """Left unrounded, so that the budget is one rounding to a whole number and no more."""
-    levels = 255 * (_conv2d(*args, **kwargs) * scale + shift).clamp(0, 1)
-    return levels.permute(0, 2, 3, 1)
+    y = 255 * (x * scale + shift).clamp(0, 1)
+    nan = y.isnan().flatten(1).any(1).to(x.dtype)
+    return y.permute(0, 2, 3, 1) if y.ndim == 4 else y, nan
+
+
+def _conv_image(*args: Any, scale: float = 0.5, shift: float = 0.5, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    return _to_bytes(_conv2d(*args, **kwargs), scale, shift)
 
 
 def _conv_score(
@@ -388,6 +393,7 @@ EAGER: dict[str, Any] = {
     "attention": _attention,
     "affine": _affine,
     "logvar": _logvar,
+    "to_bytes": _to_bytes,
     "bernoulli_nll": _bernoulli_nll,
     "gaussian_nll": _gaussian_nll,
     "squared_error": _squared_error,

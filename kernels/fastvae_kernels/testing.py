@@ -192,7 +192,7 @@ def assert_op_within(op: str, impl: str, arguments: dict[str, Any], *, interpret
     if op == "conv2d_statistics":
         extra[1] = stored_error(arguments, interpreted=interpreted)
     for index, (result, truth) in enumerate(zip(actual, exact, strict=True)):
-        single = result.dtype in (torch.float32, torch.float8_e4m3fn, torch.uint8)
+        single = result.dtype in (torch.float32, torch.float8_e4m3fn, torch.uint8, torch.bool)
         eager = outputs(EAGER[op](**(widen(arguments, torch.float32) if single else arguments)))[index]
         assert single or result.dtype == eager.dtype, f"output {index} has {result.dtype}, expected {eager.dtype}"
         assert_within(result, truth, eager, extra=extra[index], interpreted=interpreted)

@@ -127,8 +127,8 @@ def test_condition_for_a_model_without() -> None:
         ({"n": 2.5}, "n: expected an integer"),
         ({"n": 1, "seed": "a"}, "seed: expected an integer"),
         ({"n": 1, "start": -1}, "start: expected an integer"),
-        ({"n": 1, "output": "median"}, "output: expected 'mean' or 'sample'"),
-        ({"n": 1, "output": np.zeros(2)}, "output: expected 'mean' or 'sample'"),
+        ({"n": 1, "output": "median"}, "output: expected 'mean', 'sample', 'uint8'"),
+        ({"n": 1, "output": np.zeros(2)}, "output: expected 'mean', 'sample', 'uint8'"),
         ({"n": 1, "kind": "jax"}, "kind: expected 'numpy' or 'torch'"),
     ],
 )

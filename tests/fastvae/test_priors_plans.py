@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def latents_as_described(vae: VAE, rows: int, seed: int) -> torch.Tensor:
         at = vae.encode(tensors["pseudo_inputs"].float())
         return at.mean[chosen] + (at.logvar / 2).exp()[chosen] * noise
     return tensors["means"][chosen] + (tensors["logvars"] / 2).exp()[chosen] * noise
+
+
+def test_pixels_of_a_mixture(tmp_path: Path) -> None:
+    """No plan draws its latents: they are decoded, in exported files and explanations too."""
+    vae = VAE(model_of(replace(mlp_spec(), pixel_range=(-1.0, 1.0)), sampler=SAMPLER))
+    levels = np.rint(np.clip(vae.generate(5) * np.float32(0.5) + np.float32(0.5), 0, 1) * np.float32(255))
+    np.testing.assert_array_equal(vae.generate(5, output="uint8"), levels)
+    vae.export(tmp_path / "generate.onnx", "generate_uint8")
+    session = InferenceSession(str(tmp_path / "generate.onnx"))
+    assert [value.name for value in (*session.get_inputs(), *session.get_outputs())] == ["z", "pixels", "nan"]
+    assert [step.op for step in vae.explain("generate_uint8").steps][:1] == ["draw_mixture"]
 
 
 @pytest.mark.parametrize("name", ["gaussian_mixture", "logits", "vamp_prior", "weighted_vamp", "sampler"])

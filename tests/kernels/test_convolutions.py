@@ -320,7 +320,8 @@ def test_bytes_stay_in_range_and_round_to_nearest(impl: str) -> None:
     levels = torch.tensor([-300.0, -1, -0.3, 0, 0.3, 0.7, 126.4, 126.6, 127, 254.3, 254.7, 255, 255.3, 900])
     odd = torch.tensor([float("inf"), -float("inf"), float("nan")])
     x = torch.cat([levels / 127.5 - 1, odd]).to(DEVICE).view(1, 1, 1, -1)
-    y = conv_image(x, torch.ones(1, 1, 1, 1, device=DEVICE), impl=impl)
+    y, nan = conv_image(x, torch.ones(1, 1, 1, 1, device=DEVICE), impl=impl)
+    assert nan.tolist() == [True]
     assert (y.shape, y.dtype) == ((1, 1, x.shape[3], 1), torch.uint8)
     assert y.flatten().tolist() == [0, 0, 0, 0, 0, 1, 126, 127, 127, 254, 255, 255, 255, 255, 255, 0, 0]
 
@@ -332,7 +333,7 @@ def test_bytes_of_ties_are_even(impl: str) -> None:
     x = (ties / 255).to(DEVICE)
     exact = (x.cpu() * 255 == ties).nonzero().flatten()
     assert len(exact) >= 4
-    y = conv_image(x.view(1, 1, 1, -1), torch.ones(1, 1, 1, 1, device=DEVICE), scale=1.0, shift=0.0, impl=impl)
+    y, _ = conv_image(x.view(1, 1, 1, -1), torch.ones(1, 1, 1, 1, device=DEVICE), scale=1.0, shift=0.0, impl=impl)
     assert torch.equal(y.cpu().flatten()[exact].float(), ties[exact].round())
 
 

@@ -203,8 +203,12 @@ def moments(**changes: Any) -> Any:
     return fastvae_kernels.conv2d_statistics(**{"x": IMAGE, "weight": KERNEL, "block": 4, **changes})
 
 
-def to_bytes(**changes: Any) -> Any:
+def image_bytes(**changes: Any) -> Any:
     return fastvae_kernels.conv_image(**{"x": IMAGE, "weight": KERNEL, **changes})
+
+
+def bytes_of(**changes: Any) -> Any:
+    return fastvae_kernels.to_bytes(**{"x": X, **changes})
 
 
 def scored(**changes: Any) -> Any:
@@ -380,9 +384,12 @@ def split(**changes: Any) -> Any:
         (moments, {"block": 0}, ValueError, "block must be at least 1; found 0"),
         (moments, {"block": 2.0}, TypeError, "block must be an int; found float"),
         (moments, {"weight": KERNEL[:, :2]}, ValueError, r"weight must have shape \(6, 4, 3, 3\)"),
-        (to_bytes, {"scale": float("nan")}, ValueError, "scale must be a finite number; found nan"),
-        (to_bytes, {"shift": float("inf")}, ValueError, "shift must be a finite number; found inf"),
-        (to_bytes, {"bias": X[0, :4]}, ValueError, r"bias must have shape \(6,\)"),
+        (image_bytes, {"scale": float("nan")}, ValueError, "scale must be a finite number; found nan"),
+        (image_bytes, {"shift": float("inf")}, ValueError, "shift must be a finite number; found inf"),
+        (image_bytes, {"bias": X[0, :4]}, ValueError, r"bias must have shape \(6,\)"),
+        (bytes_of, {"x": X[0]}, ValueError, r"x must have at least 2 axes; found shape \(6,\)"),
+        (bytes_of, {"x": X.long()}, TypeError, "x must be"),
+        (bytes_of, {"scale": float("inf")}, ValueError, "scale must be a finite number; found inf"),
         (scored, {"data": IMAGE}, ValueError, r"data must have shape \(2, 6, 3, 3\); found \(2, 4, 5, 5\)"),
         (scored, {"data": torch.zeros(3, 6, 3, 3)}, ValueError, "x must have a multiple of data's 3 rows; found 2"),
         (scored, {"data": X}, ValueError, "data must have 4 axes"),

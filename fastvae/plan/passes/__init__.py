@@ -10,6 +10,7 @@ from fastvae.plan.passes.fold_value import fold_value
 from fastvae.plan.passes.fuse_activation import fuse_activation
 from fastvae.plan.passes.fuse_bottleneck import fuse_bottleneck
 from fastvae.plan.passes.fuse_head import fuse_head
+from fastvae.plan.passes.fuse_pixels import fuse_pixels
 from fastvae.plan.passes.fuse_prior import fuse_prior
 from fastvae.plan.passes.fuse_residual import fuse_image_residual, fuse_residual
 from fastvae.plan.passes.fuse_score import fuse_score
@@ -33,6 +34,7 @@ __all__ = [
     "fuse_bottleneck",
     "fuse_head",
     "fuse_image_residual",
+    "fuse_pixels",
     "fuse_prior",
     "fuse_residual",
     "fuse_score",
@@ -55,6 +57,6 @@ PASSES = (
     fold_input_affine,
 )
 # For kernels of image ops; they keep a row's bits its own.
-IMAGE_PASSES = (fuse_image_residual, choose_layout, fuse_statistics)
+IMAGE_PASSES = (fuse_image_residual, fuse_pixels, choose_layout, fuse_statistics)
 # Into ops that compute more in one launch than any layer does; worth it where those have kernels of their own.
 FUSED_PASSES = (fuse_head, fuse_bottleneck, fuse_score, fuse_prior)

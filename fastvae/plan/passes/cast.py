@@ -12,7 +12,7 @@ from fastvae.plan.plan import Plan
 
 # The axes of a convolution's weight, outermost first, as kernels read it.
 ORDERS = {
-    **dict.fromkeys(("conv2d", "conv2d_statistics", "conv_score"), (0, 2, 3, 1)),
+    **dict.fromkeys(("conv2d", "conv2d_statistics", "conv_image", "conv_score"), (0, 2, 3, 1)),
     "conv_transpose2d": (1, 2, 3, 0),
 }
 

@@ -17,7 +17,7 @@ from fastvae.layers import Shape
 from fastvae.plan.passes._rewrite import rebuilt, rewrite
 from fastvae.plan.plan import Plan, Step
 
-IMAGE_OPS = ("conv2d", "conv_transpose2d", "group_norm", "attention")
+IMAGE_OPS = ("conv2d", "conv_image", "conv_transpose2d", "group_norm", "attention")
 # Makers of images with channels outermost, besides the caller.
 OTHERWISE = ("reshape", "join")
 

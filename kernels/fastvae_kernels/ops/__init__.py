@@ -9,7 +9,7 @@ from .densities import continuous_bernoulli_nll, laplace_nll, student_t_nll
 from .elbo_loss import ElboLoss, elbo_loss
 from .images import attention, group_norm
 from .latent import bottleneck, gaussian_head, split_head
-from .layers import affine, logvar
+from .layers import affine, logvar, to_bytes
 from .likelihoods import bernoulli_nll, gaussian_nll, squared_error
 from .noise import reparameterize, sample_normal, sample_uniform
 from .norms import channel_statistics, norm_affine, norm_apply
@@ -50,4 +50,5 @@ __all__ = [
     "split_head",
     "squared_error",
     "student_t_nll",
+    "to_bytes",
 ]

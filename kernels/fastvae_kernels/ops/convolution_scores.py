@@ -1,12 +1,10 @@
 """A decoder's last convolution with what its output is for: `conv_image` and `conv_score`."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_floating, check_like, check_mask, check_rows, check_shape
+from ..checks import check_finite, check_floating, check_like, check_mask, check_rows, check_shape
 from ..dispatch import resolve_impl
 from .convolutions import Pair, check_conv, conv_size
 from .registration import register
@@ -28,7 +26,7 @@ def _conv_image(
     activation: str,
     alpha: float | None,
     impl: str,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     window = stride, padding, dilation, activation, alpha
     if resolve_impl("conv_image", impl, x.device, x.dtype) == "triton":
         from ..triton.conv2d import conv_image as implementation
@@ -51,9 +49,10 @@ def _(
     activation: str,
     alpha: float | None,
     impl: str,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     size = conv_size(x, weight, stride, padding, dilation)
-    return x.new_empty(x.shape[0], *size, weight.shape[0], dtype=torch.uint8)
+    image = x.new_empty(x.shape[0], *size, weight.shape[0], dtype=torch.uint8)
+    return image, x.new_empty(x.shape[0], dtype=torch.bool)
 
 
 def conv_image(
@@ -69,20 +68,20 @@ def conv_image(
     activation: str = "identity",
     alpha: float | None = None,
     impl: str = "auto",
-) -> Tensor:
-    """The bytes of an image: 255 (v scale + shift), clamped and rounded, of `conv2d`'s v, which is neither itself.
+) -> tuple[Tensor, Tensor]:
+    """The bytes of an image: `to_bytes` of `conv2d`'s v, which is neither rounded nor written to memory.
 
     x, weight, bias and the window are as in `conv2d`, without groups. Returns uint8 [n, h', w', o], contiguous: v scale
-    + shift clamped to [0, 1], times 255, rounded to nearest with ties to even; NaN becomes 0. By default v in [-1, 1]
-    spans the range. A v that rounding errors leave beside a tie may come out as either neighbour.
+    + shift clamped to [0, 1], times 255, rounded to nearest with ties to even. By default v in [-1, 1] spans the range.
+    A v that rounding errors leave beside a tie may come out as either neighbour. A byte has no NaN: it becomes 0, and
+    bool [n], the second result, says in which images.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
-    for name, value in (("scale", scale), ("shift", shift)):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number; found {value}")
+    check_finite("scale", scale)
+    check_finite("shift", shift)
     window = check_conv(x, weight, bias, None, stride, padding, dilation, 1, activation, alpha)
-    out: Tensor = _conv_image(x, weight, bias, scale, shift, *window, activation, alpha, impl)
+    out: tuple[Tensor, Tensor] = _conv_image(x, weight, bias, scale, shift, *window, activation, alpha, impl)
     return out
 
 

@@ -1,16 +1,17 @@
-"""The pointwise layer ops: `affine`, and `logvar` for what a head emits."""
+"""The pointwise layer ops: `affine`, `logvar` for what a head emits, and `to_bytes` for pixels."""
 
 import math
 
+import torch
 from torch import Tensor
 
 from .. import reference
-from ..checks import check_activation, check_bounds, check_floating, check_like, check_shape
+from ..checks import check_activation, check_bounds, check_finite, check_floating, check_like, check_shape
 from ..dispatch import resolve_impl
 from ..layout import empty_output
 from .registration import register
 
-__all__ = ["affine", "logvar"]
+__all__ = ["affine", "logvar", "to_bytes"]
 
 _PARAMETRIZATIONS = ("logvar", "softplus_std", "variance")
 
@@ -102,4 +103,38 @@ def logvar(
         raise ValueError(f"eps must be a finite number of at least 0; found {eps}")
     check_bounds(minimum, maximum)
     out: Tensor = _logvar(raw, parametrization, eps, minimum, maximum, impl)
+    return out
+
+
+@register("to_bytes")
+def _to_bytes(x: Tensor, scale: float, shift: float, impl: str) -> tuple[Tensor, Tensor]:
+    if resolve_impl("to_bytes", impl, x.device, x.dtype) == "triton":
+        from ..triton.to_bytes import to_bytes as implementation
+
+        return implementation(x, scale, shift)
+    return reference.to_bytes(x, scale, shift)
+
+
+@_to_bytes.register_fake
+def _(x: Tensor, scale: float, shift: float, impl: str) -> tuple[Tensor, Tensor]:
+    rows, *shape = x.shape
+    shape = [*shape[1:], shape[0]] if x.dim() == 4 else shape
+    return x.new_empty(rows, *shape, dtype=torch.uint8), x.new_empty(rows, dtype=torch.bool)
+
+
+def to_bytes(x: Tensor, *, scale: float = 1.0, shift: float = 0.0, impl: str = "auto") -> tuple[Tensor, Tensor]:
+    """The bytes of pixels: 255 (x scale + shift), clamped and rounded, in float32 (float64 for float64); and NaN.
+
+    x: [n, ...] floating, of at least 2 axes. Returns uint8, contiguous, of x's shape, but images [n, c, h, w] as
+    [n, h, w, c]: x scale + shift clamped to [0, 1], times 255, rounded to nearest with ties to even. By default x in
+    [0, 1] spans the range. A byte has no NaN: it becomes 0, and bool [n], the second result, says in which rows.
+
+    Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
+    """
+    check_floating("x", x)
+    if x.dim() < 2:
+        raise ValueError(f"x must have at least 2 axes; found shape {tuple(x.shape)}")
+    check_finite("scale", scale)
+    check_finite("shift", shift)
+    out: tuple[Tensor, Tensor] = _to_bytes(x, scale, shift, impl)
     return out

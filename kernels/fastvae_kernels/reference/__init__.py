@@ -32,6 +32,7 @@ from .reparameterize import reparameterize
 from .sample_normal import sample_normal, sample_uniform
 from .squared_error import squared_error
 from .student_t_nll import student_t_nll
+from .to_bytes import to_bytes
 
 __all__ = [
     "affine",
@@ -69,4 +70,5 @@ __all__ = [
     "sample_uniform",
     "squared_error",
     "student_t_nll",
+    "to_bytes",
 ]

@@ -1,9 +1,9 @@
 """Defines `conv_image`: a last convolution whose values become the bytes of an image."""
 
-import torch
 from torch import Tensor
 
 from .conv2d import convolved
+from .to_bytes import levels
 
 __all__ = ["conv_image"]
 
@@ -19,8 +19,7 @@ def conv_image(
     dilation: list[int],
     activation: str,
     alpha: float | None,
-) -> Tensor:
-    """x [n, c, h, w], weight [o, c, kh, kw] -> uint8 [n, h', w', o]; ties to even, and 0 for NaN."""
+) -> tuple[Tensor, Tensor]:
+    """x [n, c, h, w], weight [o, c, kh, kw] -> uint8 [n, h', w', o], and nan [n]."""
     y = convolved(x, weight, bias, stride, padding, dilation, 1, activation, alpha)
-    levels = (y * scale + shift).nan_to_num_(0.0).clamp_(0, 1).mul_(255).round_().permute(0, 2, 3, 1)
-    return torch.empty(levels.shape, dtype=torch.uint8, device=x.device).copy_(levels)
+    return levels(y.mul_(scale).add_(shift))

@@ -15,9 +15,9 @@ from ..layout import empty_output, output_format
 from ..tuning import PointwiseConfig, config_for
 from .gemm import NARROW, ceil_div, default_alpha, row_unit
 
-__all__ = ["affine", "affine_kernel", "launch", "tile_shape"]
+__all__ = ["LONGEST_ROW", "affine", "affine_kernel", "in_memory_order", "launch", "tile_shape"]
 
-_LONGEST_ROW = 2**31 - 2**16
+LONGEST_ROW = 2**31 - 2**16
 """A tile counts a row's entries in 32 bits."""
 
 
@@ -138,7 +138,7 @@ def launch(
     )
 
 
-def _rows(x: Tensor) -> Tensor:
+def in_memory_order(x: Tensor) -> Tensor:
     """`x` [n, ...] as [n, columns] in the order in which the rows of its format lie in memory, inner stride 1."""
     if output_format(x) == torch.channels_last:
         x = x.permute(0, 2, 3, 1)
@@ -150,13 +150,14 @@ def _rows(x: Tensor) -> Tensor:
 def affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str, alpha: float | None) -> Tensor:
     """As the reference defines it."""
     out = empty_output(x, x.shape)
-    if x.shape[1:].numel() > _LONGEST_ROW:
+    if x.shape[1:].numel() > LONGEST_ROW:
         raise UnavailableError(
-            f"impl 'triton' takes rows of at most {_LONGEST_ROW} entries; found shape {tuple(x.shape)}"
+            f"impl 'triton' takes rows of at most {LONGEST_ROW} entries; found shape {tuple(x.shape)}"
         )
     if out.numel():
         config = config_for("pointwise", x.device)
         assert isinstance(config, PointwiseConfig)
         (scale, of_scale), (shift, of_shift) = _in_order(scale, x), _in_order(shift, x)
-        launch(_rows(x), scale, shift, _rows(out), (of_scale, of_shift), activation, alpha, config=config)
+        rows, results = in_memory_order(x), in_memory_order(out)
+        launch(rows, scale, shift, results, (of_scale, of_shift), activation, alpha, config=config)
     return out

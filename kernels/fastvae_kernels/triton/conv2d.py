@@ -60,12 +60,14 @@ def launch(
     scale: Tensor | None = None,
     block: int = 0,
     level: tuple[float, float] = (1.0, 0.0),
+    nan: Tensor | None = None,
     config: GemmConfig,
 ) -> None:
     """Fill out [n, h', w', o] and, of every `block` pixels, statistics [n, blocks, o, 2].
 
     x [n, h, w, c], weight [o, kh, kw, c / groups], bias and scale [o] and residual, of out's shape: all contiguous.
-    scale: of 8-bit operands. level: scale and shift of an out of bytes.
+    scale: of 8-bit operands. level: scale and shift of an out of bytes,
+    which images of it have a NaN is marked in nan [n], of bytes that are 0.
     """
     n, out_height, out_width, out_channels = out.shape
     outputs, channels = out_channels // groups, weight.shape[3]
@@ -84,6 +86,7 @@ def launch(
         residual,
         out,
         statistics,
+        nan,
         n,
         sheet_images,
         x.shape[1],
@@ -238,11 +241,12 @@ def conv_image(
     activation: str,
     alpha: float | None,
     size: tuple[int, int],
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """As the reference defines it, summed as `conv2d` sums; size: (h', w')."""
     check_pixels(size)
     n, outputs = x.shape[0], weight.shape[0]
     out = torch.empty(n, *size, outputs, dtype=torch.uint8, device=x.device)
+    nan = torch.zeros(n, dtype=torch.bool, device=x.device)
     image, inner = innermost(x), weight.permute(0, 2, 3, 1).contiguous()
     assert image is not None
     if out.numel():
@@ -250,8 +254,9 @@ def conv_image(
         config = conv_config(outputs, weight.shape[1], taps, precision, x.device)
         window = conv_window(weight, stride, padding, dilation)
         bias, level = contiguous(bias), (scale, shift)
-        launch(image, inner, bias, None, out, None, window, 1, activation, alpha, level=level, config=config)
-    return out
+        marks = nan.view(torch.uint8)
+        launch(image, inner, bias, None, out, None, window, 1, activation, alpha, level=level, nan=marks, config=config)
+    return out, nan
 
 
 def conv_transpose2d(

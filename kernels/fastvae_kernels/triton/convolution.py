@@ -12,15 +12,12 @@ import triton
 import triton.language as tl
 
 from ..common.activation import activate
+from ..common.levels import levels, odd_rows
 from ..common.rows import tree_sum_blocks
 from .gemm import dot, tile_origin
 from .window import phase_of
 
 __all__ = ["convolution_kernel", "tile_product"]
-
-
-_WHOLE = tl.constexpr(12582912.0)
-"""1.5 * 2**23: adding it to a small float32 rounds that to an integer, ties to even."""
 
 
 @triton.jit
@@ -107,44 +104,45 @@ def _store_statistics(
 
 @triton.jit
 def _finish(
-    acc, pixel, place, first_column, outputs, channels, factors, bias, residual, alpha, level, out, statistics,
+    acc, at, place, first_column, outputs, channels, factors, bias, residual, alpha, level, out, statistics, nan,
     ACTIVATION: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Store act(acc factors + bias) + residual at the pixels given, in PARTS halves of halves to hold fewer registers.
 
-    pixel: where each row goes; place: (image, first row, rows), rows from `rows` on being none. As bytes, what is
-    stored is scaled and shifted by `level`, clamped to [0, 1] and rounded to 255 steps; NaN is 0.
+    at: each row's image and pixel, where it goes; place: (image, first row, rows), rows from `rows` on being none. As
+    bytes, what is stored is the `levels` of it, scaled and shifted by `level`, and an image with a NaN is marked in nan
+    [n]: programs that share an image mark it alike.
     """
     BLOCK_COLUMNS: tl.constexpr = TILE[1]
     if PARTS > 1:
         HALF: tl.constexpr = (TILE[0], BLOCK_COLUMNS // 2)
         left, right = tl.split(tl.permute(tl.reshape(acc, (TILE[0], 2, BLOCK_COLUMNS // 2)), (0, 2, 1)))
         _finish(
-            left, pixel, place, first_column, outputs, channels, factors, bias, residual, alpha, level, out,
-            statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
+            left, at, place, first_column, outputs, channels, factors, bias, residual, alpha, level, out,
+            statistics, nan, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
         )  # fmt: skip
         _finish(
-            right, pixel, place, first_column + BLOCK_COLUMNS // 2, outputs, channels, factors, bias, residual, alpha,
-            level, out, statistics, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
+            right, at, place, first_column + BLOCK_COLUMNS // 2, outputs, channels, factors, bias, residual, alpha,
+            level, out, statistics, nan, ACTIVATION, FAST, BLOCK, HALF, PARTS // 2,
         )  # fmt: skip
     else:
         image, first_row, rows = place
         column = first_column + tl.arange(0, BLOCK_COLUMNS)
         inside = (first_row + tl.arange(0, TILE[0]) < rows)[:, None] & (column < outputs)[None, :]
-        at = (pixel * channels)[:, None] + column[None, :]
+        where = (at[1] * channels)[:, None] + column[None, :]
         if factors is not None:
             acc *= tl.load(factors + column, mask=column < outputs, other=0.0)[None, :]
         if bias is not None:
             acc += tl.load(bias + column, mask=column < outputs, other=0.0).to(tl.float32)[None, :]
         acc = activate(acc, alpha, ACTIVATION, FAST)
         if residual is not None:
-            acc += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+            acc += tl.load(residual + where, mask=inside, other=0.0).to(tl.float32)
         if out.dtype.element_ty == tl.uint8:
-            acc = acc * level[0] + level[1]
-            acc = tl.minimum(tl.where(acc > 0, acc, 0.0), 1.0) * 255.0
-            acc = (acc + _WHOLE) - _WHOLE
+            odd = odd_rows(acc, inside)
+            tl.store(nan + at[0], odd.to(tl.uint8), mask=odd > 0)
+            acc = levels(acc, level[0], level[1])
         y = acc.to(out.dtype.element_ty)
-        tl.store(out + at, y, mask=inside)
+        tl.store(out + where, y, mask=inside)
         if BLOCK > 0:
             rounded = y.to(tl.float32)
             _store_statistics(rounded, statistics, image, first_row, rows, column, outputs, channels, BLOCK, TILE)
@@ -216,6 +214,7 @@ def convolution_kernel(
     residual,
     out,
     statistics,
+    nan,
     images: tl.int64,
     sheet_images: tl.int32,
     height: tl.int32,
@@ -243,7 +242,8 @@ def convolution_kernel(
     outputs] and residual, of out's shape, or None. WINDOW: an `Axis` down and one across. The grid is (tiles and
     phases, groups). Tiles run through a sheet of `sheet_images` images without a break: one, where each block of BLOCK
     consecutive pixels of an image gets statistics [n, blocks, groups, outputs, 2]. Where out is of bytes, it is an
-    image of values times scale plus shift, see `_finish`. Sizes come in units as in `product` of gemm.py.
+    image of values times scale plus shift, and nan [n], of zeros, gets a 1 where one is, see `_finish`. Sizes come in
+    units as in `product` of gemm.py.
     """
     channels = channel_units * OPERANDS[0]
     outputs = output_units * OUTPUT_UNIT
@@ -261,6 +261,6 @@ def convolution_kernel(
     if BLOCK > 0:
         statistics += 2 * group * outputs
     _finish(
-        acc, at[1], place, first_column, outputs, outputs * groups, factors, bias, residual, alpha, (scale, shift),
-        out + group * outputs, statistics, ACTIVATION, FAST, BLOCK, TILE, PARTS,
+        acc, at, place, first_column, outputs, outputs * groups, factors, bias, residual, alpha, (scale, shift),
+        out + group * outputs, statistics, nan, ACTIVATION, FAST, BLOCK, TILE, PARTS,
     )  # fmt: skip

@@ -413,10 +413,11 @@ def test_no_call_is_left_out_of_the_protocol(tmp_path: Path) -> None:
         drive(job, path, disk=Logged())
         return [name for name in log if not name.startswith("_")]
 
-    file = ["create", "write", "sync", "replace", "sync_folder"]
-    shard = ["create", "write", "write", "sync", "replace", "sync_folder"]  # header, rows
+    file = ["create", "write", "sync", "forget", "replace", "sync_folder"]
+    shard = ["create", "write", "write", "sync", "forget", "replace", "sync_folder"]  # header, rows
     line = ["open_append", "write", "sync", "sync_folder"]
     assert logged(made_job(n=2), tmp_path / "file") == ["sync_folder", *file, *shard, *line, *file]
-    images = ["create_folder", *2 * ["create", "write"], "sync", "sync", "sync_folder", "replace", "sync_folder"]
+    images = ["create_folder", *2 * ["create", "write"], *2 * ["sync", "forget"], "sync_folder", "replace"]
+    images += ["sync_folder"]
     assert logged(made_job(n=2, format="png"), tmp_path / "images") == ["sync_folder", *file, *images, *line, *file]
     assert folder_module.TEMPORARY.fullmatch(".shard-000000000.npy.0123456789abcdef.tmp")

@@ -22,6 +22,8 @@ from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.table import Column
 from fastvae.errors import InputError, JobError, UnsupportedError
 from tests.fastvae.bulk.fakes import assert_whole, columns_of, contents, drive, made_job
+from tests.fastvae.image_specs import image_spec
+from tests.fastvae.support import vae
 
 IMAGES = Column("sample", "uint8", (3, 2, 4))
 SEVERAL = (Column("mean", "float32", (2, 3)), Column("half", "float16", (5,)), Column("one", "float32", ()), IMAGES)
@@ -114,6 +116,23 @@ def test_a_tar_is_the_same_however_often_it_is_written_to(tmp_path: Path, monkey
     monkeypatch.setattr("fastvae.bulk.shards._webdataset.CHUNK", 1)
     drive(job, tmp_path / "often")
     assert contents(tmp_path / "once") == contents(tmp_path / "often")
+
+
+def test_images_in_a_range_of_their_own(tmp_path: Path) -> None:
+    """The pixels of means; draws may lie outside of the range."""
+    model = vae(replace(image_spec(), pixel_range=(-1.0, 1.0)))
+    bulk.generate(model, 5, tmp_path / "npy", format="npy", dtype="uint8")
+    invariant = fastvae.VAE(model._model, replace(model._engine.settings, batch_invariant=True))
+    pixels = invariant.generate(5, output="uint8")
+    assert np.ptp(pixels) > 50
+    np.testing.assert_array_equal(np.load(tmp_path / "npy" / "shard-000000000.npy"), np.moveaxis(pixels, -1, 1))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((3, 3, 8, 8), np.float32))
+    bulk.reconstruct(model, tmp_path / "x.npy", tmp_path / "png", format="png", dtype="uint8")
+    found = [np.asarray(PIL.Image.open(path)) for path in sorted((tmp_path / "png").glob("*/*.png"))]
+    expected = invariant.reconstruct(np.load(tmp_path / "x.npy"), output="uint8")
+    np.testing.assert_array_equal(np.stack(found), expected)
+    with pytest.raises(InputError, match="dtype: uint8 needs outputs in"):
+        bulk.generate(model, 5, tmp_path / "draws", dtype="uint8", output="sample")
 
 
 def test_images_of_a_model(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ def test_generate_any_part_again(tmp_path: Path, call: Call) -> None:
     call("generate", "digits", "-n", 50, "-o", tmp_path / "all.npy", "--output", "sample")
     call("generate", "digits", "-n", 5, "--start", 40, "-o", tmp_path / "part.npy", "--output", "sample")
     np.testing.assert_array_equal(np.load(tmp_path / "all.npy")[40:45], np.load(tmp_path / "part.npy"))
+    call("generate", "digits", "-n", 5, "-o", tmp_path / "bytes.npy", "--output", "uint8")
+    pixels = fastvae.load("digits", batch_invariant=True).generate(5, output="uint8")
+    np.testing.assert_array_equal(np.load(tmp_path / "bytes.npy"), pixels)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])

@@ -41,6 +41,7 @@ from fastvae.plan.passes import (
     fuse_bottleneck,
     fuse_head,
     fuse_image_residual,
+    fuse_pixels,
     fuse_prior,
     fuse_residual,
     fuse_score,
@@ -61,6 +62,7 @@ from fastvae.spec import (
 )
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.tiling import shipped_tiles
+from tests.fastvae.image_specs import image_spec
 from tests.fastvae.strategies import specs
 from tests.fastvae.support import conv_spec, inputs_of, mlp_spec, predicted_gaussian, random_model, run_plan
 
@@ -78,6 +80,7 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
     """Equal to 1e-12 of the largest value of each output."""
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape
+        a, b = a.double(), b.double()
         scale = max(1.0, float(b.abs().max()))
         torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=1e-12)
 
@@ -146,6 +149,7 @@ class Example:
 EXAMPLES = {
     "unread head": Example(prune, mlp_spec(), "embed"),
     "batch norm": Example(fold_affine, mlp_spec(), "encode"),
+    "bytes of images": Example(fuse_pixels, replace(image_spec(), pixel_range=(-1.0, 1.0)), "decode_uint8", "to_bytes"),
     "batch norm of images": Example(fold_affine, conv_spec(), "decode"),
     "grouped transposed convolution": Example(
         fold_affine,

@@ -53,6 +53,20 @@ def test_results_are_those_of_the_plain_way(kind: str, precision: str) -> None:
     assert lanes[0].most_under_way >= DEPTH
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+def test_pixels_come_as_bytes(graphs: bool, precision: str) -> None:
+    """In blocks that overlap, and from graphs, whose marks of a NaN are read once at the end."""
+    spec, lanes = SPECS["conv"], Made()
+    model = staged("conv", lanes, graphs, batch_size=4, precision=precision)
+    plain = plain_vae(spec, batch_size=4, precision=precision)
+    x = data_for(spec, 23).astype(np.float32)
+    np.testing.assert_array_equal(model.reconstruct(x, output="uint8"), plain.reconstruct(x, output="uint8"))
+    pixels = model.generate(23, seed=2, output="uint8")
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, plain.generate(23, seed=2, output="uint8"))
+
+
 def test_samples_come_back_while_more_are_made() -> None:
     lanes, c = Made(), condition_for(SPECS["conv_conditional"], 23)
     model, plain = staged("conv_conditional", lanes, batch_size=4), plain_vae(SPECS["conv_conditional"], batch_size=4)

@@ -23,6 +23,7 @@ from fastvae.plan import Plan, build_plan
 from fastvae.runtime import Settings
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.ort import OnnxExecutor
+from fastvae.runtime.pixels import PixelExecutor
 from fastvae.runtime.sizes import resized
 from fastvae.runtime.tiling import Costs, TiledExecutor, choose, references, sessions, tile
 from fastvae.spec import FixedGaussian, ModelSpec, PointHead
@@ -228,3 +229,15 @@ def test_amounts_of_memory(text: object, expected: int) -> None:
 def test_other_amounts_are_refused(text: object) -> None:
     with pytest.raises(InputError, match="max_memory: expected a number of bytes, or text such as"):
         memory_bytes(text)
+
+
+@pytest.mark.parametrize("impl", ["onnxruntime", "reference"])
+def test_bytes_of_tiles(impl: str) -> None:
+    """Levels are those of a whole image but where rounding errors of the numbers, at most 2e-5, cross a tie."""
+    whole, tiled = vae("kl", impl=impl), vae("kl", impl=impl, max_memory=2**22)
+    found = tiled.decode(latents(2), output="uint8")
+    executors = tiled._engine.at(whole.spec.decoding(*SIZE)).executors
+    assert isinstance(executors.of("decode_uint8"), PixelExecutor)
+    off = np.abs(found.astype(int) - whole.decode(latents(2), output="uint8"))
+    assert off.max() <= 1
+    assert off.mean() < 0.01
