@@ -13,7 +13,7 @@ from tests.fastvae.files.test_dataset import KINDS
 LISTED = ("array", "group")
 
 
-def _told(path: Path, options: ReadOptions) -> list[tuple[int, int]]:
+def _told(path: Path | list[Path], options: ReadOptions) -> list[tuple[int, int]]:
     told: list[tuple[int, int]] = []
     open_dataset(path, options, told=lambda *counts: told.append(counts))
     return told
@@ -42,13 +42,17 @@ def test_it_is_told_on_the_way(tmp_path: Path, name: str, monkeypatch: pytest.Mo
     assert 0 <= done[0] < done[-1] / 2
 
 
-def test_a_folder_of_images_beside_a_tar(tmp_path: Path) -> None:
-    """Bytes of several parts are added up; where one of them has to be listed nobody knows how many there will be."""
+def test_bytes_of_several_folders_are_added_up(tmp_path: Path) -> None:
     options = ReadOptions(image_shape=(1, 2, 2))
     for name in ("a/1.png", "a/2.png", "b/3.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         PIL.Image.new("L", (2, 2)).save(tmp_path / name)
-    told: list[tuple[int, int]] = []
-    open_dataset([tmp_path / "a", tmp_path / "b"], options, told=lambda *counts: told.append(counts))
     size = (tmp_path / "a/1.png").stat().st_size
-    assert told == [(size, 0), (2 * size, 0), (3 * size, 0)]
+    assert _told([tmp_path / "a", tmp_path / "b"], options) == [(size, 0), (2 * size, 0), (3 * size, 0)]
+
+
+def test_beside_a_folder_that_is_listed_nobody_knows_all_bytes(tmp_path: Path) -> None:
+    paths = [KINDS[name][0](tmp_path / name) for name in ("x.npy", "array")]
+    told = _told(paths, KINDS["x.npy"][1])
+    assert told[-1][0] == sum(map(_bytes, paths))
+    assert {total for _, total in told} == {0}
