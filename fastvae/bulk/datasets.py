@@ -14,10 +14,11 @@ from fastvae.api import VAE
 from fastvae.bulk import identity
 from fastvae.bulk.data_rows import JOINT, flops_of, id_columns, plans_of, reading_from, reading_text, sized
 from fastvae.bulk.generation import Dtype, Format, Report, check_common, invariant, run, unwatched
+from fastvae.bulk.hashing import now_and_then
 from fastvae.bulk.job import Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.opening import folder_path, open_folder
 from fastvae.bulk.place import JobFolder
-from fastvae.bulk.progress import Watch, hashing
+from fastvae.bulk.progress import Watch, before_job
 from fastvae.bulk.ray_workers import check_address
 from fastvae.bulk.rejects import MASK, RAISE, parsed, rejects_name
 from fastvae.bulk.shards import FORMATS
@@ -94,7 +95,7 @@ def encode(
     asked.check()
     if dtype == "uint8":
         raise InputError("dtype: 'uint8' is for values in [0, 1], and latents are not; use 'float32' or 'float16'")
-    found = _Input.of(invariant(model), asked)
+    found = _Input.of(invariant(model), asked, watch)
     if output == "sample":
         shape = found.spec.latent_shape if samples == 1 else (samples, *found.spec.latent_shape)
         names: tuple[str, ...] = ("sample",)
@@ -103,7 +104,7 @@ def encode(
         shape = found.spec.latent_shape
         names = ("mean",) if output == "mean" or isinstance(found.spec.posterior, PointHead) else ("mean", "logvar")
         settings = {"output": JOINT.join(names)}
-    return found.run("encode", asked, out, [Column(name, dtype, shape) for name in names], watch, settings)
+    return found.run("encode", asked, out, [Column(name, dtype, shape) for name in names], settings)
 
 
 def reconstruct(
@@ -133,9 +134,9 @@ def reconstruct(
         raise InputError("dtype: 'uint8' has no NaN for the rows that invalid='mask' rejects; use 'float32'")
     vae = invariant(model)
     check_dtype(dtype, vae._engine)
-    found = _Input.of(vae, asked)
+    found = _Input.of(vae, asked, watch)
     columns = [Column("reconstruction", dtype, found.spec.input_shape)]
-    return found.run("reconstruct", asked, out, columns, watch, {"output": "mean"})
+    return found.run("reconstruct", asked, out, columns, {"output": "mean"})
 
 
 def score(
@@ -188,7 +189,7 @@ def score(
     first = found_metrics[0]
     settings = {"output": JOINT.join(names), "samples": samples or 0, "seed": first.seed, "beta": first.beta}
     columns = [Column(name, dtype, ()) for name in names]
-    return _Input.of(vae, asked).run("score", asked, out, columns, watch, settings)
+    return _Input.of(vae, asked, watch).run("score", asked, out, columns, settings)
 
 
 def _check_errors(metrics: Sequence[str], samples: Any, seed: int, beta: float) -> None:
@@ -270,25 +271,29 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Input:
-    """A model and the rows of a data set for it; ``spec`` is the model's for rows of this shape."""
+    """A model and the rows of a data set for it; ``spec`` is the model's for rows of this shape.
+
+    ``watch`` is told how far the job is.
+    """
 
     vae: VAE
     spec: ModelSpec
     data: Dataset
     reading: ReadOptions
+    watch: Watch
 
     @staticmethod
-    def of(vae: VAE, asked: _Asked) -> _Input:
+    def of(vae: VAE, asked: _Asked, watch: Watch | None) -> _Input:
         """The rows that are asked for; errors as :func:`encode`."""
         spec, reading = sized(vae.spec, asked.reading or ReadOptions())
-        data = open_dataset(asked.data, reading, vae.spec.pixel_range)
+        watch = watch or unwatched
+        told = now_and_then(before_job(watch, "index"))
+        data = open_dataset(asked.data, reading, vae.spec.pixel_range, told)
         if not data.named and asked.format not in WITH_TEXT:  # names of files, which nobody asked for
             data = replace(data, ids=())
-        return _Input(vae, spec, data, reading)
+        return _Input(vae, spec, data, reading, watch)
 
-    def run(
-        self, verb: str, asked: _Asked, out: Any, results: list[Column], watch: Watch | None, settings: dict[str, Any]
-    ) -> Report:
+    def run(self, verb: str, asked: _Asked, out: Any, results: list[Column], settings: dict[str, Any]) -> Report:
         """Make the job of a verb with columns of ``results`` and run it; errors as :func:`encode`."""
         place, engine, n = open_folder(folder_path("out", out)), self.vae._engine, len(self.data)
         plans = plans_of(verb, settings["output"], settings.get("samples", 0), engine.spec)
@@ -306,8 +311,8 @@ class _Input:
         row_bytes = sum(column.bytes for column in columns) + 4 * math.prod(self.spec.input_shape)
         flops = flops_of(self.vae, self.spec, plans, settings.get("samples", 0))
         rows, block = sizes(n, row_bytes, flops, asked.shard_size)
-        watched = watch or unwatched
-        entries = identity.identify(self.data.files, identity.kept(place), hashing(watched, n, -(-n // rows)))
+        told = before_job(self.watch, "hash", n, -(-n // rows))
+        entries = identity.identify(self.data.files, identity.kept(place), told)
         job = Job(
             verb=verb,
             weights=weights_hash(engine.model),
@@ -327,6 +332,6 @@ class _Input:
             **{"seed": 0, **settings},
             **numerics_of(engine),
         )
-        where = (place, asked.workers, asked.ray, watched, self.data, entries)
+        where = (place, asked.workers, asked.ray, self.watch, self.data, entries)
         report = run(job, self.vae, vectors, *where, recheck=asked.recheck)
         return replace(report, rejected=sum(1 for _ in rejected(place.path)))

@@ -14,7 +14,7 @@ from fastvae.bulk.hashing import Count, in_threads
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder, Record, Success, altered
 from fastvae.bulk.pool import Crew, Hand
-from fastvae.bulk.progress import At, Event, Progress, Watch, WorkerState, hashing
+from fastvae.bulk.progress import At, Event, Progress, Watch, WorkerState, before_job
 from fastvae.bulk.work import Failed, Message, Ready, Unfit
 from fastvae.errors import IncompleteJobError, JobError, OutputError
 from fastvae.files.ahead import default_threads
@@ -226,5 +226,5 @@ def unaltered(job: Job, folder: JobFolder, records: dict[int, Record], watch: Wa
 
     works = [partial(same, record) for record in records.values()]
     total = sum(written.bytes for record in records.values() for written in record.files)
-    found = in_threads(works, default_threads(), total, hashing(watch, job.n, job.shards, "recheck"))
+    found = in_threads(works, default_threads(), total, before_job(watch, "recheck", job.n, job.shards))
     return {shard: record for (shard, record), good in zip(records.items(), found, strict=True) if good}

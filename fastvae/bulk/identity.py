@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
 
-from fastvae.bulk.hashing import Count, Told, in_threads
+from fastvae.bulk.hashing import Count, in_threads
 from fastvae.bulk.job import Job
 from fastvae.bulk.place import JobFolder
 from fastvae.errors import InputError, JobError
 from fastvae.files.ahead import default_threads
-from fastvae.files.dataset import DataFile
+from fastvae.files.dataset import DataFile, Told
 
 INPUT: Final = "input.jsonl"
 CHUNK = 2**20

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 At: TypeAlias = Literal["loading", "working", "idle"]
-Event: TypeAlias = Literal["hash", "recheck", "start", "ready", "shard", "retry", "failed", "worker", "stop", "done"]
+Event: TypeAlias = Literal[
+    "index", "hash", "recheck", "start", "ready", "shard", "retry", "failed", "worker", "stop", "done"
+]
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,23 @@ class Progress:
     """The state of a job at an event.
 
     Args:
-        event: ``hash`` and ``recheck``, every second while the input's files, or shards that are there, are hashed, if
-            that takes longer than one; ``start``; ``ready``, a worker other than this process has its model; ``shard``,
-            one is done; ``retry``, one failed and is tried again; ``failed``, for good; ``worker``, one died and is
-            replaced; ``stop``, Ctrl-C came, and workers are told to leave off; ``done``.
+        event: ``index``, ``hash`` and ``recheck``, every second while the input's rows are counted, its files are
+            hashed, or shards that are there, each if that takes longer than one; ``start``; ``ready``, a worker other
+            than this process has its model; ``shard``, one is done; ``retry``, one failed and is tried again;
+            ``failed``, for good; ``worker``, one died and is replaced; ``stop``, Ctrl-C came, and workers are told to
+            leave off; ``done``.
         samples, shards: on the disk by now, those of earlier runs included; a sample is a row. None are known of in
-            ``hash`` and ``recheck``.
-        n, of_shards: what they will be in the end.
+            ``index``, ``hash`` and ``recheck``.
+        n, of_shards: what they will be in the end; 0 in ``index``, which finds it out.
         failed: shards given up.
         seconds: since the start of this run.
         rate: samples per second in this run; 0 before its first shard.
-        eta: seconds that are left at this rate, in ``hash`` and ``recheck`` of hashing; None without one.
+        eta: seconds that are left at this rate, in ``index``, ``hash`` and ``recheck`` at that of bytes; None without
+            one.
         message: what happened, where there is something to say.
         workers: what each of them is at; none at the start and at the end.
-        hashed, to_hash: in ``hash`` and ``recheck``, bytes of these files by now, and all of them.
+        hashed, to_hash: in ``index``, ``hash`` and ``recheck``, bytes of these files by now, and all of them; in
+            ``index`` of a folder of images or Zarr all of them are not known, and 0.
     """
 
     event: Event
@@ -69,13 +74,13 @@ class Progress:
 Watch: TypeAlias = Callable[[Progress], None]
 
 
-def hashing(watch: Watch, n: int, shards: int, event: Event = "hash") -> Callable[[int, int], None]:
-    """What tells ``watch`` of bytes that are hashed, and of all bytes, before a job of so many rows and shards."""
+def before_job(watch: Watch, event: Event, n: int = 0, shards: int = 0) -> Callable[[int, int], None]:
+    """What tells ``watch`` of bytes that are done, and of all bytes, before a job of so many rows and shards."""
     begun = time.monotonic()
 
     def tell(done: int, total: int) -> None:
         seconds = time.monotonic() - begun
-        eta = seconds * (total - done) / done if done else None
+        eta = seconds * (total - done) / done if done and total else None
         watch(Progress(event, 0, n, 0, shards, 0, seconds, 0.0, eta, hashed=done, to_hash=total))
 
     return tell

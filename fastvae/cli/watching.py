@@ -22,8 +22,12 @@ from fastvae.cli.workers import worker_lines
 
 # Seconds between lines where there is no terminal.
 PATIENCE = 5.0
-# Events in which files are hashed, and whose these are.
-HASHING: Final = {"hash": "hashing the input", "recheck": "hashing shards that are there"}
+# Events in which all bytes of files are gone through, and what that is.
+BEFORE: Final = {
+    "index": "counting rows of the input",
+    "hash": "hashing the input",
+    "recheck": "hashing shards that are there",
+}
 
 
 class Stopped:
@@ -56,8 +60,8 @@ def watching(
         with Live(bar, console=console) as live:
 
             def draw(state: Progress) -> None:
-                done, total = (state.hashed, state.to_hash) if state.event in HASHING else (state.samples, state.n)
-                bar.update(task, total=total, completed=done, description=_figures(state, what))
+                done, total = (state.hashed, state.to_hash) if state.event in BEFORE else (state.samples, state.n)
+                bar.update(task, total=total or None, completed=done, description=_figures(state, what))
                 live.update(Group(bar, *map(Text, worker_lines(state.workers))))
                 if state.message:
                     live.console.print(state.message, markup=False, highlight=False)
@@ -77,15 +81,16 @@ class _Lines:
         now = time.monotonic()
         if state.message:
             note(f"{self._out}: {state.message}")
-        if state.event in (*HASHING, "shard") and now >= self._next:
+        if state.event in (*BEFORE, "shard") and now >= self._next:
             self._next = now + PATIENCE
             note(f"{self._out}: {_figures(state, self._what)}")
 
 
 def _figures(state: Progress, what: str) -> str:
     """Rows, which are called ``what``, shards, rate and what is left, in a few words."""
-    if state.event in HASHING:
-        parts = [f"{HASHING[state.event]}: {state.hashed / 1e6:,.0f}/{state.to_hash / 1e6:,.0f} MB"]
+    if state.event in BEFORE:
+        of_all = f"/{state.to_hash / 1e6:,.0f}" if state.to_hash else ""
+        parts = [f"{BEFORE[state.event]}: {state.hashed / 1e6:,.0f}{of_all} MB"]
     else:
         parts = [f"{state.samples:,}/{state.n:,} {what}", f"{state.shards:,}/{state.of_shards:,} shards"]
     if state.rate:

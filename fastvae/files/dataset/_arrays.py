@@ -13,7 +13,8 @@ import numpy as np
 from fastvae.errors import InputError
 from fastvae.files._common import Values, needs, one_line
 from fastvae.files._numpy import read_npy, read_npz
-from fastvae.files.dataset._part import Chunk, DataFile, IdColumn
+from fastvae.files.dataset._indexing import Advance
+from fastvae.files.dataset._part import Chunk, DataFile, IdColumn, files_at
 
 ZARR = "zarr.json"
 # Of a folder of a Zarr job, which says nothing about rows.
@@ -47,8 +48,10 @@ class ArrayPart:
             yield Chunk(np.asarray(array[start : min(start + size, high)]))
 
 
-def open_array(path: Path, root: Path, key: str | None) -> ArrayPart:
+def open_array(path: Path, root: Path, key: str | None, advance: Advance) -> ArrayPart:
     """The rows of an ``.npy`` or ``.npz`` file, or of a folder with a Zarr array or group.
+
+    ``advance`` is told of the bytes of each file.
 
     Raises:
         InputError: it cannot be read as one, holds no array of that name, or several and ``key`` is None.
@@ -56,7 +59,7 @@ def open_array(path: Path, root: Path, key: str | None) -> ArrayPart:
     """
     zarr = path.is_dir()
     found = [file for file in sorted(path.rglob("*")) if file.is_file()] if zarr else [path]
-    files = tuple(DataFile.of(file, root) for file in found)
+    files = files_at(found, root, advance)
     documents = tuple(file for file in files if not zarr or file.path.name == ZARR)
     if path.suffix.lower() == ".npy" and key is not None:
         raise InputError(f"{path}: key means nothing for this kind of file")

@@ -12,6 +12,7 @@ import numpy as np
 from fastvae.errors import InputError
 from fastvae.files._common import Values, check_regular
 from fastvae.files._tables import csv_frame, csv_names, example, make_table
+from fastvae.files.dataset._indexing import Advance
 from fastvae.files.dataset._part import TEXT, Chunk, DataFile, IdColumn, texts
 
 # Rows between two places that the index knows.
@@ -93,8 +94,8 @@ def _numbers(name: str, values: Values, bad: dict[int, str]) -> Values:
     return np.asarray(found)
 
 
-def open_csv(path: Path, root: Path, id_columns: Sequence[str], *, header: bool) -> CsvPart:
-    """The rows of a CSV file.
+def open_csv(path: Path, root: Path, id_columns: Sequence[str], advance: Advance, *, header: bool) -> CsvPart:
+    """The rows of a CSV file; ``advance`` is told of its bytes as they are read.
 
     Raises:
         InputError: not a CSV file, no such id column, or a doubtful header.
@@ -105,11 +106,11 @@ def open_csv(path: Path, root: Path, id_columns: Sequence[str], *, header: bool)
     names = csv_names(path, id_columns, header=header)
     if len(names) == len(id_columns):
         raise InputError(f"{path}: holds no columns of numbers")
-    rows, marks = _indexed(path, header=header)
+    rows, marks = _indexed(path, advance, header=header)
     return CsvPart(file, tuple(names), tuple(IdColumn(name, TEXT) for name in id_columns), rows, marks)
 
 
-def _indexed(path: Path, *, header: bool) -> tuple[int, Values]:
+def _indexed(path: Path, advance: Advance, *, header: bool) -> tuple[int, Values]:
     """How many rows a CSV file has, and its marks. A newline within quotes ends no row; empty lines are none."""
     marks: list[int] = []
     rows = -int(header)
@@ -134,6 +135,7 @@ def _indexed(path: Path, *, header: bool) -> tuple[int, Values]:
             rows += len(starts)
             begun = at + int(ends[-1]) + 1 if len(ends) else begun
             at += len(data)
+            advance(len(data))
     if at > begun and not _blank(path, begun):
         if rows >= 0 and rows % STEP == 0:
             marks.append(begun)

@@ -15,6 +15,7 @@ from fastvae.files._images import SUFFIXES as IMAGES
 from fastvae.files._pictures import Preparation
 from fastvae.files.dataset._arrays import ZARR, open_array
 from fastvae.files.dataset._csv import open_csv
+from fastvae.files.dataset._indexing import Advance, Indexing, Told
 from fastvae.files.dataset._parquet import open_parquet
 from fastvae.files.dataset._part import Chunk, DataFile, IdColumn, Part, batched
 from fastvae.files.dataset._pictures import open_images, open_tar
@@ -77,7 +78,12 @@ class Dataset:
             begin += part.rows
 
 
-def open_dataset(data: Any, options: ReadOptions, pixel_range: tuple[float, float] | None = None) -> Dataset:
+def open_dataset(
+    data: Any,
+    options: ReadOptions,
+    pixel_range: tuple[float, float] | None = None,
+    told: Told = lambda done, total: None,
+) -> Dataset:
     """The rows of files and folders, in an order that depends on their names alone.
 
     Args:
@@ -86,6 +92,8 @@ def open_dataset(data: Any, options: ReadOptions, pixel_range: tuple[float, floa
             list of these. Files of a folder and of a pattern come in the order of their names.
         options: how to read; ``image_shape`` is the shape of a row.
         pixel_range: values of black and white in images, unless the options say.
+        told: called often, with bytes whose rows are known by now, and all bytes, or 0 where there are folders of
+            images or Zarr.
 
     Raises:
         InputError: there is nothing there, it cannot be read, or its rows have another shape.
@@ -96,7 +104,9 @@ def open_dataset(data: Any, options: ReadOptions, pixel_range: tuple[float, floa
     if len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
     pixels = options.pixel_range or pixel_range or (0.0, 1.0)
-    parts = tuple(_opened(file, root, options, pixels) for path in paths for file in _files(path, options))
+    files = [file for path in paths for file in _files(path, options)]
+    indexing = Indexing(files, told)
+    parts = tuple(_opened(file, root, options, pixels, indexing.add) for file in files)
     shape, first = options.image_shape, parts[0]
     for part in parts:
         _check_rows(part, shape, options)
@@ -143,24 +153,24 @@ def _files(path: Path, options: ReadOptions) -> list[Path]:
     return files or [path]
 
 
-def _opened(path: Path, root: Path, options: ReadOptions, pixels: tuple[float, float]) -> Part:
+def _opened(path: Path, root: Path, options: ReadOptions, pixels: tuple[float, float], advance: Advance) -> Part:
     shape = cast("tuple[int, int, int]", options.image_shape)
     images = {name: getattr(options, name) for name in ("resize", "crop", "filter", "pixel_range")}
     preparation = Preparation(shape, options.resize, options.crop, options.filter, pixels)
     recursive = {"recursive": options.recursive}
     if path.is_dir() and not (path / ZARR).exists():
         check_options(path, options, **images, **recursive)
-        return open_images(path, root, preparation, recursive=options.recursive)
+        return open_images(path, root, preparation, advance, recursive=options.recursive)
     match path.suffix.lower():
         case ".parquet":
             check_options(path, options, id_columns=options.id_columns, scale=options.scale, **recursive)
-            return open_parquet(path, root, options.id_columns)
+            return open_parquet(path, root, options.id_columns, advance)
         case ".csv":
             taken = {"id_columns": options.id_columns, "header": options.header, "scale": options.scale}
             check_options(path, options, **taken, **recursive)
-            return open_csv(path, root, options.id_columns, header=options.header)
+            return open_csv(path, root, options.id_columns, advance, header=options.header)
         case ".tar":
-            tar = open_tar(path, root, preparation, options.key)
+            tar = open_tar(path, root, preparation, options.key, advance)
             taken = {"scale": options.scale} if tar.preparation is None else images
             check_options(path, options, key=options.key, **taken, **recursive)
             return tar
@@ -169,7 +179,7 @@ def _opened(path: Path, root: Path, options: ReadOptions, pixels: tuple[float, f
         case _ if not path.is_dir():
             raise InputError(f"{path}: expected {', '.join(SUFFIXES)}, or a folder of them, of images or of Zarr")
     check_options(path, options, key=options.key, scale=options.scale, **recursive)
-    return open_array(path, root, options.key)
+    return open_array(path, root, options.key, advance)
 
 
 def _check_rows(part: Part, shape: tuple[int, ...], options: ReadOptions) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from fastvae.errors import InputError
 from fastvae.files._common import Values, check_regular, needs
 from fastvae.files._tables import as_input_error, check_ids, check_names, column_numbers, is_list, make_table
-from fastvae.files.dataset._part import INTEGER, TEXT, Chunk, DataFile, IdColumn, texts
+from fastvae.files.dataset._indexing import Advance
+from fastvae.files.dataset._part import INTEGER, TEXT, Chunk, DataFile, IdColumn, files_at, texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,10 +136,10 @@ def _count(length: Any) -> str:
     return f"{length} numbers" if length >= 0 else "no list"
 
 
-def open_parquet(path: Path, root: Path, id_columns: Sequence[str]) -> ParquetPart:
+def open_parquet(path: Path, root: Path, id_columns: Sequence[str], advance: Advance) -> ParquetPart:
     """The rows of a Parquet file, of which the schema and the places of row groups are read.
 
-    The column ``index`` of a bulk job's shards is no data.
+    The column ``index`` of a bulk job's shards is no data. ``advance`` is told of the file's bytes.
 
     Raises:
         InputError: not a Parquet file, no such id column, or columns that do not hold numbers.
@@ -169,7 +170,8 @@ def open_parquet(path: Path, root: Path, id_columns: Sequence[str]) -> ParquetPa
             length //= np.dtype(stored).itemsize
         dtype = stored or _dtype(path, names, [_value(kind) for kind in kinds] if length else kinds)
     ids = tuple(IdColumn(name, _id_kind(schema.field(name).type)) for name in id_columns)
-    return ParquetPart(DataFile.of(path, root), names, length, ids, dtype, tuple(map(int, starts)), stored == "uint8")
+    (file_at,) = files_at([path], root, advance)
+    return ParquetPart(file_at, names, length, ids, dtype, tuple(map(int, starts)), stored == "uint8")
 
 
 def _stored(about: Any, name: str) -> str:

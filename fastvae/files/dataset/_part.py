@@ -11,6 +11,7 @@ import numpy as np
 
 from fastvae.errors import JobError
 from fastvae.files._common import Values, check_regular
+from fastvae.files.dataset._indexing import Advance
 
 TEXT, INTEGER = "text", "int64"
 
@@ -81,6 +82,15 @@ class DataFile:
             raise JobError(f"{self.path}: cannot be read any more: {error.strerror or error}") from error
         if (status.st_size, status.st_mtime_ns) != (self.bytes, self.mtime_ns):
             raise JobError(f"{self.path}: changed while the job was at work")
+
+
+def files_at(paths: Iterable[Path], root: Path, advance: Advance) -> tuple[DataFile, ...]:
+    """The files at ``paths``, of each of which ``advance`` is told; InputError if there is none."""
+    found: list[DataFile] = []
+    for path in paths:
+        found.append(DataFile.of(path, root))
+        advance(found[-1].bytes)
+    return tuple(found)
 
 
 class Part(Protocol):

@@ -17,7 +17,8 @@ from fastvae.files._images import SUFFIXES
 from fastvae.files._numpy import read_member
 from fastvae.files._pictures import Preparation
 from fastvae.files.ahead import read_ahead
-from fastvae.files.dataset._part import TEXT, Chunk, DataFile, IdColumn, texts
+from fastvae.files.dataset._indexing import Advance
+from fastvae.files.dataset._part import TEXT, Chunk, DataFile, IdColumn, files_at, texts
 from fastvae.files.source import Source
 
 NPY = ".npy"
@@ -131,8 +132,8 @@ def _decoded(
             yield start, values, {row: bad.pop(start + row) for row in range(len(values)) if start + row in bad}
 
 
-def open_images(path: Path, root: Path, preparation: Preparation, *, recursive: bool) -> ImagesPart:
-    """The images in a folder.
+def open_images(path: Path, root: Path, preparation: Preparation, advance: Advance, *, recursive: bool) -> ImagesPart:
+    """The images in a folder; ``advance`` is told of the bytes of each.
 
     Raises:
         InputError: there are none, or the model takes no images.
@@ -145,7 +146,7 @@ def open_images(path: Path, root: Path, preparation: Preparation, *, recursive: 
         where = "in this folder or below" if recursive else "in this folder"
         raise InputError(f"{path}: expected images ({', '.join(SUFFIXES)}) {where}, found none")
     paths.sort(key=lambda file: file.relative_to(path).as_posix())
-    return ImagesPart(path, tuple(DataFile.of(file, root) for file in paths), preparation)
+    return ImagesPart(path, files_at(paths, root, advance), preparation)
 
 
 def check_images(path: Path, shape: Sequence[int]) -> None:
@@ -156,11 +157,12 @@ def check_images(path: Path, shape: Sequence[int]) -> None:
         raise InputError(f"{path}: this model takes rows of shape {tuple(shape)}, not grey or RGB images")
 
 
-def open_tar(path: Path, root: Path, preparation: Preparation, key: str | None) -> TarPart:
+def open_tar(path: Path, root: Path, preparation: Preparation, key: str | None, advance: Advance) -> TarPart:
     """The samples of a WebDataset tar, of which the headers of members are read.
 
     A sample is the members that share a name up to its first dot; ``key`` is which of them is the row, ``npy`` or an
-    image's suffix, by default the first sample's only one.
+    image's suffix, by default the first sample's only one. ``advance`` is told of bytes between headers as they are
+    passed over.
 
     Raises:
         InputError: no tar, a compressed one, no such members, or samples without them.
@@ -169,6 +171,7 @@ def open_tar(path: Path, root: Path, preparation: Preparation, key: str | None) 
     check_regular(path)
     file = DataFile.of(path, root)
     samples: dict[str, dict[str, tuple[int, int]]] = {}
+    at = 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -176,8 +179,11 @@ def open_tar(path: Path, root: Path, preparation: Preparation, key: str | None) 
                     name, suffix = _split(member.name)
                     samples.setdefault(name, {})[suffix] = (member.offset_data, member.size)
                 archive.members = []  # type: ignore[attr-defined]  # they would all be kept
+                advance(member.offset - at)
+                at = member.offset
     except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(f"{path}: expected a tar that is not compressed: {one_line(error)}") from error
+    advance(file.bytes - at)
     suffix = _suffix(path, samples, key)
     lacking = next((name for name, members in samples.items() if suffix not in members), None)
     if lacking is not None:

@@ -171,6 +171,24 @@ def test_hashing_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert (event["event"], event["hashed"], event["to_hash"]) == ("hash", 10**9, 3 * 10**9)
 
 
+def test_counting_the_rows_of_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder nobody knows how large it will be: a bar without an end, and a line without all bytes."""
+    state = bulk.Progress("index", 0, 0, 0, 0, 0, 60.0, 0.0, None, hashed=10**9)
+    for known, text in (
+        (state, "1,000 MB"),
+        (replace(state, to_hash=3 * 10**9, eta=120.0), "1,000/3,000 MB, 0:02:00 left"),
+    ):
+        drawn = io.StringIO()
+        with monkeypatch.context() as patched:
+            patched.setattr(shown, "Console", lambda stderr, to=drawn: Console(file=to, force_terminal=True, width=120))
+            with shown.watching(Path("job"), as_json=False, what="rows") as watch:
+                watch(known)
+        assert f"counting rows of the input: {text}" in drawn.getvalue()
+        with shown.watching(Path("job"), as_json=False, what="rows") as watch:
+            watch(known)
+        assert capsys.readouterr().err == f"job: counting rows of the input: {text}\n"
+
+
 def test_workers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line for each of eight, and one for the rest; none for a worker alone."""
     workers = [WorkerState(number, "working", (number, 99), 5, 0) for number in range(11)]
