@@ -25,14 +25,17 @@ def interleaved(
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Microseconds of one call, per round, and the calls of each sample; both by name.
 
-    Every round takes one sample of each, and starts with another one than the round before. Where a sample is several
-    calls, one that is not timed comes first: the caches hold what the others left there. ``before`` is called ahead of
+    Every round takes one sample of each, and starts with another one than the round before. Where a sample of any of
+    them is several calls, one that is not timed comes before each sample: the caches hold what the others left there.
+    ``before`` is called ahead of
     each sample, untimed. Garbage is collected before the first round, not during it or later ones. Stops after
     ``rounds``, or ``seconds`` but not before ``min_rounds``.
     """
     repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
+    # For all or none: of two that take about as long, one cold and one warm would be no comparison.
+    warm = max(repeats.values()) > 1
     settle = torch.get_num_threads() > 1
     deadline = time.perf_counter() + seconds
     with _no_garbage_collection():
@@ -44,7 +47,7 @@ def interleaved(
                 before()
                 if settle:
                     time.sleep(SETTLE_SECONDS)
-                if repeats[name] > 1:
+                if warm:
                     calls[name]()
                 times[name].append(1e6 * _seconds(calls[name], repeats[name]))
     return times, repeats
