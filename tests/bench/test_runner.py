@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,24 @@ def test_calls_take_turns_and_fill_a_sample() -> None:
     assert enabled[0]
     assert not any(enabled[-len(expected) :])
     assert gc.isenabled()
+
+
+def test_a_sample_is_warm_for_all_or_for_none() -> None:
+    order: list[str] = []
+
+    def long() -> None:
+        order.append("long")
+        time.sleep(5 * timing.SAMPLE_SECONDS)
+
+    calls = {"short": lambda: order.append("short"), "long": long}
+    _, repeats = timing.interleaved(calls, rounds=2, min_rounds=2, seconds=60)
+    assert repeats["long"] == 1
+    short = ["short"] * (repeats["short"] + 1)
+    expected = [*short, "long", "long", "long", "long", *short]
+    assert order[-len(expected) :] == expected
+    order.clear()
+    timing.interleaved({"long": long}, rounds=2, min_rounds=2, seconds=60)
+    assert len(order) == 1 + 3 + 2  # how long it takes, and two samples of one cold call
 
 
 def read(path: Path) -> list[dict[str, Any]]:
