@@ -53,8 +53,7 @@ class Disk:
 
         Nobody reads a shard soon, and pages that are let go are there for what comes next: without it a job fills all
         memory with what it has written, in place of what others read, and on a virtual machine whose host takes freed
-        memory back each new page costs ten times what is copied into it. What is written early need not be waited for
-        at the end.
+        memory back each new page has to be asked for. What is written early need not be waited for at the end.
         """
         if hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # not all file systems take advice

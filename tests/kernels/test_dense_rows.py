@@ -27,8 +27,7 @@ SMALLEST = torch.finfo(torch.float32).smallest_normal
 
 
 def numbers(*shape: int, seed: int = 0, spread: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator) * spread
+    return fastvae_kernels.sample_normal(1, math.prod(shape), seed=seed).reshape(shape) * spread
 
 
 def call(steps: DenseSteps, columns: int, outputs: list[int], shape: tuple[int, ...] = (), most: int = 5) -> DenseCall:

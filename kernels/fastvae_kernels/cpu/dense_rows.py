@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .library import DenseRows, DenseStep, library
+from ..checks import ACTIVATIONS
+from .library import LIKELIHOODS, NO_LOGVAR, OF_COLUMN, OF_ENTRY, DenseRows, DenseStep, library
 
 __all__ = ["GIVEN", "DenseCall", "DenseSteps"]
 
@@ -25,23 +26,8 @@ GIVEN = -1
 _LANES, _ROOM = 16, 8192
 _LINE = 64
 _KINDS = ("linear", "affine", "add", "clamp", "score", "divergence")
-_ACTIVATIONS = (
-    "identity",
-    "relu",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "gelu",
-    "gelu_tanh",
-    "silu",
-    "tanh",
-    "sigmoid",
-    "softplus",
-)
 _ALPHA = {"leaky_relu": 0.01, "elu": 1.0}
-_LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
 _VALUES = ("any", "finite", "unit interval")
-_NO_LOGVAR, _OF_ENTRY, _OF_COLUMN = range(3)
 
 
 class DenseSteps:
@@ -93,8 +79,8 @@ class DenseSteps:
 
         `logvar` is the place of a log-variance, `constant` a tensor [columns] that is every row's.
         """
-        kind = _OF_ENTRY if logvar is not None else _NO_LOGVAR if constant is None else _OF_COLUMN
-        settings = {"function": _LIKELIHOODS.index(likelihood), "logvar_kind": kind, "logvar": logvar or 0}
+        kind = OF_ENTRY if logvar is not None else NO_LOGVAR if constant is None else OF_COLUMN
+        settings = {"function": LIKELIHOODS.index(likelihood), "logvar_kind": kind, "logvar": logvar or 0}
         if constant is not None:
             settings["weight"] = self._keep(_numbers(constant))
         return self._step("score", output, 1, other=data, inputs=columns, outputs=1, **settings)
@@ -115,7 +101,7 @@ class DenseSteps:
     ) -> int:
         settings: dict[str, Any] = {"weight": self._keep(weight), "bias": self._keep(bias), **sizes}
         alpha = _ALPHA.get(activation, 0.0) if alpha is None else alpha
-        function = _ACTIVATIONS.index(activation)
+        function = ACTIVATIONS.index(activation)
         return self._step(kind, x, sizes["outputs"], function=function, alpha=alpha, **settings)
 
     def _step(self, kind: str, x: int, columns: int, **settings: Any) -> int:

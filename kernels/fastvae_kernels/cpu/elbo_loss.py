@@ -12,7 +12,7 @@ from torch import Tensor
 from ..layout import empty_rows, flat_rows, shared_gradient
 from ..reference.elbo_loss import divergence as divergence_by
 from .divergence import divergence
-from .library import Loss, address, library, plain, threads_for
+from .library import LIKELIHOODS, NO_LOGVAR, OF_ALL, OF_COLUMN, OF_ENTRY, Loss, address, library, plain, threads_for
 
 __all__ = ["elbo_loss", "elbo_loss_backward"]
 
@@ -22,8 +22,6 @@ _TILE = 16384
 _SHARED_COLUMNS = 1024
 # Fewer entries than this take less time than waking a thread may.
 _ENTRIES_PER_THREAD = 65536
-_LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
-_NONE, _OF_ENTRY, _OF_COLUMN, _OF_ALL = range(4)
 
 
 def _tile_shape(columns: int, shared: bool) -> tuple[int, int]:
@@ -68,8 +66,8 @@ def _scored(
     o, x, v = (None if t is None else plain(_flat(output, t)) for t in (output, data, output_logvar))
     m = None if mask is None else _flat(output, mask).contiguous()
     shared = output_logvar is not None and output_logvar.dim() < output.dim()
-    kind = _NONE if v is None else _OF_ENTRY if not shared else _OF_COLUMN if v.dim() else _OF_ALL
-    if not by_row and kind != _OF_COLUMN and not (shared and logvar_gradient):
+    kind = NO_LOGVAR if v is None else OF_ENTRY if not shared else OF_COLUMN if v.dim() else OF_ALL
+    if not by_row and kind != OF_COLUMN and not (shared and logvar_gradient):
         rows, columns, n = rows // n, columns * n, 1
     tile_rows, tile_columns = _tile_shape(columns, shared and logvar_gradient)
     down, across = _ceil_div(rows, tile_rows), _ceil_div(columns, tile_columns)
@@ -82,7 +80,7 @@ def _scored(
     scale, w = (weight, None) if isinstance(weight, float) else (1.0, plain(weight))
     tensors = o, x, v, w, m, flat, flat_logvar, parts, sums
     sizes = rows, columns, n, tile_rows, tile_columns
-    call = Loss(*map(address, tensors), *sizes, _LIKELIHOODS.index(likelihood), kind, scale)
+    call = Loss(*map(address, tensors), *sizes, LIKELIHOODS.index(likelihood), kind, scale)
     library().fastvae_elbo_loss(byref(call), threads_for(output.numel(), _ENTRIES_PER_THREAD))
     if output_logvar is not None and logvar_gradient:
         of_logvar = of_logvar if parts is None else shared_gradient(parts, output, output_logvar)

@@ -7,7 +7,26 @@ from ctypes import POINTER, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_
 import torch
 from torch import Tensor
 
-__all__ = ["DenseRows", "DenseStep", "Divergence", "Loss", "address", "library", "plain", "threads_for", "why_not"]
+__all__ = [
+    "LIKELIHOODS",
+    "NO_LOGVAR",
+    "OF_ALL",
+    "OF_COLUMN",
+    "OF_ENTRY",
+    "DenseRows",
+    "DenseStep",
+    "Divergence",
+    "Loss",
+    "address",
+    "library",
+    "plain",
+    "threads_for",
+    "why_not",
+]
+
+# In the order of source/elbo_loss.h's enums: the likelihoods, and what a log-variance belongs to.
+LIKELIHOODS = ("bernoulli", "gaussian", "squared_error")
+NO_LOGVAR, OF_ENTRY, OF_COLUMN, OF_ALL = range(4)
 
 
 class Loss(ctypes.Structure):

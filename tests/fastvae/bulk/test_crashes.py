@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastvae.bulk import folder as folder_module
-from fastvae.bulk.disk import Disk
+from fastvae.bulk.disk import FORGET_EVERY, Disk, NewFile
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.job import Job
 from fastvae.bulk.pool import ThreadHand
@@ -421,3 +421,18 @@ def test_no_call_is_left_out_of_the_protocol(tmp_path: Path) -> None:
     images += ["sync_folder"]
     assert logged(made_job(n=2, format="png"), tmp_path / "images") == ["sync_folder", *file, *images, *line, *file]
     assert folder_module.TEMPORARY.fullmatch(".shard-000000000.npy.0123456789abcdef.tmp")
+
+
+def test_a_long_file_is_forgotten_on_the_way(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Forgetful(QuickDisk):
+        def forget(self, descriptor: int) -> None:
+            sizes.append(os.fstat(descriptor).st_size)
+            super().forget(descriptor)
+
+    file = NewFile(Forgetful(), tmp_path / "temporary", tmp_path, "file")
+    for _ in range(5):
+        file.write(bytes(FORGET_EVERY // 2))
+    file.publish()
+    assert sizes == [FORGET_EVERY, 2 * FORGET_EVERY, 5 * FORGET_EVERY // 2]

@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+/* In the order of `ACTIVATIONS` in checks.py. */
 enum activation { IDENTITY, RELU, LEAKY_RELU, ELU, SELU, GELU, GELU_TANH, SILU, TANH, SIGMOID, SOFTPLUS };
 
 #define SELU_ALPHA 1.6732632423543772f
