@@ -72,12 +72,16 @@ class VAE:
     """
 
     def __init__(self, model: Model, settings: Settings | None = None) -> None:
-        self._model = model
-        self._engine = Engine(model, settings or Settings())
-        self._walker = Walker(self._engine)
+        self._set(model, Engine(model, settings or Settings()))
+
+    def _set(self, model: Model, engine: Engine) -> None:
+        self._model, self._engine, self._walker = model, engine, Walker(engine)
+        # Here, for a single row's sake: each further thing to look up costs it microseconds where caches are cold.
+        self._has_variance = not isinstance(model.spec.posterior, PointHead)
+        self._closed = model.spec.prior is None
 
     def _check_variance(self, what: str) -> None:
-        if isinstance(self.spec.posterior, PointHead):
+        if not self._has_variance:
             raise UnsupportedError(f"{what}: this model's encoder is deterministic, its posterior has no variance")
 
     def _for_images(self, name: str, x: Any, *, latent: bool = False) -> VAE | None:
@@ -86,8 +90,7 @@ class VAE:
         if sized is None:
             return None
         other = object.__new__(VAE)
-        other._model, other._engine = replace(self._model, spec=sized), self._engine.at(sized)
-        other._walker = Walker(other._engine)
+        other._set(replace(self._model, spec=sized), self._engine.at(sized))
         return other
 
     def __repr__(self) -> str:
@@ -393,10 +396,11 @@ class VAE:
             InputError: an argument of the wrong kind, shape, dtype or range.
             UnsupportedError: ``kl``, ``elbo`` or ``iwae`` of a deterministic encoder.
         """
-        what = metric_of(metric, samples, seed, beta, closed=self.spec.prior is None)
-        if what.needs_variance:
+        what = metric_of(metric, samples, seed, beta, closed=self._closed)
+        if not self._has_variance and what.needs_variance:
             self._check_variance(f"metric {what.name!r}")
-        start = noise.check_count("start", start)
+        if type(start) is not int or start != 0:
+            start = noise.check_count("start", start)
         short = what.at_mean and condition is None and invalid == "raise"
         if short and (direct := self._engine.direct(what.verbs[0], x)):
             return from_parts(direct, x.size // len(x), what).astype(np.float32, copy=False)

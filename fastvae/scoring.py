@@ -42,8 +42,8 @@ METRICS = ("reconstruction", "kl", "elbo", "iwae", "mse", "l2")
 class Metric:
     """What to compute: ``samples`` is None for z = mean, else the number of draws z ~ q(z|x) of ``seed``.
 
-    ``closed`` says whether the divergence from the model's prior has a closed form; where it has none, ``kl`` and
-    ``elbo`` estimate it by draws, DRAWS if ``samples`` is None.
+    ``iwae`` always draws: once where ``samples`` is None. ``closed`` says whether the divergence from the model's prior
+    has a closed form; where it has none, ``kl`` and ``elbo`` estimate it by draws, DRAWS if ``samples`` is None.
     """
 
     name: str
@@ -56,9 +56,10 @@ class Metric:
         if not isinstance(self.name, str) or self.name not in METRICS:
             raise InputError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {self.name!r:.80}")
         object.__setattr__(self, "seed", noise.check_seed(self.seed))
-        if self.samples is not None:
-            samples = noise.check_count("samples", self.samples, least=1, most=noise.MAX_SAMPLES)
-            object.__setattr__(self, "samples", samples)
+        samples = 1 if self.samples is None and self.name == "iwae" else self.samples
+        if samples is not None:
+            samples = noise.check_count("samples", samples, least=1, most=noise.MAX_SAMPLES)
+        object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "beta", _finite_beta(self.beta))
 
     @cached_property
@@ -108,8 +109,6 @@ def metric_of(name: str, samples: int | None, seed: int, beta: float, *, closed:
     Raises:
         InputError: an argument out of range.
     """
-    if samples is None and isinstance(name, str) and name == "iwae":
-        samples = 1
     try:
         return _known(name, samples, seed, beta, closed)
     except TypeError:  # something that cannot be kept, and is no metric either: say what is wrong with it

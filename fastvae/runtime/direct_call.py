@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +14,21 @@ from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.memory import is_out_of_memory
 from fastvae.runtime.results import Results
 from fastvae.runtime.side_by_side import Sharing
-from fastvae_kernels.cpu import DenseCall
+from fastvae.runtime.values import is_clean
+from fastvae_kernels.cpu import Values
 
-# Up to so many values one call of BLAS, in one thread, tells sooner than two of NumPy whether all are finite.
-FEW_VALUES = 8192
-FLOAT32, BITS = np.dtype(np.float32), np.dtype(np.uint32)
-# 1.0 in the bits of a float32.
-ONE = 0x3F800000
+FLOAT32 = np.dtype(np.float32)
 
-Values: TypeAlias = Literal["any", "finite", "unit interval"]
+# As a session's `run`: names of outputs, arrays by name, options.
+Run: TypeAlias = Callable[[Sequence[str], Mapping[str, Any], Any], list[NDArray[Any]]]
+
+
+class FewRows(Protocol):
+    """The same as a DirectCall, for at most ``most`` rows of any strides."""
+
+    most: int
+
+    def __call__(self, x: Any) -> list[NDArray[Any]] | None: ...
 
 
 class DirectCall:
@@ -33,8 +38,10 @@ class DirectCall:
     memory again. Hence no calls in it that can be spared.
 
     Args:
+        run: of a session.
         given: name and shape of a row of the input.
-        outputs: the same of each output, and ``dtypes`` of each.
+        asked: names of what ``run`` is asked for.
+        shapes: of a row of each output, and ``dtypes`` of each.
         marked: whether the last output says which rows have a NaN that bytes do not show.
         limit: rows of a batch.
         values: what those of the input have to be.
@@ -42,18 +49,18 @@ class DirectCall:
         results: where the memory of the outputs of several batches comes from.
         alone: how several batches go side by side, and what gives the same call in a session of one thread for them;
             None where they go one after the other.
-        few: what gives the same for fewer rows than a session is worth calling for; None where nothing does.
+        few: what gives the same for a few rows, sooner; None where nothing does.
     """
 
     __slots__ = (
         "_alone",
+        "_asked",
         "_dtypes",
         "_few",
         "_in_use",
         "_limit",
         "_marked",
         "_name",
-        "_outputs",
         "_results",
         "_run",
         "_shape",
@@ -63,9 +70,10 @@ class DirectCall:
 
     def __init__(
         self,
-        session: Any,
+        run: Run,
         given: tuple[str, Shape],
-        outputs: Mapping[str, Shape],
+        asked: Sequence[str],
+        shapes: Sequence[Shape],
         dtypes: Sequence[np.dtype[Any]],
         marked: bool,
         limit: int,
@@ -73,12 +81,11 @@ class DirectCall:
         in_use: Lifetime,
         results: Results,
         alone: Alone | None,
-        few: DenseCall | None = None,
+        few: FewRows | None = None,
     ) -> None:
-        # The session's own object, where there is one, runs without looking at its arguments once more.
-        self._run = getattr(session, "_sess", session).run
+        self._run = run
         self._name, self._shape = given
-        self._outputs, self._shapes = list(outputs), list(outputs.values())
+        self._asked, self._shapes = asked, shapes
         self._dtypes, self._marked = dtypes, marked
         self._limit, self._values, self._in_use, self._results = limit, values, in_use, results
         self._alone, self._few = alone, few
@@ -97,10 +104,10 @@ class DirectCall:
             return None
         if rows > self._limit:
             return self.in_batches(rows, lambda low, high: x[low:high])
-        if not self._clean(x):
+        if not is_clean(x, self._values):
             return None
         try:
-            results: list[NDArray[Any]] = self._run(self._outputs, {self._name: x}, None)
+            results = self._run(self._asked, {self._name: x}, None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -108,21 +115,6 @@ class DirectCall:
         if self._marked and results[-1].any():
             return None
         return results
-
-    def _clean(self, x: NDArray[np.float32]) -> bool:
-        """Whether the values are what they have to be.
-
-        Read as integers, floats from 0 to 1 are those up to ONE; negative ones (-0.0 too), larger ones, infinities and
-        NaN are all beyond.
-        """
-        if self._values == "unit interval":
-            return bool(np.maximum.reduce(x.view(BITS), None) <= ONE)
-        if self._values == "finite":
-            # A sum of squares is finite only if every value is; large ones may overflow it and still be finite.
-            if x.size <= FEW_VALUES and np.vdot(x, x) < math.inf:
-                return True
-            return bool(np.minimum.reduce(x, None) > -math.inf and np.maximum.reduce(x, None) < math.inf)
-        return True
 
     def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[Any]] | None:
         """The outputs for many rows, of which ``batch`` gives low to high, as :meth:`__call__` takes them.

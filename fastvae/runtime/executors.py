@@ -20,7 +20,8 @@ from fastvae.runtime.pixels import PixelExecutor, pixel_bytes
 from fastvae.runtime.resolved import Resolved
 from fastvae.runtime.resources import AnyExecutor, Resources
 from fastvae.runtime.sizes import resized
-from fastvae.runtime.split import SplitExecutor, split
+from fastvae.runtime.split import split
+from fastvae.runtime.split_executor import WITHOUT_FORM, SplitExecutor
 from fastvae.runtime.tiling import Costs, TiledExecutor, fit, references, sessions, weight_bytes
 
 
@@ -141,7 +142,7 @@ class Executors:
         )
         if how.impl == "onnxruntime":
             sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
-            parts = split(plan)
+            parts = split(plan, WITHOUT_FORM)
             return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
         if how.precision == "fp8":
             share = self._held.weights.share
@@ -156,7 +157,7 @@ class Executors:
             arena=how.arena,
             batch_invariant=how.batch_invariant,
             any_size=any_size,
-            few=how.few_rows,
+            compiled=how.compiled,
         )
 
     def _recorded(self, plan: Plan) -> Executor | GraphExecutor:

@@ -17,13 +17,16 @@ from torch import Tensor
 from fastvae.layers import Shape
 from fastvae.plan import NAN, Plan, output_dtypes, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
-from fastvae.runtime.direct_call import Alone, DirectCall, Values
+from fastvae.runtime.direct_call import Alone, DirectCall, Run
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.few_rows import few_rows
+from fastvae.runtime.kept_call import KeptCall
+from fastvae.runtime.last_steps import last_steps
 from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.results import Results
 from fastvae.runtime.side_by_side import Sharing, in_serial_thread
+from fastvae_kernels.cpu import DenseCall, Values
 
 # Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
 # work of a call, as long as that takes no more than BUFFER_BYTES.
@@ -97,7 +100,8 @@ class OnnxExecutor:
         arena: whether the session keeps the memory of a call for the next one.
         batch_invariant: whether a row's bits must not depend on its place in the batch.
         any_size: whether it takes images of any size, see :meth:`resized`.
-        few: whether a few rows may be computed by the compiled kernels, where those are faster.
+        compiled: whether a few rows, or the scores that end the plan, may be left to the compiled kernels, where those
+            are faster.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class OnnxExecutor:
         arena: bool,
         batch_invariant: bool,
         any_size: bool = False,
-        few: bool = False,
+        compiled: bool = False,
     ) -> None:
         from fastvae.onnx import output_names, to_onnx
 
@@ -116,18 +120,20 @@ class OnnxExecutor:
         # Threads that wait for the next call by spinning are in the way of what comes between calls: noise, or
         # whoever writes a bulk job's rows. Other verbs keep them: a single row is done sooner.
         self._spins = self._noise_dim is None and not batch_invariant
-        self._few = few_rows(plan) if few else None
+        self._few = few_rows(plan) if compiled else None
+        self._last = last_steps(plan, threads) if compiled and self._few is None else None
         # The session holds what it needs of the weights; of the plan's, their shapes are left.
         self._take(replace(plan, weights={name: weight.to("meta") for name, weight in plan.weights.items()}))
         weights: dict[str, NDArray[np.float32]] = {}  # given as they are: a model's bytes would be copied several times
-        model = to_onnx(plan, batch_invariant=batch_invariant, any_size=any_size, runtime=True, outside=weights)
+        front = plan if self._last is None else self._last.front
+        model = to_onnx(front, batch_invariant=batch_invariant, any_size=any_size, runtime=True, outside=weights)
         self._sessions = Sessions(model.SerializeToString(), weights, arena=arena, spins=self._spins)
         self._session = self._sessions.of(threads)
         self._inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = output_names(plan)
-        self._dtypes = output_dtypes(plan, torch.float32)
-        whole = None if self._few is None else self._few.call(plan.shapes[self._inputs[0]], "any", self._few.most)
-        self._of_few = whole
+        self._outputs = output_names(front)
+        self._of_few = None
+        if self._few is not None:
+            self._of_few = self._few.call(plan.shapes[self._inputs[0]], "any", self._few.most)
 
     def _take(self, plan: Plan) -> None:
         self.plan = plan
@@ -162,29 +168,46 @@ class OnnxExecutor:
             found = map(torch.from_numpy, self._of_few(given[0].detach().numpy()) or ())
             return tuple(found) if out is None else tuple(to.copy_(part) for to, part in zip(out, found, strict=True))
         if out is None:
-            shapes = [(rows, *self.plan.shapes[name]) for name in self.plan.outputs]
-            out = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, self._dtypes, strict=True)]
-        if rows:
-            self._run(given, out)
+            out = _memory(self.plan, rows)
+        if self._last is None:
+            if rows:
+                self._run(given, out)
+        elif rows:
+            between = _memory(self._last.front, rows)
+            self._run(given, between)
+            read = [*(inputs[name].contiguous() for name in self._last.inputs), *between]
+            made, call = self._last.call([part.detach().numpy() for part in read])
+            call()
+            for to, part in zip(out, made, strict=True):
+                to.copy_(torch.from_numpy(part))
         return tuple(out)
 
     def direct(
         self, shape: Shape, limit: int, values: Values, in_use: Lifetime, results: Results, sharing: Sharing
     ) -> DirectCall | None:
-        """The short way into a session with a single input: x, z or the noise; None where there are more.
+        """The short way from a single input, x, z or the noise; None where there are more.
 
         ``shape`` is that of the input's rows; see DirectCall for the others.
         """
-        if len(self._inputs) != 1:
+        last = self._last
+        if len(self._inputs if last is None else last.inputs) != 1:
             return None
-        few = None if self._few is None else self._few.call(shape, values, limit)
-        outputs = {name: self.plan.shapes[value] for name, value in zip(self._outputs, self.plan.outputs, strict=True)}
-        dtypes = [np.dtype(NUMPY_TYPES[dtype]) for dtype in self._dtypes]
-        marked = NAN in self.plan.outputs
+        given, marked = (self._inputs[0], shape), NAN in self.plan.outputs
+        front = self.plan if last is None else last.front
+        names = {name: front.shapes[value] for name, value in zip(self._outputs, front.outputs, strict=True)}
+        made, dtypes = _numpy_types(front), _numpy_types(self.plan)
+        asked, shapes = list(names), [self.plan.shapes[name] for name in self.plan.outputs]
+        few: DenseCall | KeptCall
+        if self._few is not None:
+            few = self._few.call(shape, values, limit)
+        else:
+            few = KeptCall(self._session, given, names, made, marked, last, values, limit)
 
         def call(session: Any, alone: Alone | None) -> DirectCall:
-            given = self._inputs[0], shape
-            return DirectCall(session, given, outputs, dtypes, marked, limit, values, in_use, results, alone, few)
+            # The session's own object, where there is one, runs without looking at its arguments once more.
+            run_front: Run = getattr(session, "_sess", session).run
+            whole = run_front if last is None else last.after(run_front)
+            return DirectCall(whole, given, asked, shapes, dtypes, marked, limit, values, in_use, results, alone, few)
 
         if not self.side_by_side:
             return call(self._session, None)
@@ -199,3 +222,16 @@ class OnnxExecutor:
         for name, tensor in zip(self._outputs, out, strict=True):
             binding.bind_output(name, "cpu", 0, NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         session.run_with_iobinding(binding)
+
+
+def _memory(plan: Plan, rows: int) -> list[Tensor]:
+    """Uninitialised tensors for so many rows of a plan's outputs."""
+    dtypes = output_dtypes(plan, torch.float32)
+    return [
+        torch.empty((rows, *plan.shapes[name]), dtype=dtype) for name, dtype in zip(plan.outputs, dtypes, strict=True)
+    ]
+
+
+def _numpy_types(plan: Plan) -> list[np.dtype[Any]]:
+    """The dtypes of a plan's outputs."""
+    return [np.dtype(NUMPY_TYPES[dtype]) for dtype in output_dtypes(plan, torch.float32)]

@@ -28,9 +28,9 @@ class Resolved:
     """How a model is run.
 
     ``op_impl`` is the implementation of the ops outside plans (noise, reparameterization), which have no form in ONNX
-    Runtime. ``few_rows`` says that a few rows may go another way than ``impl``'s, ``fits_images`` that images are cut
-    into tiles where ``max_memory`` asks for it, and ``decodes_samples`` that samples are decoded from latents that no
-    plan draws.
+    Runtime. ``compiled`` says that the compiled kernels may take steps of ``impl``'s, ``fits_images`` that images are
+    cut into tiles where ``max_memory`` asks for it, and ``decodes_samples`` that samples are decoded from latents that
+    no plan draws.
     """
 
     device: torch.device
@@ -46,7 +46,7 @@ class Resolved:
     batch_invariant: bool
     batch_size: int | None
     max_memory: int | None
-    few_rows: bool
+    compiled: bool
     fits_images: bool
     decodes_samples: bool
 
@@ -90,7 +90,7 @@ def resolve(settings: Settings, model: Model) -> Resolved:
         batch_invariant=settings.batch_invariant,
         batch_size=batch_size,
         max_memory=max_memory,
-        few_rows=settings.impl == "auto" and impl == "onnxruntime" and not invariant,
+        compiled=settings.impl == "auto" and impl == "onnxruntime" and not invariant,
         fits_images=fits_images,
         decodes_samples=fits_images or bool(model.spec.mixtures()),
     )

@@ -18,7 +18,7 @@ from fastvae.runtime.numerics import Numerics
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.pixels import PixelExecutor
 from fastvae.runtime.results import Results
-from fastvae.runtime.split import SplitExecutor
+from fastvae.runtime.split_executor import SplitExecutor
 from fastvae.runtime.staging import stages
 from fastvae.runtime.tiling import TiledExecutor
 from fastvae.runtime.weights import WeightStore

@@ -6,12 +6,13 @@ from fastvae.layers import Shape
 from fastvae.likelihoods import UNIT_INTERVAL, OutputHead
 from fastvae.plan import MEAN_VERBS, PLAIN_VERBS
 from fastvae.runtime.batches import Batches
-from fastvae.runtime.direct_call import DirectCall, Values
+from fastvae.runtime.direct_call import DirectCall
 from fastvae.runtime.executors import Executors
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.resolved import Resolved
 from fastvae.runtime.resources import Resources
 from fastvae.spec import ModelSpec
+from fastvae_kernels.cpu import Values
 
 
 class ShortWays:

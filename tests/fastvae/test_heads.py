@@ -20,7 +20,7 @@ from fastvae.likelihoods import OPERANDS, constants
 from fastvae.plan import Target, build_plan
 from fastvae.plan.verbs import translate
 from fastvae.runtime.ort import OnnxExecutor
-from fastvae.runtime.split import WITHOUT_FORM, SplitExecutor
+from fastvae.runtime.split_executor import WITHOUT_FORM, SplitExecutor
 from fastvae.spec_json import spec_from_json, spec_to_json
 from tests.fastvae.head_specs import HEADS, MIXED, OBSERVED, exact, log_density, rows_of, seen
 from tests.fastvae.support import condition_for, inputs_of, mlp_spec, random_model, run_plan, vae

@@ -240,3 +240,33 @@ def test_room_is_counted() -> None:
     assert steps.fits
     steps.linear(GIVEN, torch.zeros(1, 1), None, "identity", None)
     assert not steps.fits
+
+
+@given(columns=st.integers(1, 600), latents=st.integers(1, 20), rows=st.integers(1, 5), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_scores_of_several_arrays(columns: int, latents: int, rows: int, seed: int) -> None:
+    """What a session made and what it was given, of rows of different lengths."""
+    logits, x = numbers(rows, columns, seed=seed, spread=3.0), numbers(rows, columns, seed=seed + 1).abs().clamp(max=1)
+    mean, logvar = numbers(rows, latents, seed=seed + 2), numbers(rows, latents, seed=seed + 3)
+    steps = DenseSteps()
+    places = [
+        steps.score("bernoulli", GIVEN - 1, GIVEN, columns),
+        steps.divergence(GIVEN - 2, GIVEN - 3, latents),
+    ]
+    made = np.full((2, rows), np.nan, np.float32)
+    score = steps.call([part.numpy() for part in (x, logits, mean, logvar)], places, made, "unit interval")
+    assert score()
+    wide = logits.double()
+    terms = torch.nn.functional.softplus(wide) - x.double() * wide
+    divergence = 0.5 * (mean.double() ** 2 + logvar.double().expm1() - logvar.double())
+    for found, exact, size in (
+        (made[0], terms, wide.abs() + 1),
+        (made[1], divergence, mean.double() ** 2 + logvar.double().abs() + logvar.double().exp()),
+    ):
+        # A dozen roundings of numbers no larger than `size`, and the sum's own.
+        error = (torch.from_numpy(found).double() - exact.sum(1)).abs()
+        assert (error <= 16 * U * size.sum(1)).all()
+    x[rows - 1, columns - 1] = 1.5
+    before = made.copy()
+    assert not score()
+    np.testing.assert_array_equal(made, before)

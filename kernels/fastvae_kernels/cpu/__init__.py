@@ -1,6 +1,6 @@
 """Implementations for CPUs of what PyTorch alone makes slow there, compiled from C; noise has the reference's bits."""
 
-from .dense_rows import GIVEN, DenseCall, DenseSteps
+from .dense_rows import GIVEN, DenseCall, DenseSteps, Values
 from .divergence import divergence_gradients
 from .elbo_loss import elbo_loss, elbo_loss_backward
 from .library import why_not
@@ -11,6 +11,7 @@ __all__ = [
     "GIVEN",
     "DenseCall",
     "DenseSteps",
+    "Values",
     "divergence_gradients",
     "elbo_loss",
     "elbo_loss_backward",

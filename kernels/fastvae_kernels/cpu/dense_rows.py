@@ -1,4 +1,4 @@
-"""A plan of dense layers on a few rows in one call of the compiled library: the steps, and the call.
+"""Steps of a plan on rows in one call of the compiled library: dense layers on a few rows, or the scores at its end.
 
 Most of what a row of a small model takes is what lies between its layers. Here nothing does: the steps are a table that
 one function walks over, and their results lie on its stack.
@@ -6,9 +6,11 @@ one function walks over, and their results lie on its stack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ctypes import byref, c_int64
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_int64, c_void_p
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -16,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import ACTIVATIONS
-from .library import LIKELIHOODS, NO_LOGVAR, OF_COLUMN, OF_ENTRY, DenseRows, DenseStep, library
+from .library import LIKELIHOODS, NO_LOGVAR, OF_COLUMN, OF_ENTRY, DenseStep, RowCall, library
 
 __all__ = ["GIVEN", "DenseCall", "DenseSteps"]
 
-# The place of the caller's rows.
+# The place of the caller's rows; a second array of them is at GIVEN - 1, and so on.
 GIVEN = -1
 # As in the source: outputs of a panel of weights, and floats that the steps of a row may make.
 _LANES, _ROOM = 16, 8192
@@ -28,6 +30,9 @@ _LINE = 64
 _KINDS = ("linear", "affine", "add", "clamp", "score", "divergence")
 _ALPHA = {"leaky_relu": 0.01, "elu": 1.0}
 _VALUES = ("any", "finite", "unit interval")
+
+_Kept: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], Callable[[], bool]]
+Values: TypeAlias = Literal["any", "finite", "unit interval"]
 
 
 class DenseSteps:
@@ -89,6 +94,34 @@ class DenseSteps:
         """One number a row: KL(N(mean, exp logvar) || N(0, I))."""
         return self._step("divergence", mean, 1, other=logvar, inputs=columns, outputs=1)
 
+    def call(
+        self,
+        given: Sequence[NDArray[np.float32]],
+        outputs: Sequence[int],
+        made: NDArray[np.float32],
+        values: Values = "any",
+    ) -> Callable[[], bool]:
+        """What does the steps from the arrays `given` to `made`, each time it is called.
+
+        It says False, and does nothing, where values of the first of `given` are not what they have to be. All arrays
+        are in C order, and are not kept, their addresses are; `made` [outputs, rows, *shape] has the results at the
+        places `outputs`, which have the same shape a row.
+        """
+        call = RowCall(
+            steps=(DenseStep * len(self.steps))(*self.steps),
+            places=(c_int64 * len(outputs))(*outputs),
+            given=(c_void_p * len(given))(*(array.ctypes.data for array in given)),
+            columns=(c_int64 * len(given))(*(math.prod(array.shape[1:]) for array in given)),
+            out=made.ctypes.data,
+            count=len(self.steps),
+            outputs=len(outputs),
+            rows=len(given[0]),
+            width=math.prod(made.shape[2:]),
+            room=self.room,
+            values=_VALUES.index(values),
+        )
+        return partial(library().fastvae_dense_rows, byref(call))
+
     def _activated(
         self,
         kind: str,
@@ -144,24 +177,15 @@ class DenseCall:
         given: tuple[int, ...],
         outputs: Sequence[int],
         shape: tuple[int, ...],
-        values: Literal["any", "finite", "unit interval"],
+        values: Values,
         most: int,
     ) -> None:
         assert steps.fits
         self.most = most
-        self._run = library().fastvae_dense_rows
-        self._kept, self._given, self._shape, self._outputs = steps.kept, given, shape, range(len(outputs))
-        self._steps, self._places = (DenseStep * len(steps.steps))(*steps.steps), (c_int64 * len(outputs))(*outputs)
-        self._sizes = {
-            "count": len(steps.steps),
-            "outputs": len(outputs),
-            "columns": int(np.prod(given, dtype=np.int64)),
-            "width": int(np.prod(shape, dtype=np.int64)),
-            "room": steps.room,
-            "values": _VALUES.index(values),
-        }
+        self._steps, self._given, self._shape, self._values = steps, given, shape, values
+        self._places, self._outputs = outputs, range(len(outputs))
         # By number of rows: tuples of rows, results and the call that reads and writes them.
-        self._idle: list[list[tuple[Any, NDArray[np.float32], Any]]] = [[] for _ in range(most + 1)]
+        self._idle: list[list[_Kept]] = [[] for _ in range(most + 1)]
 
     def __call__(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]] | None:
         """The results, each (rows, *shape), of at most `most` float32 rows (rows, *given).
@@ -176,13 +200,11 @@ class DenseCall:
             own = self._new(rows)
         given, made, call = own
         given[...] = x
-        found = made.copy() if self._run(call) else None
+        found = made.copy() if call() else None
         idle.append(own)
         return None if found is None else [found[output] for output in self._outputs]
 
-    def _new(self, rows: int) -> tuple[Any, NDArray[np.float32], Any]:
+    def _new(self, rows: int) -> _Kept:
         given = np.empty((rows, *self._given), np.float32)
         made = np.empty((len(self._places), rows, *self._shape), np.float32)
-        where = {"x": given.ctypes.data, "out": made.ctypes.data, "rows": rows}
-        call = DenseRows(steps=self._steps, places=self._places, **where, **self._sizes)
-        return given, made, byref(call)
+        return given, made, self._steps.call([given], self._places, made, self._values)

@@ -13,10 +13,10 @@ __all__ = [
     "OF_ALL",
     "OF_COLUMN",
     "OF_ENTRY",
-    "DenseRows",
     "DenseStep",
     "Divergence",
     "Loss",
+    "RowCall",
     "address",
     "library",
     "plain",
@@ -88,18 +88,18 @@ class DenseStep(ctypes.Structure):
     )
 
 
-class DenseRows(ctypes.Structure):
-    """`dense_rows` of source/dense_rows.c."""
+class RowCall(ctypes.Structure):
+    """`row_call` of source/dense_rows.c."""
 
     _fields_ = (
         ("steps", POINTER(DenseStep)),
         ("places", POINTER(c_int64)),
-        ("x", c_void_p),
+        ("given", POINTER(c_void_p)),
+        ("columns", POINTER(c_int64)),
         ("out", c_void_p),
         ("count", c_int64),
         ("outputs", c_int64),
         ("rows", c_int64),
-        ("columns", c_int64),
         ("width", c_int64),
         ("room", c_int64),
         ("values", c_int),
@@ -137,7 +137,7 @@ def _load() -> ctypes.CDLL | str:
 
 def _declared(loaded: ctypes.CDLL) -> bool:
     """Whether a library has this version's functions, which are then given their arguments' types."""
-    structures = {"loss": Loss, "divergence": Divergence, "dense_step": DenseStep, "dense_rows": DenseRows}
+    structures = {"loss": Loss, "divergence": Divergence, "dense_step": DenseStep, "row_call": RowCall}
     names = ("noise", "elbo_loss", "divergence", "dense_rows", *(f"{name}_size" for name in structures))
     if not all(hasattr(loaded, f"fastvae_{name}") for name in names):
         return False
@@ -148,7 +148,7 @@ def _declared(loaded: ctypes.CDLL) -> bool:
     loaded.fastvae_elbo_loss.restype = None
     loaded.fastvae_divergence.argtypes = [POINTER(Divergence), c_int64, c_int]
     loaded.fastvae_divergence.restype = None
-    loaded.fastvae_dense_rows.argtypes = [POINTER(DenseRows)]
+    loaded.fastvae_dense_rows.argtypes = [POINTER(RowCall)]
     return all(
         getattr(loaded, f"fastvae_{name}_size")() == ctypes.sizeof(structure) for name, structure in structures.items()
     )

@@ -83,6 +83,7 @@ def test_the_short_way_goes_in_internal_batches() -> None:
     def batches() -> list[int]:
         assert engine.direct("embed", x[:1]) is not None
         call, sizes = engine._resources.direct["embed"], list[int]()
+        call._few = None
         run = call._run
 
         def watched(outputs: Any, given: dict[str, Any], options: Any) -> Any:
@@ -150,7 +151,8 @@ def test_the_short_way_short_of_memory_leaves_it_to_the_long_one(error: Exceptio
     def full(*_: object) -> None:
         raise error
 
-    digits._engine._resources.direct["embed"]._run = full
+    call = digits._engine._resources.direct["embed"]
+    call._few, call._run = None, full
     np.testing.assert_array_equal(digits.embed(x), expected)
 
 
@@ -162,7 +164,8 @@ def test_the_short_way_does_not_hide_other_errors() -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no such node")
 
-    digits._engine._resources.direct["embed"]._run = broken
+    call = digits._engine._resources.direct["embed"]
+    call._few, call._run = None, broken
     with pytest.raises(RuntimeError, match="no such node"):
         digits.embed(x)
 

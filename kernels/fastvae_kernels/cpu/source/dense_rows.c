@@ -1,4 +1,4 @@
-/* A plan of dense layers on a few rows, all of its steps in one call.
+/* Steps of a plan on rows, all of them in one call: dense layers on a few rows, or the scores that end a plan.
 
    Where layers are small most of a call is what lies between them: finding a kernel, a new tensor, Python. Here steps are
    a table, and what they make lies side by side on the stack. Products are summed in an order that knows neither the
@@ -12,14 +12,7 @@
 #define LANES 16    /* outputs of a panel: weights are packed [panels, inputs, LANES], so are sums in registers */
 #define ROWS 2      /* at a time: sums of two rows by one panel, or of one row by two, leave no register unused */
 #define ROOM 8192   /* floats that the steps of a row may make */
-#define GIVEN (-1)  /* the place of the caller's rows; all others are offsets into a row's room */
-
-/* For AVX-512 as well, unlike WIDE: a panel is one of its vectors. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define WIDEST
-#endif
+/* Places are offsets into a row's room; below zero they are the caller's arrays, of which -1 is the first. */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -35,15 +28,16 @@ typedef struct {
     float alpha, least, most;        /* CLAMP's bounds */
 } dense_step;
 
-/* All steps, and the call: `rows` rows of `columns` entries at `x` to `outputs` arrays of rows of `width` at `out`. */
+/* All steps, and the call: `rows` rows of each of the arrays `given`, to `outputs` arrays of rows of `width` at `out`. */
 typedef struct {
     const dense_step *steps;
     const int64_t *places; /* of the outputs */
-    const float *x;
+    const float *const *given;
+    const int64_t *columns; /* of each of the given */
     float *out;
-    int64_t count, outputs, rows, columns, width, room;
-    int values; /* what x has to be */
-} dense_rows;
+    int64_t count, outputs, rows, width, room;
+    int values; /* what those of the first of the given have to be */
+} row_call;
 
 static inline __attribute__((always_inline)) void sum_products(int rows, int panels, const dense_step *own,
                                                                int64_t panel, const float *x, int64_t x_stride,
@@ -104,13 +98,17 @@ static float score(const dense_step *own, const float *output, const float *data
 }
 
 typedef struct {
-    const dense_rows *own;
-    const float *x;
+    const row_call *own;
+    int64_t first; /* row */
     float *room;
 } rows_block;
 
+static int64_t stride_at(const row_call *own, int64_t place) { return place < 0 ? own->columns[-1 - place] : own->room; }
+
 static const float *at(const rows_block *block, int row, int64_t place) {
-    return place == GIVEN ? block->x + row * block->own->columns : block->room + row * block->own->room + place;
+    int64_t stride = stride_at(block->own, place);
+    return place < 0 ? block->own->given[-1 - place] + (block->first + row) * stride
+                     : block->room + row * stride + place;
 }
 
 static void step_of_row(const rows_block *block, const dense_step *step, int row) {
@@ -130,11 +128,10 @@ static void step_of_row(const rows_block *block, const dense_step *step, int row
 }
 
 static void run_block(const rows_block *block, int rows) {
-    const dense_rows *own = block->own;
+    const row_call *own = block->own;
     for (const dense_step *step = own->steps; step < own->steps + own->count; step++) {
         if (step->kind == LINEAR) {
-            int64_t stride = step->x == GIVEN ? own->columns : own->room;
-            linear(step, rows, at(block, 0, step->x), stride, block->room + step->to, own->room);
+            linear(step, rows, at(block, 0, step->x), stride_at(own, step->x), block->room + step->to, own->room);
         }
         for (int row = 0; row < rows; row++) step_of_row(block, step, row);
     }
@@ -158,17 +155,17 @@ WIDE static int all_in_unit_interval(const float *x, int64_t count) {
 
 /* That the caller's structures are these. */
 int fastvae_dense_step_size(void) { return (int)sizeof(dense_step); }
-int fastvae_dense_rows_size(void) { return (int)sizeof(dense_rows); }
+int fastvae_row_call_size(void) { return (int)sizeof(row_call); }
 
 /* Whether the rows are what they have to be; else nothing is computed. */
-int fastvae_dense_rows(const dense_rows *own) {
+int fastvae_dense_rows(const row_call *own) {
     _Alignas(64) float room[ROWS * ROOM];
-    int64_t entries = own->rows * own->columns;
-    if (own->values == FINITE && !all_finite(own->x, entries)) return 0;
-    if (own->values == UNIT_INTERVAL && !all_in_unit_interval(own->x, entries)) return 0;
+    int64_t entries = own->rows * own->columns[0];
+    if (own->values == FINITE && !all_finite(own->given[0], entries)) return 0;
+    if (own->values == UNIT_INTERVAL && !all_in_unit_interval(own->given[0], entries)) return 0;
     for (int64_t first = 0; first < own->rows; first += ROWS) {
         int rows = own->rows - first < ROWS ? (int)(own->rows - first) : ROWS;
-        rows_block block = {own, own->x + first * own->columns, room};
+        rows_block block = {own, first, room};
         run_block(&block, rows);
         for (int64_t output = 0; output < own->outputs; output++)
             for (int row = 0; row < rows; row++)

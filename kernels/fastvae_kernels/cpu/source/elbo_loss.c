@@ -11,14 +11,26 @@ typedef struct {
     float term[BLOCK], output[BLOCK], logvar[BLOCK]; /* scores, and their derivatives */
 } entries;
 
-/* softplus(l) - x l, summed so that a confident right answer costs exp(-|l|), not 0. */
-WIDE static void bernoulli(const float *restrict logit, const float *restrict x, int count, entries *restrict own) {
+static inline float exponential_of_minus(float size) { return exponential(size > 104.0f ? -104.0f : -size); }
+
+/* softplus(l) - x l, summed so that a confident right answer costs exp(-|l|), not 0; e is exp(-|l|). */
+static inline float bernoulli_term(float l, float x, float e) {
+    return ((l < 0.0f ? 0.0f : l) - l * x) + log_plus_one(e);
+}
+
+WIDEST static void bernoulli(const float *restrict logit, const float *restrict x, int count, entries *restrict own) {
     for (int i = 0; i < count; i++) {
-        float l = logit[i], size = fabsf(l);
-        float e = exponential(size > 104.0f ? -104.0f : -size), inverse = 1.0f / (1.0f + e);
+        float l = logit[i], e = exponential_of_minus(fabsf(l)), inverse = 1.0f / (1.0f + e);
         own->output[i] = (l >= 0.0f ? inverse : e * inverse) - x[i];
-        own->term[i] = ((l < 0.0f ? 0.0f : l) - l * x[i]) + log_plus_one(e);
+        own->term[i] = bernoulli_term(l, x[i], e);
     }
+}
+
+/* The same where nobody asks for derivatives. */
+WIDEST static void bernoulli_terms(const float *restrict logit, const float *restrict x, int count,
+                                   entries *restrict own) {
+    for (int i = 0; i < count; i++)
+        own->term[i] = bernoulli_term(logit[i], x[i], exponential_of_minus(fabsf(logit[i])));
 }
 
 WIDE static void squared_error(const float *restrict output, const float *restrict x, int count,
@@ -69,7 +81,7 @@ WIDE static int plain(const float *v, int count) {
 static void score_entries(const loss *own, const float *output, const float *x, const float *v, int count,
                           entries *found) {
     if (own->likelihood == BERNOULLI)
-        bernoulli(output, x, count, found);
+        (own->to_output ? bernoulli : bernoulli_terms)(output, x, count, found);
     else if (own->likelihood == SQUARED_ERROR)
         squared_error(output, x, count, found);
     else

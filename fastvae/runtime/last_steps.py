@@ -1,0 +1,72 @@
+"""The scores that end a plan, in one call of the compiled kernels after the session that runs what is before them.
+
+A likelihood and a divergence are some twenty nodes of a session, each a pass over all entries or a node's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastvae.plan import Plan, plan_cost
+from fastvae.runtime.direct_call import Run
+from fastvae.runtime.few_rows import MOST_BYTES
+from fastvae.runtime.row_steps import RowSteps, row_steps
+from fastvae.runtime.split import split
+from fastvae_kernels.cpu import Values
+
+# What scores a row, and what may go with that.
+SCORES = ("bernoulli_nll", "gaussian_nll", "squared_error", "kl")
+WITH_SCORES = (*SCORES, "logvar", "add")
+# Rows of few entries are sooner scored by nodes that take many rows at once; here a row's layers take longer by far.
+LEAST_FLOPS = MOST_BYTES // 2
+# One thread takes them, for the session's spin on the others' processors: where it has more, its nodes are sooner done.
+MOST_THREADS = 4
+
+
+@dataclass(frozen=True)
+class LastSteps:
+    """A plan in two: ``front`` for a session, and ``steps`` on the plan's ``inputs`` and on what that gives."""
+
+    front: Plan
+    inputs: Sequence[str]
+    steps: RowSteps
+
+    def call(
+        self, given: Sequence[NDArray[np.float32]], values: Values = "any"
+    ) -> tuple[NDArray[np.float32], Callable[[], bool]]:
+        """Memory [outputs, rows, *shape] for the plan's outputs, and what computes them from ``given``.
+
+        ``given`` are arrays in C order: ``inputs``, the first of which are to be ``values``, and the outputs of
+        ``front``.
+        """
+        made = np.empty((len(self.steps.outputs), len(given[0]), *self.steps.shape), np.float32)
+        return made, self.steps.steps.call(given, self.steps.outputs, made, values)
+
+    def after(self, session: Run) -> Run:
+        """What runs the whole plan as ``session`` does its front."""
+
+        def both(outputs: Sequence[str], feed: Mapping[str, Any], options: Any) -> list[NDArray[Any]]:
+            given = [feed[name] for name in self.inputs]
+            made, call = self.call([*given, *session(outputs, feed, options)])
+            call()
+            return list(made)
+
+        return both
+
+
+def last_steps(plan: Plan, threads: int) -> LastSteps | None:
+    """``plan``, in float32 on the CPU, cut before its scores; None where it has none, or is better left whole.
+
+    ``threads`` are those of a call of the session.
+    """
+    parts = split(plan, SCORES)
+    if parts is None or threads > MOST_THREADS or plan_cost(plan, workspace=False).flops < LEAST_FLOPS:
+        return None
+    front, last = parts
+    steps = row_steps(replace(last, inputs=(*plan.inputs, *front.outputs), shapes=plan.shapes), WITH_SCORES)
+    return None if steps is None or not front.steps else LastSteps(front, plan.inputs, steps)
