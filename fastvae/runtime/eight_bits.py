@@ -1,10 +1,11 @@
-"""Which convolutions of a plan bear 8 bits: those whose error, measured on rows of noise, is small."""
+"""Which convolutions of a model bear 8 bits: those whose error, measured on rows of noise, is small."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,43 +13,76 @@ from torch import Tensor
 
 import fastvae_kernels
 from fastvae import noise
-from fastvae.plan import Plan, Step
+from fastvae.errors import WeightFormatError
+from fastvae.model import Model
+from fastvae.plan import Plan, Step, build_plan
 from fastvae.plan.passes.use_fp8 import (
     CONVOLUTIONS,
     LARGEST,
     eight_bit_weight,
+    layer_of,
     norms_before_convolutions,
     out_scale,
     use_fp8,
 )
 from fastvae.runtime.executor import Draw, Executor
+from fastvae.spec import ModelSpec
 
 # The most that a convolution's result may be off, relative to its size. Rounding both operands to four significant bits
 # is off by sqrt(2 / 3) / 16 = 5 % where terms are independent, and more where they cancel.
 TOLERANCE = 1 / 16
 SEED = 0
+# The verbs that between them have every layer, and the most latents that their image has in each direction.
+MEASURED = ("encode", "parameters")
+SIDE = 8
 
 logger = logging.getLogger("fastvae")
 
 
-def in_eight_bits(
-    plan: Plan, *, impl: str, device: torch.device, dtype: torch.dtype, share: Callable[[Tensor], Tensor] | None = None
-) -> Plan:
-    """The plan with those convolutions in 8 bits that are within TOLERANCE on one row of noise."""
-    norms = norms_before_convolutions(plan)
-    if not norms:
-        return plan
-    errors = measured_errors(plan, norms, impl=impl, device=device, dtype=dtype)
-    good = [name for name in norms if errors[name] <= TOLERANCE]
-    kept = [f"{name} ({errors[name]:.1%})" for name in norms if name not in good]
+def layers_that_bear(
+    model: Model, *, impl: str, device: torch.device, dtype: torch.dtype, share: Callable[[Tensor], Tensor] | None
+) -> frozenset[str]:
+    """The norms of a model, as ``layer_of`` calls them, whose convolutions are within TOLERANCE on one row of noise.
+
+    Layers are those of the model, not of a verb's plan, so that all verbs and tiles choose the same. They are measured
+    on an image of SIDE latents in each direction, where the model takes one, so that it takes no memory to speak of.
+    """
+    model = replace(model, spec=_small(model.spec))
+    errors: dict[str, float] = {}
+    for verb in MEASURED:
+        plan = build_plan(model, verb, dtype=dtype, device=device, share=share)
+        norms = norms_before_convolutions(plan)
+        for name, error in measured_errors(plan, norms, impl=impl, device=device, dtype=dtype).items():
+            layer = layer_of(plan, name)
+            errors[layer] = max(error, errors.get(layer, 0.0))
+    good = [layer for layer, error in errors.items() if error <= TOLERANCE]
+    kept = [f"{_name(layer)} ({error:.1%})" for layer, error in errors.items() if layer not in good]
     logger.info(
-        "precision='fp8': %d of %d norms of %s in 8 bits%s",
+        "precision='fp8': %d of %d norms in 8 bits%s",
         len(good),
-        len(norms),
-        plan.verb,
+        len(errors),
         f"; in 16, for their convolutions' error: {', '.join(kept)}" if kept else "",
     )
-    return use_fp8(plan, good, share)
+    return frozenset(good)
+
+
+def in_eight_bits(plan: Plan, layers: Collection[str], share: Callable[[Tensor], Tensor] | None = None) -> Plan:
+    """The plan with convolutions in 8 bits after those norms of it that ``layers`` has."""
+    return use_fp8(plan, [name for name in norms_before_convolutions(plan) if layer_of(plan, name) in layers], share)
+
+
+def _small(spec: ModelSpec) -> ModelSpec:
+    if not spec.any_size:
+        return spec
+    try:
+        return spec.decoding(*(min(side, SIDE) for side in spec.latent_shape[1:]))
+    except WeightFormatError:  # no image has latents of that size
+        return spec
+
+
+def _name(layer: str) -> str:
+    """Of a norm, for people."""
+    return layer.removeprefix("w:").removesuffix(".weight")
 
 
 def measured_errors(

@@ -7,12 +7,13 @@ that it has no form for after it; or the ops one by one, on a GPU recorded as gr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import replace
 
 from fastvae.model import Model
 from fastvae.plan import DECODERS, MEAN_VERBS, SIZE_FREE_VERBS, Plan, Target, build_plan, levels
-from fastvae.runtime.eight_bits import in_eight_bits
+from fastvae.runtime.eight_bits import in_eight_bits, layers_that_bear
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import PREPARED, GraphExecutor
 from fastvae.runtime.ort import OnnxExecutor
@@ -58,6 +59,25 @@ class Executors:
             return tiles
         return self._built(verb) if self._origin is None or verb not in SIZE_FREE_VERBS else self._resized(verb)
 
+    def eight_bit_layers(self) -> Collection[str]:
+        """The group norms that write 8 bits, by the names that ``layer_of`` gives them; none but in ``fp8``."""
+        if self._how.precision != "fp8":
+            return ()
+        with self._held.lifetime, self._held.lock:
+            return self._eight_bit_layers()
+
+    def _eight_bit_layers(self) -> Collection[str]:
+        """:meth:`eight_bit_layers` with this engine's lock held; images of all sizes have the same."""
+        if self._origin is not None:
+            return self._origin.eight_bit_layers()
+        how, held = self._how, self._held
+        if held.eight_bit_layers is None:
+            share = held.weights.share if how.fits_images else None  # tiles hold such plans, kernels have others
+            held.eight_bit_layers = layers_that_bear(
+                self.model, impl=how.impl, device=how.device, dtype=how.dtype, share=share
+            )
+        return held.eight_bit_layers
+
     def forget(self) -> None:
         """Let go of the weights: nothing is made any more."""
         self.model = replace(self.model, weights={})
@@ -101,9 +121,11 @@ class Executors:
             return self._sized(plan)
         held = self._held
         if verb not in held.plans:
-            held.plans[verb] = build_plan(
-                self.model, verb, target=target, dtype=dtype, device=self._how.device, share=held.weights.share
-            )
+            share = held.weights.share
+            plan = build_plan(self.model, verb, target=target, dtype=dtype, device=self._how.device, share=share)
+            if self._how.precision == "fp8":
+                plan = in_eight_bits(plan, self._eight_bit_layers(), share)
+            held.plans[verb] = plan
         return held.plans[verb]
 
     def _resized(self, verb: str) -> AnyExecutor:
@@ -144,8 +166,7 @@ class Executors:
             parts = split(plan)
             return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
         if how.precision == "fp8":
-            share = self._held.weights.share
-            plan = in_eight_bits(plan, impl=how.impl, device=how.device, dtype=how.dtype, share=share)
+            plan = in_eight_bits(plan, self._eight_bit_layers(), self._held.weights.share)
         return self._recorded(plan)
 
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:

@@ -138,10 +138,11 @@ def group_norm(
     eps: float,
     activation: str,
     alpha: float | None,
+    out_scale: float | None = None,
 ) -> Tensor:
     """As the reference defines it, in three launches that read x twice."""
     if not x.numel():
-        return empty_output(x, x.shape)
+        return empty_output(x, x.shape, None if out_scale is None else torch.float8_e4m3fn)
     x = dense_rows(x, output_format(x))
     config = config_for("group_norm", x.device)
     assert isinstance(config, NormConfig)
@@ -149,4 +150,4 @@ def group_norm(
     block = block_of(pixels, config)
     statistics = channel_statistics(x, block, True)
     affine = norm_affine(statistics, weight, bias, pixels, block, None, groups, eps)
-    return norm_apply(x, affine, activation, alpha)
+    return norm_apply(x, affine, activation, alpha, out_scale)
