@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor
 
 import fastvae_kernels
-from fastvae import noise
-from fastvae.errors import WeightFormatError
 from fastvae.model import Model
 from fastvae.plan import Plan, Step, build_plan
 from fastvae.plan.passes.use_fp8 import (
@@ -26,15 +23,13 @@ from fastvae.plan.passes.use_fp8 import (
     use_fp8,
 )
 from fastvae.runtime.executor import Draw, Executor
-from fastvae.spec import ModelSpec
+from fastvae.runtime.trial import run_once, small
 
 # The most that a convolution's result may be off, relative to its size. Rounding both operands to four significant bits
 # is off by sqrt(2 / 3) / 16 = 5 % where terms are independent, and more where they cancel.
 TOLERANCE = 1 / 16
-SEED = 0
-# The verbs that between them have every layer, and the most latents that their image has in each direction.
+# The verbs that between them have every layer.
 MEASURED = ("encode", "parameters")
-SIDE = 8
 
 logger = logging.getLogger("fastvae")
 
@@ -45,9 +40,9 @@ def layers_that_bear(
     """The norms of a model, as ``layer_of`` calls them, whose convolutions are within TOLERANCE on one row of noise.
 
     Layers are those of the model, not of a verb's plan, so that all verbs and tiles choose the same. They are measured
-    on an image of SIDE latents in each direction, where the model takes one, so that it takes no memory to speak of.
+    on a small image, where the model takes one.
     """
-    model = replace(model, spec=_small(model.spec))
+    model = replace(model, spec=small(model.spec))
     errors: dict[str, float] = {}
     for verb in MEASURED:
         plan = build_plan(model, verb, dtype=dtype, device=device, share=share)
@@ -71,15 +66,6 @@ def in_eight_bits(plan: Plan, layers: Collection[str], share: Callable[[Tensor],
     return use_fp8(plan, [name for name in norms_before_convolutions(plan) if layer_of(plan, name) in layers], share)
 
 
-def _small(spec: ModelSpec) -> ModelSpec:
-    if not spec.any_size:
-        return spec
-    try:
-        return spec.decoding(*(min(side, SIDE) for side in spec.latent_shape[1:]))
-    except WeightFormatError:  # no image has latents of that size
-        return spec
-
-
 def _name(layer: str) -> str:
     """Of a norm, for people."""
     return layer.removeprefix("w:").removesuffix(".weight")
@@ -90,23 +76,8 @@ def measured_errors(
 ) -> dict[str, float]:
     """For each norm the largest error of the convolutions that read it, relative to the root mean square of theirs."""
     executor = _Measuring(plan, norms, impl=impl, device=device, dtype=dtype)
-    with torch.no_grad():
-        executor(_noise(plan, device, dtype), Draw(1, SEED, 0, device, dtype))
+    run_once(executor, device, dtype)
     return executor.errors
-
-
-def _noise(plan: Plan, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """One row for each input: standard normals for latents, uniform numbers for data, and nothing masked."""
-    made = {}
-    for stream, name in enumerate(plan.inputs):
-        shape = (1, *plan.shapes[name])
-        if name == "mask":
-            made[name] = torch.ones(shape, dtype=torch.bool, device=device)
-            continue
-        draw = fastvae_kernels.sample_normal if name == "z" else fastvae_kernels.sample_uniform
-        row = draw(1, math.prod(shape), seed=SEED, stream=noise.FILL + stream)  # on the CPU: the same bits everywhere
-        made[name] = row.reshape(shape).to(device, dtype)
-    return made
 
 
 class _Measuring(Executor):

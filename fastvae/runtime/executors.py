@@ -16,6 +16,7 @@ from fastvae.plan import DECODERS, MEAN_VERBS, SIZE_FREE_VERBS, Plan, Target, bu
 from fastvae.runtime.eight_bits import in_eight_bits, layers_that_bear
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import PREPARED, GraphExecutor
+from fastvae.runtime.magnitudes import magnitudes
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.pixels import PixelExecutor, pixel_bytes
 from fastvae.runtime.resolved import Resolved
@@ -78,6 +79,20 @@ class Executors:
             )
         return held.eight_bit_layers
 
+    def _magnitudes(self, verb: str, target: Target, *, batch_invariant: bool) -> dict[str, float]:
+        """Of a plan's buffers, where they may be beyond the precision's range."""
+        how = self._how
+        if how.precision != "fp16":
+            return {}
+        return magnitudes(
+            self.model,
+            verb,
+            target=target,
+            impl=how.impl,
+            device=how.device,
+            batch_invariant=batch_invariant,
+        )
+
     def forget(self) -> None:
         """Let go of the weights: nothing is made any more."""
         self.model = replace(self.model, weights={})
@@ -121,8 +136,9 @@ class Executors:
             return self._sized(plan)
         held = self._held
         if verb not in held.plans:
-            share = held.weights.share
-            plan = build_plan(self.model, verb, target=target, dtype=dtype, device=self._how.device, share=share)
+            share, largest = held.weights.share, self._magnitudes(verb, target, batch_invariant=False)
+            device = self._how.device
+            plan = build_plan(self.model, verb, target=target, dtype=dtype, device=device, largest=largest, share=share)
             if self._how.precision == "fp8":
                 plan = in_eight_bits(plan, self._eight_bit_layers(), share)
             held.plans[verb] = plan
@@ -159,6 +175,7 @@ class Executors:
             device=how.device,
             batch_invariant=how.batch_invariant,
             tf32=how.precision == "tf32",
+            largest=self._magnitudes(verb, how.target, batch_invariant=how.batch_invariant),
             share=self._held.weights.share,
         )
         if how.impl == "onnxruntime":
