@@ -15,6 +15,7 @@ from fastvae.plan.passes import (
     PASSES,
     align_linear,
     cast,
+    fuse_pixels,
     merge_heads,
     rescale,
     use_tf32,
@@ -85,7 +86,7 @@ def build_plan(
 
 def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Plan], ...]:
     passes = {
-        "reference": PASSES,
+        "reference": (*PASSES, fuse_pixels),  # or bytes were of means rounded to the dtype, those of kernels not
         "onnx": tuple(improve for improve in PASSES if improve is not merge_heads),
         "triton": (*PASSES, *IMAGE_PASSES, *(() if batch_invariant else FUSED_PASSES)),
     }[target]
