@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +34,7 @@ MEASURED = ("encode", "parameters")
 logger = logging.getLogger("fastvae")
 
 
-def layers_that_bear(
-    model: Model, *, impl: str, device: torch.device, dtype: torch.dtype, share: Callable[[Tensor], Tensor] | None
-) -> frozenset[str]:
+def layers_that_bear(model: Model, *, impl: str, device: torch.device, dtype: torch.dtype) -> frozenset[str]:
     """The norms of a model, as ``layer_of`` calls them, whose convolutions are within TOLERANCE on one row of noise.
 
     Layers are those of the model, not of a verb's plan, so that all verbs and tiles choose the same. They are measured
@@ -45,7 +43,7 @@ def layers_that_bear(
     model = replace(model, spec=small(model.spec))
     errors: dict[str, float] = {}
     for verb in MEASURED:
-        plan = build_plan(model, verb, dtype=dtype, device=device, share=share)
+        plan = build_plan(model, verb, dtype=dtype, device=device)
         norms = norms_before_convolutions(plan)
         for name, error in measured_errors(plan, norms, impl=impl, device=device, dtype=dtype).items():
             layer = layer_of(plan, name)
@@ -61,9 +59,9 @@ def layers_that_bear(
     return frozenset(good)
 
 
-def in_eight_bits(plan: Plan, layers: Collection[str], share: Callable[[Tensor], Tensor] | None = None) -> Plan:
+def in_eight_bits(plan: Plan, layers: Collection[str]) -> Plan:
     """The plan with convolutions in 8 bits after those norms of it that ``layers`` has."""
-    return use_fp8(plan, [name for name in norms_before_convolutions(plan) if layer_of(plan, name) in layers], share)
+    return use_fp8(plan, [name for name in norms_before_convolutions(plan) if layer_of(plan, name) in layers])
 
 
 def _name(layer: str) -> str:

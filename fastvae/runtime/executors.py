@@ -7,9 +7,11 @@ that it has no form for after it; or the ops one by one, on a GPU recorded as gr
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import replace
+
+from torch import Tensor
 
 from fastvae.model import Model
 from fastvae.plan import DECODERS, MEAN_VERBS, SIZE_FREE_VERBS, Plan, Target, build_plan, levels
@@ -73,10 +75,7 @@ class Executors:
             return self._origin.eight_bit_layers()
         how, held = self._how, self._held
         if held.eight_bit_layers is None:
-            share = held.weights.share if how.fits_images else None  # tiles hold such plans, kernels have others
-            held.eight_bit_layers = layers_that_bear(
-                self.model, impl=how.impl, device=how.device, dtype=how.dtype, share=share
-            )
+            held.eight_bit_layers = layers_that_bear(self.model, impl=how.impl, device=how.device, dtype=how.dtype)
         return held.eight_bit_layers
 
     def _magnitudes(self, verb: str, target: Target, *, batch_invariant: bool) -> dict[str, float]:
@@ -136,13 +135,29 @@ class Executors:
             return self._sized(plan)
         held = self._held
         if verb not in held.plans:
-            share, largest = held.weights.share, self._magnitudes(verb, target, batch_invariant=False)
-            device = self._how.device
-            plan = build_plan(self.model, verb, target=target, dtype=dtype, device=device, largest=largest, share=share)
-            if self._how.precision == "fp8":
-                plan = in_eight_bits(plan, self._eight_bit_layers(), share)
-            held.plans[verb] = plan
+            largest = self._magnitudes(verb, target, batch_invariant=False)
+            plan = build_plan(
+                self.model,
+                verb,
+                target=target,
+                dtype=dtype,
+                device=self._how.device,
+                largest=largest,
+                share=self._share,
+            )
+            held.plans[verb] = self._narrowed(plan)
         return held.plans[verb]
+
+    @property
+    def _share(self) -> Callable[[Tensor], Tensor] | None:
+        """What holds equal weights once; nothing where those in 16 bits may not be what is needed."""
+        return None if self._how.precision == "fp8" else self._held.weights.share
+
+    def _narrowed(self, plan: Plan) -> Plan:
+        """The plan with what bears it in 8 bits, if that is the precision."""
+        if self._how.precision != "fp8":
+            return plan
+        return self._held.weights.shared(in_eight_bits(plan, self._eight_bit_layers()))
 
     def _resized(self, verb: str) -> AnyExecutor:
         """The executor of the size this one was made from, for images of this one."""
@@ -176,15 +191,13 @@ class Executors:
             batch_invariant=how.batch_invariant,
             tf32=how.precision == "tf32",
             largest=self._magnitudes(verb, how.target, batch_invariant=how.batch_invariant),
-            share=self._held.weights.share,
+            share=self._share,
         )
         if how.impl == "onnxruntime":
             sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
             parts = split(plan)
             return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
-        if how.precision == "fp8":
-            plan = in_eight_bits(plan, self._eight_bit_layers(), self._held.weights.share)
-        return self._recorded(plan)
+        return self._recorded(self._narrowed(plan))
 
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:
         how = self._how

@@ -12,7 +12,7 @@ binary orders of magnitude. So it needs no calibration, and is the same for imag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -42,8 +42,8 @@ def layer_of(plan: Plan, norm: str) -> str:
     return step.inputs[-2] or norm
 
 
-def use_fp8(plan: Plan, norms: Collection[str], share: Callable[[Tensor], Tensor] | None = None) -> Plan:
-    """The plan with these of :func:`norms_before_convolutions` in e4m3; ``share`` as for ``cast``."""
+def use_fp8(plan: Plan, norms: Collection[str]) -> Plan:
+    """The plan with these of :func:`norms_before_convolutions` in e4m3."""
     steps: list[Step] = []
     weights: dict[str, Tensor] = {}
     scales: dict[str, float] = {}
@@ -55,7 +55,7 @@ def use_fp8(plan: Plan, norms: Collection[str], share: Callable[[Tensor], Tensor
             x, weight, bias = step.inputs
             q, factors = eight_bit_weight(plan.weights[str(weight)], scales[str(x)])
             names = f"d:{step.outputs[0]}.e4m3", f"d:{step.outputs[0]}.scale"
-            weights |= dict(zip(names, (_shared(q, share), factors), strict=True))
+            weights |= dict(zip(names, (q, factors), strict=True))
             attributes = {**step.attributes, "out_dtype": plan.weights[str(weight)].dtype}
             keywords = {**step.keywords, "scale": names[1]}
             steps.append(replace(step, inputs=(x, names[0], bias), attributes=attributes, keywords=keywords))
@@ -106,10 +106,3 @@ def _takes(plan: Plan, step: Step, name: str) -> bool:
     outputs, channels, *taps = plan.weights[str(step.inputs[1])].shape
     whole = step.attributes["groups"] == 1 and channels % CHANNELS == 0 and outputs >= CHANNELS
     return whole and math.prod(taps) > 1
-
-
-def _shared(weight: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """A weight [o, c, kh, kw] that ``share`` may have already, its memory as kernels read it where it was so."""
-    if share is None:
-        return weight
-    return share(weight.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)

@@ -91,7 +91,7 @@ def eight_bit_layers(model: VAE, verb: str) -> set[str]:
 
 def test_a_layer_whose_error_is_large_stays_in_16_bits(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="fastvae"):
-        good = layers_that_bear(cancelling(), share=None, **HERE)
+        good = layers_that_bear(cancelling(), **HERE)
     assert "5 of 6 norms in 8 bits; in 16, for their convolutions' error: d.1.n1 (" in caplog.text
     assert "w:d.1.n1.weight" not in good
     plan = build_plan(cancelling(), "decode", dtype=torch.bfloat16)
@@ -115,7 +115,7 @@ def test_all_verbs_choose_the_same_layers() -> None:
 @pytest.mark.parametrize("verb", ["encode", "elbo", "generate", "impute", "parameters"])
 def test_every_verb_has_its_layers(verb: str) -> None:
     plan = build_plan(random_model(SPEC), verb, target="triton", dtype=torch.bfloat16)
-    made = in_eight_bits(plan, layers_that_bear(random_model(SPEC), share=None, **HERE))
+    made = in_eight_bits(plan, layers_that_bear(random_model(SPEC), **HERE))
     assert sum("scale" in step.keywords for step in made.steps) == {"encode": 2, "elbo": 6}.get(verb, 4)
 
 
@@ -124,7 +124,7 @@ def test_a_small_image_is_measured(size: tuple[int, int], monkeypatch: pytest.Mo
     """Of at most eight latents in each direction; of its own size where a model knows but that."""
     seen = []
     monkeypatch.setattr(eight_bits, "measured_errors", lambda plan, *_, **__: seen.append(plan.shapes) or {})
-    layers_that_bear(replace(random_model(SPEC), spec=SPEC.decoding(*size)), share=None, **HERE)
+    layers_that_bear(replace(random_model(SPEC), spec=SPEC.decoding(*size)), **HERE)
     assert [shapes.get("z", shapes.get("x")) for shapes in seen] == [(3, 2 * size[0], 16), (2, size[0], 8)]
 
 
