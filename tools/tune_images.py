@@ -73,7 +73,7 @@ def norm_subject(part: Part, limit: int) -> Subject[NormConfig]:
         op="group_norm",
         candidates=[default, *[config for config in others if config != default][:limit]],
         predicted=lambda config: 1e6 * _norm_seconds(config, part),
-        work=lambda small: _norms_work(((64, 37), (96, 5)) if small else NORMS),
+        work=lambda small: _norms_work(((64, 19), (96, 5)) if small else NORMS),
         is_known=lambda table, device: device in table,
         record=lambda table, device, config: {**table, device: asdict(config)},
     )
