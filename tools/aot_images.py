@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fastvae_kernels.attention_tiling import AttentionConfig, attention_tiles
+from fastvae_kernels.attention_tiling import (
+    AttentionConfig,
+    attention_devices,
+    attention_tiles,
+    measured_attention,
+)
 from fastvae_kernels.parts import PARTS
 from fastvae_kernels.triton.channel_statistics import tile_shape
 from fastvae_kernels.triton.gemm import Operands
 from fastvae_kernels.tuning import NormConfig
 from tools.aot_build import Build
-from tools.aot_gemms import target_configs
+from tools.aot_gemms import target_configs, target_of
 
 __all__ = ["attention_builds", "norm_affine_builds", "norm_apply_builds", "statistics_builds"]
 
@@ -129,6 +134,9 @@ def attention_build(precision: str, config: AttentionConfig, channels: int, extr
 def attention_builds(target: str) -> Iterator[Build]:
     """The widest heads in 16 bits everywhere; besides, narrow ones on one target, and float32 where it is tightest."""
     daily = {("sm_90", "bf16", 64), ("sm_80", "ieee", 512)}
+    for device in attention_devices():
+        for precision, found in measured_attention(device).items() if target_of(device) == target else ():
+            yield from (attention_build(precision, config, config.channels) for config in found)
     for precision, tiles in attention_tiles(target).items():
         for config in tiles:
             widest = precision == "bf16" and config is tiles[-1]

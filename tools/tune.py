@@ -1,10 +1,11 @@
-"""Find the fastest tiles of matrix products and convolutions on the GPU that is here, and file them for its name.
+"""Find the fastest configurations of products, convolutions, attention and group norms on the GPU that is here.
 
 python tools/tune.py [--op linear --outputs 512 --inputs 784 --precision bf16] tries the default choice and the
 candidates predicted to be fastest for each layer, by default those of the reference model; convolutions are of 3x3
-taps, and --inputs counts those of all nine. A candidate must first agree with the float64 product; then medians over
-rotated inputs decide, and the default stays unless something beats it by more than the measured noise. Winners go to
-kernels/fastvae_kernels/configs/<op>.json under the device's name, layer by layer, so that an interrupted search
+taps, and --inputs counts those of all nine. Attention is tuned for each number of channels that has a tile, group norms
+are all at once, for they have one configuration. A candidate must first agree with the float64 result; then medians
+over rotated inputs decide, and the default stays unless something beats it by more than the measured noise. Winners go
+to kernels/fastvae_kernels/configs/<op>.json under the device's name, one by one, so that an interrupted search
 resumes; --again measures what is already there. Beside the winner stands PyTorch's own op, where that is an
 implementation: impl="conv2d=library" takes it. Run tools/aot.py afterwards. --dry-run prints the candidates with their
 predicted times for --part and needs no GPU.
@@ -27,24 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
 import torch
 import triton
 
+from fastvae_kernels.attention_tiling import attention_tiles
 from fastvae_kernels.parts import PARTS, Part, part_of
 from fastvae_kernels.testing import assert_within
-from fastvae_kernels.tiling import REFERENCE_ROWS, GemmConfig
-from tools.tune_grid import (
-    LAYERS,
-    PRECISIONS,
-    TAPS,
-    Layer,
-    Timing,
-    candidates,
-    config_fields,
-    is_gain,
-    known,
-    predicted,
-    record,
-    write,
-)
-from tools.tune_work import CHECKED_ROWS, Work, layer_work
+from tools.tune_grid import LAYERS, PRECISIONS, TAPS, Layer, Timing, config_fields, is_gain, write
+from tools.tune_images import IMAGE_OPS, attention_subject, norm_subject
+from tools.tune_work import Subject, Work, layer_subject
 
 ROOT = Path(__file__).resolve().parents[1]
 ROTATED_BYTES = 2**28
@@ -55,7 +44,7 @@ def config_path(op: str) -> Path:
     return ROOT / "kernels" / "fastvae_kernels" / "configs" / f"{op}.json"
 
 
-def why_wrong(work: Work, config: GemmConfig) -> str:
+def why_wrong(work: Work[Any], config: Any) -> str:
     """Why a candidate is out: it does not run, or its result is outside the budget; "" if it is right."""
     try:
         assert_within(work.run(config), work.exact(), work.eager())
@@ -72,16 +61,15 @@ def timing(runs: list[Callable[[], object]]) -> Timing:
     return Timing(*(1e3 * value for value in times))
 
 
-def tune(layer: Layer, part: Part, limit: int) -> GemmConfig:
-    """Measure a layer's candidates, print them, and return the one to file."""
-    small = layer_work(layer, CHECKED_ROWS)
-    first = layer_work(layer, REFERENCE_ROWS)
-    works = [first, *(layer_work(layer, REFERENCE_ROWS) for _ in range(min(8, ROTATED_BYTES // first.bytes)))]
-    default, *others = candidates(layer, part, limit)
+def tune(subject: Subject[Any]) -> Any:
+    """Measure the candidates, print them, and return the one to file."""
+    small, first = subject.work(True), subject.work(False)
+    works = [first, *(subject.work(False) for _ in range(min(8, ROTATED_BYTES // first.bytes)))]
+    default, *others = subject.candidates
     if reason := why_wrong(small, default):
-        raise RuntimeError(f"{layer}: the default {default} is wrong: {reason}")
+        raise RuntimeError(f"{subject.name}: the default {default} is wrong: {reason}")
 
-    def timed(config: GemmConfig) -> Timing:
+    def timed(config: Any) -> Timing:
         return timing([partial(work.run, config) for work in works])
 
     found = {default: timed(default)}
@@ -89,42 +77,52 @@ def tune(layer: Layer, part: Part, limit: int) -> GemmConfig:
         reason = why_wrong(small, config)
         if not reason:
             found[config] = timed(config)
-        print_candidate(layer, config, part, found.get(config), reason)
+        print_candidate(subject, config, found.get(config), reason)
     again = timed(default)
     best = min(found, key=lambda config: found[config].p50)
     winner = best if is_gain(found[default], again, found[best]) else default
     print(f"default {found[default].p50:.1f} us, again {again.p50:.1f} us; kept:")
-    print_candidate(layer, winner, part, found[winner], "")
+    print_candidate(subject, winner, found[winner], "")
     if first.library:
         library = timing([work.library for work in works if work.library])
         print(f"library {library.p50:.1f} us, {found[winner].p50 / library.p50:.2f} times as fast as what was kept")
     return winner
 
 
-def print_candidate(layer: Layer, config: GemmConfig, part: Part, measured: Timing | None, reason: str) -> None:
+def print_candidate(subject: Subject[Any], config: Any, measured: Timing | None, reason: str) -> None:
     found = f"measured {measured.p50:8.1f} us" if measured else ""
-    text = f"predicted {predicted(layer, config, part):8.1f} us  {found}  {reason}"
+    text = f"predicted {subject.predicted(config):8.1f} us  {found}  {reason}"
     print(f"  {json.dumps(config_fields(config)):<150}{text}".rstrip(), flush=True)
 
 
-def chosen_layers(options: argparse.Namespace, part: Part) -> list[Layer]:
-    """The layers asked for; a precision that the part lacks is left out, and said to be."""
-    layers = []
-    for op in [options.op] if options.op else LAYERS:
-        sizes = [(options.outputs, options.inputs)] if options.outputs else LAYERS[op]
-        for precision in PRECISIONS[op]:
+def chosen(options: argparse.Namespace, part: Part) -> list[Subject[Any]]:
+    """What was asked for; a precision that the part lacks is left out, and said to be."""
+    found: list[Subject[Any]] = []
+    for op in [options.op] if options.op else (*LAYERS, *IMAGE_OPS):
+        for precision in {**PRECISIONS, **IMAGE_OPS}[op]:
             if options.precision not in (None, precision):
                 continue
             if precision not in part.flops:
                 print(f"left out {op} {precision}: {part.target} has none")
                 continue
-            layers += [Layer(op, outputs, inputs, precision) for outputs, inputs in sizes]
-    return layers
+            found += _subjects(op, precision, part, options)
+    return found
+
+
+def _subjects(op: str, precision: str, part: Part, options: argparse.Namespace) -> list[Subject[Any]]:
+    limit = options.limit
+    if op == "group_norm":
+        return [norm_subject(part, limit)]
+    if op == "attention":
+        tiles = attention_tiles(part.target)[precision]
+        return [attention_subject(tile.channels, precision, part, limit) for tile in tiles]
+    sizes = [(options.outputs, options.inputs)] if options.outputs else LAYERS[op]
+    return [layer_subject(Layer(op, *size, precision), part, limit) for size in sizes]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", choices=LAYERS)
+    parser.add_argument("--op", choices=(*LAYERS, *IMAGE_OPS))
     parser.add_argument("--outputs", type=int)
     parser.add_argument("--inputs", type=int)
     parser.add_argument("--precision", choices=PRECISIONS["linear"])
@@ -133,36 +131,36 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the candidates, measure nothing")
     parser.add_argument("--part", choices=PARTS, default="sm_90", help="the part of a dry run without a GPU")
     options = parser.parse_args()
-    if bool(options.outputs) != bool(options.inputs) or (options.outputs and not options.op):
-        parser.error("--outputs and --inputs go together, with --op")
+    if bool(options.outputs) != bool(options.inputs) or (options.outputs and options.op not in LAYERS):
+        parser.error(f"--outputs and --inputs go together, with --op {', '.join(LAYERS)}")
     if options.op == "conv2d" and (options.inputs or 0) % TAPS:
         parser.error(f"--inputs of conv2d are those of {TAPS} taps: a multiple of {TAPS}; found {options.inputs}")
     return options
 
 
 def main() -> int:
-    """Tune each layer and file the winner; see the module docstring."""
+    """Tune one subject after the other and file the winners; see the module docstring."""
     options = arguments()
     here = torch.cuda.is_available()
     part = part_of(torch.device("cuda")) if here else PARTS[options.part]
     if options.dry_run:
-        for layer in chosen_layers(options, part):
-            print(f"{layer} on {part.target}")
-            for config in candidates(layer, part, options.limit):
-                print_candidate(layer, config, part, None, "")
+        for subject in chosen(options, part):
+            print(f"{subject.name} on {part.target}")
+            for config in subject.candidates:
+                print_candidate(subject, config, None, "")
         return 0
     if not here:
         print("no CUDA device; --dry-run lists the candidates without one", file=sys.stderr)
         return 1
     device = torch.cuda.get_device_name()
-    for layer in chosen_layers(options, part):
-        path = config_path(layer.op)
+    for subject in chosen(options, part):
+        path = config_path(subject.op)
         table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if known(table, device, layer) and not options.again:
-            print(f"{layer}: measured before")
+        if subject.is_known(table, device) and not options.again:
+            print(f"{subject.name}: measured before")
             continue
-        print(f"{layer} on {device}")
-        write(path, record(table, device, layer, tune(layer, part, options.limit)))
+        print(f"{subject.name} on {device}")
+        write(path, subject.record(table, device, tune(subject)))
     return 0
 
 

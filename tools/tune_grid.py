@@ -32,6 +32,7 @@ __all__ = [
     "file_text",
     "is_gain",
     "known",
+    "predicted",
     "record",
     "write",
 ]
@@ -157,8 +158,8 @@ def is_gain(default: Timing, again: Timing, best: Timing) -> bool:
     return best.p50 < min(default.p50, again.p50) - noise
 
 
-def config_fields(config: GemmConfig) -> dict[str, Any]:
-    """A configuration as the files have it: what is at its default is left out."""
+def config_fields(config: Any) -> dict[str, Any]:
+    """A configuration, of any kind, as the files have it: what is at its default is left out."""
     values = {field.name: (getattr(config, field.name), field.default) for field in fields(config)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
@@ -185,15 +186,20 @@ def _list_text(rows: list[dict[str, Any]], indent: str) -> str:
     return "[\n" + ",\n".join(f"{indent}  {json.dumps(row)}" for row in rows) + f"\n{indent}]"
 
 
+def _value_text(value: Any) -> str:
+    return _list_text(value, "    ") if isinstance(value, list) else json.dumps(value)
+
+
 def file_text(table: dict[str, Any]) -> str:
-    """A file of configs/: names sorted, each tile or measured layer on a line."""
+    """A file of configs/: names sorted, each tile, measured layer or field of the only configuration on a line."""
     parts = []
     for name in sorted(table):
         value = table[name]
         if isinstance(value, list):
             text = _list_text(value, "  ")
         else:
-            inner = [f"    {json.dumps(each)}: {_list_text(value[each], '    ')}" for each in sorted(value)]
+            lists = sorted(value) if all(isinstance(each, list) for each in value.values()) else value
+            inner = [f"    {json.dumps(each)}: {_value_text(value[each])}" for each in lists]
             text = "{\n" + ",\n".join(inner) + "\n  }"
         parts.append(f"  {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -1,19 +1,22 @@
-"""The layers of tools/tune.py as something to run with any configuration, and what they should give."""
+"""What tools/tune.py tunes: layers as something to run with any configuration, and what they should give."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import fastvae_kernels
-from fastvae_kernels.tiling import GemmConfig
-from tools.tune_grid import TAPS, Layer
+from fastvae_kernels.parts import Part
+from fastvae_kernels.tiling import REFERENCE_ROWS, GemmConfig
+from tools.tune_grid import TAPS, Layer, candidates, known, predicted, record
 
-__all__ = ["CHECKED_ROWS", "Work", "layer_work"]
+__all__ = ["DTYPES", "Subject", "Work", "layer_subject", "layer_work"]
 
 CHECKED_ROWS = 4099
 """Rows a candidate is checked on: every tile's rows many times over, and a last tile that is not full."""
@@ -22,22 +25,56 @@ SEED = 7
 DTYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
 
 
+Config = TypeVar("Config")
+
+
 @dataclass(frozen=True)
-class Work:
+class Work(Generic[Config]):
     """A layer on operands of its own.
 
     run: its result in a configuration. exact: in float64. eager: as the reference computes it, whose error makes the
     budget. bytes: of operands and result. library: its result by PyTorch's own op, where that is an implementation.
     """
 
-    run: Callable[[GemmConfig], Tensor]
+    run: Callable[[Config], Tensor]
     exact: Callable[[], Tensor]
     eager: Callable[[], Tensor]
     bytes: int
     library: Callable[[], Tensor] | None = None
 
 
-def layer_work(layer: Layer, rows: int) -> Work:
+@dataclass(frozen=True)
+class Subject(Generic[Config]):
+    """Something to tune.
+
+    op: whose file the winner goes to. candidates: what is tried, the default first. predicted: microseconds. work: the
+    subject on operands of its own, few for a check or as many as are timed. is_known: whether the device of this name
+    has it in a table of configs/. record: the table with the winner.
+    """
+
+    name: str
+    op: str
+    candidates: list[Config]
+    predicted: Callable[[Config], float]
+    work: Callable[[bool], Work[Config]]
+    is_known: Callable[[dict[str, Any], str], bool]
+    record: Callable[[dict[str, Any], str, Config], dict[str, Any]]
+
+
+def layer_subject(layer: Layer, part: Part, limit: int) -> Subject[GemmConfig]:
+    """A layer, and `limit` candidates besides the default."""
+    return Subject(
+        name=str(layer),
+        op=layer.op,
+        candidates=candidates(layer, part, limit),
+        predicted=partial(predicted, layer, part=part),
+        work=lambda small: layer_work(layer, CHECKED_ROWS if small else REFERENCE_ROWS),
+        is_known=partial(known, layer=layer),
+        record=lambda table, device, config: record(table, device, layer, config),
+    )
+
+
+def layer_work(layer: Layer, rows: int) -> Work[GemmConfig]:
     """Fresh operands of usual size for a layer of this many rows, on the GPU if there is one."""
     works = {"linear": _linear, "linear_prior": _linear_prior, "linear_score": _linear_score, "conv2d": _conv2d}
     return works[layer.op](layer, rows)
@@ -70,7 +107,7 @@ def _mode(layer: Layer) -> str:
     return "tf32" if layer.precision == "tf32" else "ieee"
 
 
-def _linear(layer: Layer, rows: int) -> Work:
+def _linear(layer: Layer, rows: int) -> Work[GemmConfig]:
     from fastvae_kernels.triton.linear import launch
 
     weight, bias = _weights(layer)
@@ -101,7 +138,7 @@ def _linear(layer: Layer, rows: int) -> Work:
     return Work(run, exact, eager, x.nbytes + weight.nbytes + out.nbytes)
 
 
-def _linear_prior(layer: Layer, rows: int) -> Work:
+def _linear_prior(layer: Layer, rows: int) -> Work[GemmConfig]:
     from fastvae_kernels.triton.linear import launch
 
     weight, bias = _weights(layer)
@@ -125,7 +162,7 @@ def _linear_prior(layer: Layer, rows: int) -> Work:
     return Work(run, exact, eager, weight.nbytes + out.nbytes)
 
 
-def _linear_score(layer: Layer, rows: int) -> Work:
+def _linear_score(layer: Layer, rows: int) -> Work[GemmConfig]:
     from fastvae_kernels.triton.linear_score import launch
 
     weight, bias = _weights(layer)
@@ -157,7 +194,7 @@ _WIDTHS = (64, 67)
 """Of images: of as many pixels as tiles are chosen for, and of others, whose rows end within a tile."""
 
 
-def _conv2d(layer: Layer, rows: int) -> Work:
+def _conv2d(layer: Layer, rows: int) -> Work[GemmConfig]:
     """An image of about `rows` pixels, 3x3 taps, and as in image autoencoders a sum with the block's input."""
     from fastvae_kernels.triton.conv2d import conv_window, launch
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fastvae.model import Model
-from fastvae.plan.passes import FUSED_PASSES, IMAGE_PASSES, PASSES, align_linear, cast, merge_heads, use_tf32
+from fastvae.plan.passes import (
+    FUSED_PASSES,
+    IMAGE_PASSES,
+    PASSES,
+    align_linear,
+    cast,
+    fuse_pixels,
+    merge_heads,
+    rescale,
+    use_tf32,
+)
 from fastvae.plan.plan import Plan
 from fastvae.plan.verbs import translate
 
@@ -26,6 +36,7 @@ def build_plan(
     device: torch.device | str = "cpu",
     batch_invariant: bool = False,
     tf32: bool = False,
+    largest: Mapping[str, float] | None = None,
     share: Callable[[Tensor], Tensor] | None = None,
 ) -> Plan:
     """The optimised plan of one verb; with ``batch_invariant`` in a form whose row bits depend on the row alone.
@@ -54,7 +65,8 @@ def build_plan(
     ==============  =====================  =======================================================
 
     A conditional model's plans take ``condition`` as well. With ``tf32`` dense layers multiply in
-    that precision. ``share`` lets plans hold equal weights once, see ``cast``.
+    that precision. ``largest`` are magnitudes of this plan's buffers, of which those too large for float16 are stored
+    divided, see ``rescale``. ``share`` lets plans hold equal weights once, see ``cast``.
     ``encode_scaled``, ``embed_scaled`` and ``decode_scaled`` give and take latents scaled by ``spec.latent_scaling``.
     ``decode_uint8``, ``decode_scaled_uint8``, ``generate_uint8`` and ``reconstruct_uint8`` give, instead of the output,
     pixels: its bytes, images with their channels last; and nan, True for a row that has one.
@@ -68,12 +80,13 @@ def build_plan(
     for improve in _passes(target, batch_invariant):
         plan = improve(plan)
     plan = use_tf32(plan) if tf32 else plan
+    plan = rescale(plan, largest) if largest else plan
     return cast(plan, dtype=dtype, device=device, share=share, innermost=target == "triton")
 
 
 def _passes(target: Target, batch_invariant: bool) -> tuple[Callable[[Plan], Plan], ...]:
     passes = {
-        "reference": PASSES,
+        "reference": (*PASSES, fuse_pixels),  # or bytes were of means rounded to the dtype, those of kernels not
         "onnx": tuple(improve for improve in PASSES if improve is not merge_heads),
         "triton": (*PASSES, *IMAGE_PASSES, *(() if batch_invariant else FUSED_PASSES)),
     }[target]

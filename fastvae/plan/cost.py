@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
 from fastvae.plan.memory import bases, is_view, lifetimes, row_bytes
 from fastvae.plan.plan import Plan, Step
 from fastvae.plan.workspace import workspace_bytes
@@ -70,12 +73,18 @@ def _step_cost(plan: Plan, step: Step, sizes: dict[str, int], element_bytes: int
         else:  # one row: every buffer has a leading axis of 1
             shapes.append((1, *plan.shapes[name]) if name in sizes else tuple(plan.weights[name].shape))
     read = [*step.reads, *(step.inputs[:1] if step.op in READ_TWICE else ())]
+    weights = [plan.weights[name] for name in step.reads if name in plan.weights]
     written = [name for name in step.outputs if name in sizes]
     return StepCost(
         flops=flops(step.op, shapes, [(1, *plan.shapes[name]) for name in step.outputs]),
         bytes=sum(sizes[name] for name in (*read, *written) if name in sizes),
-        weight_bytes=sum(plan.weights[name].numel() for name in step.reads if name in plan.weights) * element_bytes,
+        weight_bytes=sum(stored_bytes(weight, element_bytes) for weight in weights),
     )
+
+
+def stored_bytes(weight: Tensor, element_bytes: int) -> int:
+    """Bytes of a weight where numbers take ``element_bytes``, but those of 8 bits, which take one."""
+    return weight.numel() * (1 if weight.dtype == torch.float8_e4m3fn else element_bytes)
 
 
 def peak_bytes(plan: Plan, element_bytes: int, workspace: Workspace | None) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fastvae.layers import Shape
-from fastvae.plan.cost import StepCost, plan_cost, step_costs
+from fastvae.plan.cost import StepCost, plan_cost, step_costs, stored_bytes
 from fastvae.plan.memory import assign_buffers, is_view
 from fastvae.plan.outside import Outside, outside
 from fastvae.plan.pixels import DECODERS
@@ -27,10 +27,12 @@ COLUMNS = ("op", "shapes", "flops", "bytes", "us", "share")
 class ExplainedStep:
     """One step at so many rows: ``bytes`` of buffers and weights read and written, predicted ``microseconds``.
 
-    ``shapes`` are those of a row, inputs -> outputs; ``share`` is that of the total time. Views take no time.
+    ``precision`` is what it computes in: that of the plan, but in one of ``fp8`` all but convolutions of 8 bits are of
+    ``bf16``. ``shapes`` are those of a row, inputs -> outputs; ``share`` is that of the total time. Views take no time.
     """
 
     op: str
+    precision: str
     shapes: str
     flops: int
     bytes: int
@@ -77,7 +79,7 @@ class Explanation:
 
 
 def explain(plan: Plan, rows: int, device_name: str, precision: str) -> Explanation:
-    """``plan`` at ``rows`` rows on ``cpu`` or a GPU by name, in ``ieee``, ``bf16``, ``fp16`` or ``float64``.
+    """``plan`` at ``rows`` rows on ``cpu`` or a GPU by name, in ``ieee``, ``bf16``, ``fp16``, ``fp8`` or ``float64``.
 
     Raises:
         InputError: an unknown device.
@@ -105,10 +107,10 @@ def _explained(
     size = ELEMENT_BYTES[precision]
     steps = [step for plan in plans for step in _steps(plan, rows, limits, precision)]
     if besides is not None:
-        steps.insert(0 if verb in DECODERS else len(steps), _besides(besides, rows, limits))
+        steps.insert(0 if verb in DECODERS else len(steps), _besides(besides, rows, limits, precision))
     total = sum(step.microseconds for step in steps)
     costs = [plan_cost(plan, element_bytes=size, workspace=limits.part is None) for plan in plans]
-    weights = {name: weight.numel() for plan in plans for name, weight in plan.weights.items()}
+    weights = {name: stored_bytes(weight, size) for plan in plans for name, weight in plan.weights.items()}
     return Explanation(
         verb=verb,
         device=limits.name,
@@ -120,30 +122,37 @@ def _explained(
         microseconds=total,
         peak_bytes=rows * max(cost.peak_bytes for cost in costs),
         arena_bytes=max(assign_buffers(plan, rows, size).total_bytes for plan in plans),
-        weight_bytes=sum(weights.values()) * size,
+        weight_bytes=sum(weights.values()),
     )
 
 
 def _steps(plan: Plan, rows: int, limits: Roofs, precision: str) -> list[ExplainedStep]:
     """The steps of a plan, their shares still to be found."""
     costs = step_costs(plan, element_bytes=ELEMENT_BYTES[precision])
+    precisions = [_precision(step, precision) for step in plan.steps]
     return [
         ExplainedStep(
             op=step.op,
+            precision=own,
             shapes=_shapes(plan, step),
             flops=rows * cost.flops,
             bytes=rows * cost.bytes + cost.weight_bytes,
-            microseconds=1e6 * _seconds(plan, step, cost, rows, limits, precision),
+            microseconds=1e6 * _seconds(plan, step, cost, rows, limits.at(own), own),
             share=0.0,
         )
-        for step, cost in zip(plan.steps, costs, strict=True)
+        for step, cost, own in zip(plan.steps, costs, precisions, strict=True)
     ]
 
 
-def _besides(work: Outside, rows: int, limits: Roofs) -> ExplainedStep:
+def _precision(step: Step, precision: str) -> str:
+    """What a step of a plan computes in: in 8 bits where it has scales for its operands."""
+    return "bf16" if precision == "fp8" and "scale" not in step.keywords else precision
+
+
+def _besides(work: Outside, rows: int, limits: Roofs, precision: str) -> ExplainedStep:
     flops, moved = rows * work.flops, rows * work.bytes
     seconds = max(flops / limits.flops, moved / limits.bandwidth) + work.kernels * limits.launch
-    return ExplainedStep(work.op, work.shapes, flops, moved, 1e6 * seconds, 0.0)
+    return ExplainedStep(work.op, precision, work.shapes, flops, moved, 1e6 * seconds, 0.0)
 
 
 def _seconds(plan: Plan, step: Step, cost: StepCost, rows: int, limits: Roofs, precision: str) -> float:
@@ -197,4 +206,4 @@ def _text(shape: Shape) -> str:
 
 def _cells(step: ExplainedStep) -> tuple[str, ...]:
     numbers = (f"{step.flops:,}", f"{step.bytes:,}", f"{step.microseconds:,.1f}", f"{step.share:.0%}")
-    return (step.op, step.shapes, *numbers)
+    return (f"{step.op} ({step.precision})" if step.precision == "fp8" else step.op, step.shapes, *numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,7 +14,8 @@ from fastvae_kernels.parts import PARTS, Part
 
 # From one kernel of a stream to the next, if they are captured in a graph or queued ahead.
 LAUNCH_SECONDS = 2e-6
-ELEMENT_BYTES = {"ieee": 4, "tf32": 4, "bf16": 2, "fp16": 2, "float64": 8}
+# Of numbers between steps; where some are of 8 bits, plans say which.
+ELEMENT_BYTES = {"ieee": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Roofs:
     bandwidth: float
     launch: float
     part: Part | None
+
+    def at(self, precision: str) -> Roofs:
+        """These in a precision that the GPU has; a CPU computes all of them in the one that was measured."""
+        return self if self.part is None else replace(self, flops=self.part.flops[precision])
 
 
 def roofs(device_name: str, precision: str) -> Roofs:

@@ -212,10 +212,8 @@ class _Cutter:
 def _rewritten(step: Step, wholes: Mapping[str, str]) -> Step:
     """The step as a sweep's plan has it: a group norm by its parameters, attention to images as a whole."""
     if step.op == "group_norm":
-        activation = {key: value for key, value in step.attributes.items() if key in ("activation", "alpha")}
-        return replace(
-            step, op="normalise", inputs=(step.inputs[0], *parameters(step.outputs[0])), attributes=activation
-        )
+        applied = {key: value for key, value in step.attributes.items() if key not in ("groups", "eps")}
+        return replace(step, op="normalise", inputs=(step.inputs[0], *parameters(step.outputs[0])), attributes=applied)
     if names := whole(step):
         return replace(step, inputs=(step.inputs[0], *(wholes[name] for name in names)))
     return step

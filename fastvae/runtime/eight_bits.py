@@ -1,54 +1,72 @@
-"""Which convolutions of a plan bear 8 bits: those whose error, measured on rows of noise, is small."""
+"""Which convolutions of a model bear 8 bits: those whose error, measured on rows of noise, is small."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastvae_kernels
-from fastvae import noise
-from fastvae.plan import Plan, Step
+from fastvae.model import Model
+from fastvae.plan import Plan, Step, build_plan
 from fastvae.plan.passes.use_fp8 import (
     CONVOLUTIONS,
     LARGEST,
     eight_bit_weight,
+    layer_of,
     norms_before_convolutions,
     out_scale,
     use_fp8,
 )
 from fastvae.runtime.executor import Draw, Executor
+from fastvae.runtime.trial import run_once, small
 
 # The most that a convolution's result may be off, relative to its size. Rounding both operands to four significant bits
 # is off by sqrt(2 / 3) / 16 = 5 % where terms are independent, and more where they cancel.
 TOLERANCE = 1 / 16
-SEED = 0
+# The verbs that between them have every layer.
+MEASURED = ("encode", "parameters")
 
 logger = logging.getLogger("fastvae")
 
 
-def in_eight_bits(
-    plan: Plan, *, impl: str, device: torch.device, dtype: torch.dtype, share: Callable[[Tensor], Tensor] | None = None
-) -> Plan:
-    """The plan with those convolutions in 8 bits that are within TOLERANCE on one row of noise."""
-    norms = norms_before_convolutions(plan)
-    if not norms:
-        return plan
-    errors = measured_errors(plan, norms, impl=impl, device=device, dtype=dtype)
-    good = [name for name in norms if errors[name] <= TOLERANCE]
-    kept = [f"{name} ({errors[name]:.1%})" for name in norms if name not in good]
+def layers_that_bear(model: Model, *, impl: str, device: torch.device, dtype: torch.dtype) -> frozenset[str]:
+    """The norms of a model, as ``layer_of`` calls them, whose convolutions are within TOLERANCE on one row of noise.
+
+    Layers are those of the model, not of a verb's plan, so that all verbs and tiles choose the same. They are measured
+    on a small image, where the model takes one.
+    """
+    model = replace(model, spec=small(model.spec))
+    errors: dict[str, float] = {}
+    for verb in MEASURED:
+        plan = build_plan(model, verb, dtype=dtype, device=device)
+        norms = norms_before_convolutions(plan)
+        for name, error in measured_errors(plan, norms, impl=impl, device=device, dtype=dtype).items():
+            layer = layer_of(plan, name)
+            errors[layer] = max(error, errors.get(layer, 0.0))
+    good = [layer for layer, error in errors.items() if error <= TOLERANCE]
+    kept = [f"{_name(layer)} ({error:.1%})" for layer, error in errors.items() if layer not in good]
     logger.info(
-        "precision='fp8': %d of %d norms of %s in 8 bits%s",
+        "precision='fp8': %d of %d norms in 8 bits%s",
         len(good),
-        len(norms),
-        plan.verb,
+        len(errors),
         f"; in 16, for their convolutions' error: {', '.join(kept)}" if kept else "",
     )
-    return use_fp8(plan, good, share)
+    return frozenset(good)
+
+
+def in_eight_bits(plan: Plan, layers: Collection[str]) -> Plan:
+    """The plan with convolutions in 8 bits after those norms of it that ``layers`` has."""
+    return use_fp8(plan, [name for name in norms_before_convolutions(plan) if layer_of(plan, name) in layers])
+
+
+def _name(layer: str) -> str:
+    """Of a norm, for people."""
+    return layer.removeprefix("w:").removesuffix(".weight")
 
 
 def measured_errors(
@@ -56,23 +74,8 @@ def measured_errors(
 ) -> dict[str, float]:
     """For each norm the largest error of the convolutions that read it, relative to the root mean square of theirs."""
     executor = _Measuring(plan, norms, impl=impl, device=device, dtype=dtype)
-    with torch.no_grad():
-        executor(_noise(plan, device, dtype), Draw(1, SEED, 0, device, dtype))
+    run_once(executor, device, dtype)
     return executor.errors
-
-
-def _noise(plan: Plan, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """One row for each input: standard normals for latents, uniform numbers for data, and nothing masked."""
-    made = {}
-    for stream, name in enumerate(plan.inputs):
-        shape = (1, *plan.shapes[name])
-        if name == "mask":
-            made[name] = torch.ones(shape, dtype=torch.bool, device=device)
-            continue
-        draw = fastvae_kernels.sample_normal if name == "z" else fastvae_kernels.sample_uniform
-        row = draw(1, math.prod(shape), seed=SEED, stream=noise.FILL + stream)  # on the CPU: the same bits everywhere
-        made[name] = row.reshape(shape).to(device, dtype)
-    return made
 
 
 class _Measuring(Executor):

@@ -7,7 +7,6 @@ plan is executed, in which precision, by which implementation and in which tiles
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,12 +20,14 @@ from fastvae.plan import (
     PIXEL_VERBS,
     SCALED_VERBS,
     Explanation,
+    Plan,
     build_plan,
     check_scaling,
     explain_verb,
 )
 from fastvae.runtime.batches import Batches
 from fastvae.runtime.draws import Draws
+from fastvae.runtime.eight_bits import in_eight_bits
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.executors import Executors
 from fastvae.runtime.graphs import MOST_ROWS, CudaGraphs, GraphDevice
@@ -151,18 +152,21 @@ class Engine:
         """
         own = "cpu" if self.device.type == "cpu" else part_of(self.device).target
         name = own if device == "auto" else str(device)
-        build = partial(
-            build_plan,
-            self.model,
-            target="reference" if name.lower() == "cpu" else "triton",
-            dtype=self.dtype,
-            device="meta",  # nothing will run: shapes are enough
-            batch_invariant=self.batch_invariant,
-            tf32=self.precision == "tf32",
-        )
-        # Which convolutions bear 8 bits is known of weights on a device alone.
-        precision = "bf16" if self.precision == "fp8" else self.precision
-        return explain_verb(self.spec, verb, build, rows, name, precision)
+        eight_bits = self.executors.eight_bit_layers()
+
+        def build(verb: str) -> Plan:
+            plan = build_plan(
+                self.model,
+                verb,
+                target="reference" if name.lower() == "cpu" else "triton",
+                dtype=self.dtype,
+                device="meta",  # nothing will run: shapes are enough
+                batch_invariant=self.batch_invariant,
+                tf32=self.precision == "tf32",
+            )
+            return in_eight_bits(plan, eight_bits)
+
+        return explain_verb(self.spec, verb, build, rows, name, self.precision)
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from fastvae.runtime.batching import TILE, rows_that_fit
 from fastvae.runtime.choice import Choice
 from fastvae.runtime.head_ops import HEAD_OPS
 from fastvae_kernels.reference.activation import activate_
+from fastvae_kernels.reference.norm_apply import written
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,22 @@ def _upsample(x: Tensor, *, factor: int) -> tuple[Tensor, ...]:
 
 
 def _normalise(
-    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, *, activation: str = "identity", alpha: float | None = None
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    *,
+    activation: str = "identity",
+    alpha: float | None = None,
+    out_scale: float | None = None,
 ) -> tuple[Tensor, ...]:
-    """act((x - centre) * scale + shift), each a row's number per channel: a group norm of known statistics."""
+    """act((x - centre) * scale + shift), each a row's number per channel: a group norm of known statistics.
+
+    With ``out_scale`` in 8 bits, as :func:`fastvae_kernels.norm_apply` has it.
+    """
     scale, shift, centre = (parameter[:, :, None, None] for parameter in (scale, shift, centre))
     y = (x.to(scale.dtype) - centre).mul_(scale).add_(shift)
-    return (activate_(y, activation, alpha).to(x.dtype),)
+    return (written(activate_(y, activation, alpha), x, out_scale),)
 
 
 # Steps that are not ops of fastvae_kernels themselves but a way to call some.

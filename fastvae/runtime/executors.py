@@ -7,14 +7,18 @@ that it has no form for after it; or the ops one by one, on a GPU recorded as gr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import replace
 
+from torch import Tensor
+
 from fastvae.model import Model
 from fastvae.plan import DECODERS, MEAN_VERBS, SIZE_FREE_VERBS, Plan, Target, build_plan, levels
-from fastvae.runtime.eight_bits import in_eight_bits
+from fastvae.runtime.eight_bits import in_eight_bits, layers_that_bear
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import PREPARED, GraphExecutor
+from fastvae.runtime.magnitudes import magnitudes
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.pixels import PixelExecutor, pixel_bytes
 from fastvae.runtime.resolved import Resolved
@@ -59,6 +63,36 @@ class Executors:
             return tiles
         return self._built(verb) if self._origin is None or verb not in SIZE_FREE_VERBS else self._resized(verb)
 
+    def eight_bit_layers(self) -> Collection[str]:
+        """The group norms that write 8 bits, by the names that ``layer_of`` gives them; none but in ``fp8``."""
+        if self._how.precision != "fp8":
+            return ()
+        with self._held.lifetime, self._held.lock:
+            return self._eight_bit_layers()
+
+    def _eight_bit_layers(self) -> Collection[str]:
+        """:meth:`eight_bit_layers` with this engine's lock held; images of all sizes have the same."""
+        if self._origin is not None:
+            return self._origin.eight_bit_layers()
+        how, held = self._how, self._held
+        if held.eight_bit_layers is None:
+            held.eight_bit_layers = layers_that_bear(self.model, impl=how.impl, device=how.device, dtype=how.dtype)
+        return held.eight_bit_layers
+
+    def _magnitudes(self, verb: str, target: Target, *, batch_invariant: bool) -> dict[str, float]:
+        """Of a plan's buffers, where they may be beyond the precision's range."""
+        how = self._how
+        if how.precision != "fp16":
+            return {}
+        return magnitudes(
+            self.model,
+            verb,
+            target=target,
+            impl=how.impl,
+            device=how.device,
+            batch_invariant=batch_invariant,
+        )
+
     def forget(self) -> None:
         """Let go of the weights: nothing is made any more."""
         self.model = replace(self.model, weights={})
@@ -102,10 +136,29 @@ class Executors:
             return self._sized(plan)
         held = self._held
         if verb not in held.plans:
-            held.plans[verb] = build_plan(
-                self.model, verb, target=target, dtype=dtype, device=self._how.device, share=held.weights.share
+            largest = self._magnitudes(verb, target, batch_invariant=False)
+            plan = build_plan(
+                self.model,
+                verb,
+                target=target,
+                dtype=dtype,
+                device=self._how.device,
+                largest=largest,
+                share=self._share,
             )
+            held.plans[verb] = self._narrowed(plan)
         return held.plans[verb]
+
+    @property
+    def _share(self) -> Callable[[Tensor], Tensor] | None:
+        """What holds equal weights once; nothing where those in 16 bits may not be what is needed."""
+        return None if self._how.precision == "fp8" else self._held.weights.share
+
+    def _narrowed(self, plan: Plan) -> Plan:
+        """The plan with what bears it in 8 bits, if that is the precision."""
+        if self._how.precision != "fp8":
+            return plan
+        return self._held.weights.shared(in_eight_bits(plan, self._eight_bit_layers()))
 
     def _resized(self, verb: str) -> AnyExecutor:
         """The executor of the size this one was made from, for images of this one."""
@@ -138,16 +191,14 @@ class Executors:
             device=how.device,
             batch_invariant=how.batch_invariant,
             tf32=how.precision == "tf32",
-            share=self._held.weights.share,
+            largest=self._magnitudes(verb, how.target, batch_invariant=how.batch_invariant),
+            share=self._share,
         )
         if how.impl == "onnxruntime":
             sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
             parts = split(plan, WITHOUT_FORM)
             return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
-        if how.precision == "fp8":
-            share = self._held.weights.share
-            plan = in_eight_bits(plan, impl=how.impl, device=how.device, dtype=how.dtype, share=share)
-        return self._recorded(plan)
+        return self._recorded(self._narrowed(plan))
 
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:
         how = self._how

@@ -68,7 +68,7 @@ def resolve(settings: Settings, model: Model) -> Resolved:
     invariant = settings.batch_invariant
     impl = resolve_implementation(settings.impl, device, precision, batch_invariant=invariant)
     if precision == "fp8":
-        check_fp8(model.spec, device, max_memory=settings.max_memory)
+        check_fp8(model.spec, device)
     threads = _threads(settings, impl)
     batch_size, max_memory = settings.batch_size, settings.max_memory
     if batch_size is not None:

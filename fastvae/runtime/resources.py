@@ -43,6 +43,7 @@ class Resources:
         self.session_bytes: dict[str, int] = {}  # and what does
         self.direct: dict[str, DirectCall | None] = {}  # short ways into sessions
         self.weights = WeightStore()
+        self.eight_bit_layers: frozenset[str] | None = None  # what was measured to bear 8 bits, once it has been
         self.mixtures: dict[Prior, Mixture] = {}  # what latents are drawn from, where it is not N(0, I)
         self.graphs = None if graphs is None else GraphSet(graphs)
         self.stages = stages(device)

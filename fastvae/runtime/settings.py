@@ -76,18 +76,16 @@ def resolve_precision(name: str, model: Model) -> str:
     return name
 
 
-def check_fp8(spec: ModelSpec, device: torch.device, *, max_memory: object = None) -> None:
+def check_fp8(spec: ModelSpec, device: torch.device) -> None:
     """Refuse 8 bits where nothing would multiply in them.
 
     Raises:
-        UnsupportedError: a model without group norms, tiles for large images, or a GPU without e4m3.
+        UnsupportedError: a model without group norms, or a GPU without e4m3.
     """
     if not any(isinstance(layer, GroupNorm) for layer in _layers((*spec.encoder, *spec.decoder))):
         raise UnsupportedError(
             "precision: 'fp8' is for convolutions after group norms, and this model has none; use 'bf16'"
         )
-    if max_memory is not None:
-        raise UnsupportedError("precision: 'fp8' has no tiles for large images; use 'bf16', or no max_memory")
     if device.type == "cuda":
         try:
             fastvae_kernels.resolve_impl("conv2d", "triton", device, torch.float8_e4m3fn)

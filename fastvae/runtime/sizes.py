@@ -38,16 +38,17 @@ def _made(plan: Plan, step: Step, shapes: Mapping[str, Shape]) -> Shape | None:
     match step.op:
         case "to_bytes":
             return pixel_shape(shape)
-        case "conv2d":
+        case "conv2d" | "conv_image":
             outputs, _, *taps = plan.weights[str(step.inputs[1])].shape
             paddings, ends = a["padding"][:2], a["padding"][2:]
             sizes = zip(shape[1:], paddings, ends, taps, a["stride"], a["dilation"], strict=True)
-            return (outputs, *((n + p + q - d * (k - 1) - 1) // s + 1 for n, p, q, k, s, d in sizes))
+            size = ((n + p + q - d * (k - 1) - 1) // s + 1 for n, p, q, k, s, d in sizes)
+            return (*size, outputs) if step.op == "conv_image" else (outputs, *size)
         case "conv_transpose2d":
             _, outputs, *taps = plan.weights[str(step.inputs[1])].shape
             sizes = zip(shape[1:], a["padding"], a["output_padding"], taps, a["stride"], a["dilation"], strict=True)
-            size = ((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, p, o, k, s, d in sizes)
-            return (outputs * a["groups"], *size)
+            widened = ((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, p, o, k, s, d in sizes)
+            return (outputs * a["groups"], *widened)
         case "upsample":
             return (shape[0], *(a["factor"] * n for n in shape[1:]))
         case "attention":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+
+from fastvae.plan import Plan
 
 
 class WeightStore:
@@ -29,6 +33,16 @@ class WeightStore:
                 return kept
         alike.append(weight)
         return weight
+
+    def shared(self, plan: Plan) -> Plan:
+        """The plan with the tensors that are kept for its weights' bits, each as it lies in memory."""
+        return replace(plan, weights={name: self._shared(weight) for name, weight in plan.weights.items()})
+
+    def _shared(self, weight: Tensor) -> Tensor:
+        strides = weight.stride()
+        order = sorted(range(weight.ndim), key=lambda axis: -strides[axis])
+        kept = self.share(weight.permute(order).contiguous())
+        return kept.permute([order.index(axis) for axis in range(weight.ndim)])
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

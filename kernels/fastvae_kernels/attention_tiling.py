@@ -2,7 +2,8 @@
 
 They are those that tools/aot.py compiles without a spill and within the shared memory, chosen by estimate: keys and
 values are fetched once for every block of queries, so that wide blocks of queries come first, then a second stage of
-keys and values on their way. None has been measured.
+keys and values on their way. None has been measured. Under a device's name tools/tune.py writes those it measured
+fastest, which then stand for the ones of as many channels in the architecture's list.
 """
 
 import json
@@ -13,9 +14,9 @@ from typing import Any
 
 import torch
 
-from .parts import part_of
+from .parts import PARTS, part_of
 
-__all__ = ["AttentionConfig", "attention_config", "attention_tiles"]
+__all__ = ["AttentionConfig", "attention_config", "attention_devices", "attention_tiles", "measured_attention"]
 
 
 def _power_of_2(size: int) -> int:
@@ -46,12 +47,31 @@ class AttentionConfig:
 
 
 @cache
-def attention_tiles(target: str) -> dict[str, tuple[AttentionConfig, ...]]:
-    """The tiles for an architecture by precision, in order of channels, those of "default" where it has no list."""
+def _file() -> dict[str, Any]:
     path = Path(__file__).parent / "configs" / "attention.json"
     table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    lists = {**table["default"], **table.get(target, {})}
-    return {precision: tuple(AttentionConfig(**values) for values in tiles) for precision, tiles in lists.items()}
+    return table
+
+
+@cache
+def attention_tiles(target: str) -> dict[str, tuple[AttentionConfig, ...]]:
+    """The tiles for an architecture by precision, in order of channels, those of "default" where it has no list."""
+    return _lists({**_file()["default"], **_file().get(target, {})})
+
+
+@cache
+def measured_attention(device_name: str) -> dict[str, tuple[AttentionConfig, ...]]:
+    """What tools/tune.py found on the device of this name, by precision: nothing, on most."""
+    return _lists(_file().get(device_name, {}))
+
+
+def attention_devices() -> tuple[str, ...]:
+    """The devices on which tools/tune.py measured attention."""
+    return tuple(name for name in _file() if name != "default" and name not in PARTS)
+
+
+def _lists(table: dict[str, Any]) -> dict[str, tuple[AttentionConfig, ...]]:
+    return {precision: tuple(AttentionConfig(**values) for values in tiles) for precision, tiles in table.items()}
 
 
 @cache
@@ -64,4 +84,7 @@ def attention_config(channels: int, values: int, precision: str, device: torch.d
     tiles = attention_tiles(part_of(device).target)[precision]
     if precision == "bf16" and (channels % 2 or values % 2):
         return tiles[0]
-    return next((tile for tile in tiles if max(channels, values) <= tile.channels), tiles[-1])
+    chosen = next((tile for tile in tiles if max(channels, values) <= tile.channels), tiles[-1])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    found = measured_attention(name).get(precision, ())
+    return next((tile for tile in found if tile.channels == chosen.channels), chosen)

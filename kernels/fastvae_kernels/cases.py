@@ -123,6 +123,7 @@ _GROUP_NORM = {
     "channels": group_norm((2, 2, 9, 8), 2, mean=30.0, eps=0.0, bias=False),
     "plain": group_norm((1, 8, 1, 3), 4, weight=False, bias=False, activation="tanh"),
     "shift": group_norm((2, 4, 2, 4), 2, weight=False, activation="gelu"),
+    "e4m3": group_norm((2, 6, 5, 7), 2, activation="silu", out_scale=2.0**-7),
 }
 _STATISTICS = {
     "1x1": channel_statistics((5, 4, 1, 1), block=3),

@@ -10,8 +10,17 @@ __all__ = ["attention", "channel_statistics", "group_norm", "norm_affine", "norm
 
 
 def group_norm(
-    shape: tuple[int, ...], groups: int, *, mean: float = 0.0, weight: bool = True, bias: bool = True, **options: Any
+    shape: tuple[int, ...],
+    groups: int,
+    *,
+    mean: float = 0.0,
+    weight: bool = True,
+    bias: bool = True,
+    out_scale: float | None = None,
+    **options: Any,
 ) -> Case:
+    """out_scale: as of `norm_apply`."""
+
     def case(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         make = Maker(dtype, device)
         return {
@@ -19,6 +28,7 @@ def group_norm(
             "weight": make.normal(shape[1]) if weight else None,
             "bias": make.normal(shape[1]) if bias else None,
             "groups": groups,
+            "out_scale": None if dtype == torch.float64 else out_scale,
             **options,
         }
 

@@ -174,9 +174,11 @@ def _group_norm(
     eps: float = 1e-5,
     activation: str = "identity",
     alpha: float | None = None,
+    out_scale: float | None = None,
 ) -> Tensor:
-    """Contiguous: for channels_last on a CPU PyTorch's is E[x²] - E[x]²."""
-    return activate(F.group_norm(x.contiguous(), groups, weight, bias, eps), activation, alpha)
+    """Contiguous: for channels_last on a CPU PyTorch's is E[x²] - E[x]². 8 bits as of `_norm_apply`."""
+    y = activate(F.group_norm(x.contiguous(), groups, weight, bias, eps), activation, alpha)
+    return y if out_scale is None else (y / out_scale).clamp(-448, 448)
 
 
 def _channel_statistics(x: Tensor, *, block: int, rest: bool = False) -> Tensor:

@@ -24,6 +24,7 @@ from fastvae.plan.passes import FUSED_PASSES, IMAGE_PASSES, PASSES, cast, fuse_p
 from fastvae.plan.pixels import black_and_white, levels, output_dtypes
 from fastvae.plan.verbs import translate
 from fastvae.runtime import Settings
+from fastvae.runtime.executor import Executor
 from fastvae.spec import Bernoulli, FixedGaussian, GaussianHead, ModelSpec
 from tests.fastvae.image_specs import image_spec
 from tests.fastvae.strategies import specs
@@ -207,6 +208,25 @@ def test_the_kernels_plan_makes_the_same_pixels() -> None:
     assert plan.steps[-1].op == "conv_image"
     assert plan.weights[str(plan.steps[-1].inputs[1])].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found["triton"], found["reference"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_means_of_16_bits_are_not_rounded_before(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are those nearest to what the last convolution sums, in every plan; of rounded means some would not be."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    last = Conv2d("d", 2, 3, (3, 3), padding=(1, 1))
+    spec = replace(IMAGES, input_shape=(3, 4, 4), encoder=(Conv2d("e", 3, 4, (1, 1)),), decoder=(last,))
+    z = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    made = random_model(spec)
+    weight, bias = (made.weights[f"d.{name}"].to(device, dtype).double() for name in ("weight", "bias"))
+    means = torch.nn.functional.conv2d(z.double(), weight, bias, padding=1).permute(0, 2, 3, 1)
+    exact, rounded = (255 * (each.double() / 2 + 0.5).clamp(0, 1) for each in (means, means.to(dtype)))
+    assert ((rounded.round() - exact).abs() > 0.51).any()
+    for target, impl in (("reference", "reference"), ("triton", "reference"), ("triton", "triton")):
+        plan = build_plan(made, "decode_uint8", target=target, dtype=dtype, device=device)  # type: ignore[arg-type]
+        pixels, _ = Executor(plan, impl=impl, device=device, dtype=dtype)({"z": z})
+        assert ((pixels.double() - exact).abs() < 0.501).all()
 
 
 @pytest.mark.parametrize("verb", sorted(MEAN_VERBS))

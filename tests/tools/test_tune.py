@@ -119,7 +119,7 @@ def test_inputs_of_a_convolution_are_those_of_its_taps(
     assert "a multiple of 9; found 10" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("op", ["linear", "linear_prior", "conv2d"])
+@pytest.mark.parametrize("op", ["linear", "linear_prior", "conv2d", "attention", "group_norm"])
 def test_the_shipped_files_are_formatted_as_the_tool_writes_them(op: str) -> None:
     text = tune.config_path(op).read_text(encoding="utf-8")
     assert file_text(json.loads(text)) == text

@@ -17,6 +17,7 @@ from fastvae.plan.passes.fuse_score import fuse_score
 from fastvae.plan.passes.fuse_statistics import fuse_statistics
 from fastvae.plan.passes.merge_heads import merge_heads
 from fastvae.plan.passes.prune import prune
+from fastvae.plan.passes.rescale import rescale
 from fastvae.plan.passes.use_tf32 import use_tf32
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "fuse_statistics",
     "merge_heads",
     "prune",
+    "rescale",
     "use_tf32",
 ]
 

@@ -12,15 +12,13 @@ binary orders of magnitude. So it needs no calibration, and is the same for imag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fastvae.layers import Shape
 from fastvae.plan.passes._rewrite import rebuilt
-from fastvae.plan.passes.fuse_statistics import BLOCK
 from fastvae.plan.plan import Plan, Step
 
 NORMS = ("group_norm", "norm_by_statistics")
@@ -38,34 +36,42 @@ def norms_before_convolutions(plan: Plan) -> tuple[str, ...]:
     return tuple(step.outputs[0] for step in plan.steps if step.op in NORMS and _fits(plan, step))
 
 
-def use_fp8(plan: Plan, norms: Collection[str], share: Callable[[Tensor], Tensor] | None = None) -> Plan:
-    """The plan with these of :func:`norms_before_convolutions` in e4m3; ``share`` as for ``cast``."""
+def layer_of(plan: Plan, norm: str) -> str:
+    """What the norm that makes ``norm`` is called in every plan of its model: its weight, which no pass changes."""
+    step = next(step for step in plan.steps if norm in step.outputs)
+    return step.inputs[-2] or norm
+
+
+def use_fp8(plan: Plan, norms: Collection[str]) -> Plan:
+    """The plan with these of :func:`norms_before_convolutions` in e4m3."""
     steps: list[Step] = []
     weights: dict[str, Tensor] = {}
-    shapes: dict[str, Shape] = {}
     scales: dict[str, float] = {}
     for step in plan.steps:
         if step.op in NORMS and step.outputs[0] in norms:
-            scales[step.outputs[0]] = out_scale(plan, step)
-            made, of_statistics = _in_eight_bits(plan, step, scales[step.outputs[0]])
-            steps += made
-            shapes |= of_statistics
+            scale = scales[step.outputs[0]] = out_scale(plan, step)
+            steps.append(replace(step, attributes={**step.attributes, "out_scale": scale}))
         elif step.op in CONVOLUTIONS and step.inputs[0] in scales:
             x, weight, bias = step.inputs
-            q, scale = eight_bit_weight(plan.weights[str(weight)], scales[str(x)])
+            q, factors = eight_bit_weight(plan.weights[str(weight)], scales[str(x)])
             names = f"d:{step.outputs[0]}.e4m3", f"d:{step.outputs[0]}.scale"
-            weights |= dict(zip(names, (_shared(q, share), scale), strict=True))
+            weights |= dict(zip(names, (q, factors), strict=True))
             attributes = {**step.attributes, "out_dtype": plan.weights[str(weight)].dtype}
             keywords = {**step.keywords, "scale": names[1]}
             steps.append(replace(step, inputs=(x, names[0], bias), attributes=attributes, keywords=keywords))
         else:
             steps.append(step)
-    return rebuilt(plan, steps, weights, shapes)
+    return rebuilt(plan, steps, weights)
 
 
 def out_scale(plan: Plan, norm: Step) -> float:
-    """A power of two by which what the norm gives is divided, so that 448 is out of reach."""
+    """A power of two by which what the norm gives is divided, so that 448 is out of reach.
+
+    1 where weights have no values (device meta): such plans are looked at, not run.
+    """
     weight, bias = (None if name is None else plan.weights[name] for name in norm.inputs[-2:])
+    if any(each is not None and each.is_meta for each in (weight, bias)):
+        return 1.0
     largest = 1.0 if weight is None else float(weight.abs().max())
     shift = 0.0 if bias is None else float(bias.abs().max())
     bound = REACH * largest + shift
@@ -73,7 +79,12 @@ def out_scale(plan: Plan, norm: Step) -> float:
 
 
 def eight_bit_weight(weight: Tensor, x_scale: float) -> tuple[Tensor, Tensor]:
-    """weight [o, c, kh, kw] in e4m3, and what makes up for that and for an x divided by ``x_scale``: float32 [o]."""
+    """weight [o, c, kh, kw] in e4m3, and what makes up for that and for an x divided by ``x_scale``: float32 [o].
+
+    Of a weight on device meta both are there as well, for which PyTorch would import a compiler.
+    """
+    if weight.is_meta:
+        return torch.empty_like(weight, dtype=torch.float8_e4m3fn), weight.new_empty(len(weight), dtype=torch.float32)
     wide = weight.float()
     largest = wide.abs().amax((1, 2, 3))
     scale = torch.where(largest > 0, largest / LARGEST, 1.0).clamp_min(torch.finfo(torch.float32).tiny)
@@ -95,25 +106,3 @@ def _takes(plan: Plan, step: Step, name: str) -> bool:
     outputs, channels, *taps = plan.weights[str(step.inputs[1])].shape
     whole = step.attributes["groups"] == 1 and channels % CHANNELS == 0 and outputs >= CHANNELS
     return whole and math.prod(taps) > 1
-
-
-def _in_eight_bits(plan: Plan, norm: Step, scale: float) -> tuple[list[Step], dict[str, Shape]]:
-    """The norm with a scale, by statistics of its image, which are taken where no convolution has."""
-    name = norm.outputs[0]
-    attributes = {**norm.attributes, "out_scale": scale}
-    if norm.op == "norm_by_statistics":
-        return [replace(norm, attributes=attributes)], {}
-    image, weight, bias = norm.inputs
-    channels, *size = plan.shapes[str(image)]
-    statistics = f"{name}.statistics"
-    measured = Step("channel_statistics", (image,), (statistics,), {"block": BLOCK})
-    inputs = (image, statistics, weight, bias)
-    applied = Step("norm_by_statistics", inputs, norm.outputs, {**attributes, "block": BLOCK})
-    return [measured, applied], {statistics: (-(-math.prod(size) // BLOCK), channels, 2)}
-
-
-def _shared(weight: Tensor, share: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """A weight [o, c, kh, kw] that ``share`` may have already, its memory as kernels read it where it was so."""
-    if share is None:
-        return weight
-    return share(weight.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)

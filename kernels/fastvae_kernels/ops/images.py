@@ -2,12 +2,14 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from .. import library, reference
 from ..checks import check_activation, check_divides, check_floating, check_like, check_shape
 from ..dispatch import resolve_impl
 from ..layout import empty_output
+from .norms import applying, check_out_scale
 from .registration import register
 
 __all__ = ["attention", "group_norm"]
@@ -22,13 +24,14 @@ def _group_norm(
     eps: float,
     activation: str,
     alpha: float | None,
+    out_scale: float | None,
     impl: str,
 ) -> Tensor:
-    if resolve_impl("group_norm", impl, x.device, x.dtype) == "triton":
+    if applying("group_norm", x, out_scale, impl) == "triton":
         from ..triton.norm_apply import group_norm as implementation
 
-        return implementation(x, weight, bias, groups, eps, activation, alpha)
-    return reference.group_norm(x, weight, bias, groups, eps, activation, alpha)
+        return implementation(x, weight, bias, groups, eps, activation, alpha, out_scale)
+    return reference.group_norm(x, weight, bias, groups, eps, activation, alpha, out_scale)
 
 
 @_group_norm.register_fake
@@ -40,9 +43,10 @@ def _(
     eps: float,
     activation: str,
     alpha: float | None,
+    out_scale: float | None,
     impl: str,
 ) -> Tensor:
-    return empty_output(x, x.shape)
+    return empty_output(x, x.shape, None if out_scale is None else torch.float8_e4m3fn)
 
 
 def group_norm(
@@ -54,6 +58,7 @@ def group_norm(
     eps: float = 1e-5,
     activation: str = "identity",
     alpha: float | None = None,
+    out_scale: float | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """act((x - mean) / sqrt(var + eps) * weight + bias), computed in float32 (float64 for float64).
@@ -61,7 +66,7 @@ def group_norm(
     mean and var, the biased one, are those of a row's group of c / groups consecutive channels, over all their
     pixels. x: [n, c, h, w] floating; weight, bias: [c] of any floating dtype, or None. Returns a new tensor of x's
     shape and dtype, channels_last if x is; images without pixels give images without pixels. With eps 0, a group of
-    equal values is 0 / 0.
+    equal values is 0 / 0. With `out_scale` divided by it and in 8 bits, as by `norm_apply`.
 
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run.
     """
@@ -74,7 +79,8 @@ def group_norm(
         if parameter is not None:
             check_like(name, parameter, "x", x, dtype=False)
             check_shape(name, parameter, (x.shape[1],))
-    out: Tensor = _group_norm(x, weight, bias, groups, eps, activation, alpha, impl)
+    check_out_scale(out_scale)
+    out: Tensor = _group_norm(x, weight, bias, groups, eps, activation, alpha, out_scale, impl)
     return out
 
 

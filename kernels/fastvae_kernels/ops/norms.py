@@ -14,7 +14,7 @@ from ..dispatch import resolve_impl
 from ..layout import empty_output
 from .registration import register
 
-__all__ = ["channel_statistics", "norm_affine", "norm_apply"]
+__all__ = ["applying", "channel_statistics", "check_out_scale", "norm_affine", "norm_apply"]
 
 
 @register("channel_statistics")
@@ -156,19 +156,25 @@ def _check_eps(eps: float) -> None:
         raise ValueError(f"eps must be a finite number of at least 0; found {eps}")
 
 
-def _applying(x: Tensor, out_scale: float | None, impl: str) -> str:
-    """The implementation of `norm_apply`, which must take the result's dtype as well."""
-    chosen = resolve_impl("norm_apply", impl, x.device, x.dtype)
+def applying(op: str, x: Tensor, out_scale: float | None, impl: str) -> str:
+    """The implementation of `norm_apply` or `group_norm`, which must take the result's dtype as well."""
+    chosen = resolve_impl(op, impl, x.device, x.dtype)
     if chosen == "triton" and out_scale is not None:
-        return resolve_impl("norm_apply", impl, x.device, torch.float8_e4m3fn)
+        return resolve_impl(op, impl, x.device, torch.float8_e4m3fn)
     return chosen
+
+
+def check_out_scale(out_scale: float | None) -> None:
+    """It is a positive finite number, or None."""
+    if out_scale is not None and not 0 < out_scale < math.inf:
+        raise ValueError(f"out_scale must be a positive finite number or None; found {out_scale}")
 
 
 @register("norm_apply")
 def _norm_apply(
     x: Tensor, affine: Tensor, activation: str, alpha: float | None, out_scale: float | None, impl: str
 ) -> Tensor:
-    if _applying(x, out_scale, impl) == "triton":
+    if applying("norm_apply", x, out_scale, impl) == "triton":
         from ..triton.norm_apply import norm_apply as implementation
 
         return implementation(x, affine, activation, alpha, out_scale)
@@ -205,7 +211,6 @@ def norm_apply(
     if affine.dtype != wanted:
         raise TypeError(f"affine must be {wanted} for x of {x.dtype}; found {affine.dtype}")
     check_shape("affine", affine, (x.shape[0], 3, x.shape[1]))
-    if out_scale is not None and not 0 < out_scale < math.inf:
-        raise ValueError(f"out_scale must be a positive finite number or None; found {out_scale}")
+    check_out_scale(out_scale)
     out: Tensor = _norm_apply(x, affine, activation, alpha, out_scale, impl)
     return out

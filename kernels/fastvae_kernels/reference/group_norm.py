@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from ..layout import output_format, own_output
+from ..layout import output_format
 from .activation import activate_
+from .norm_apply import written
 from .precision import accumulation_dtype
 
 __all__ = ["group_norm"]
@@ -22,11 +23,13 @@ def group_norm(
     eps: float,
     activation: str,
     alpha: float | None,
+    out_scale: float | None = None,
 ) -> Tensor:
     """act((x - mean) / sqrt(var + eps) * weight + bias); x [n, c, h, w], weight and bias [c] or None.
 
     mean and var (biased) are each group's, over its channels and pixels. What the rounding of a large mean leaves is
     subtracted as a second mean, so that x of mean 1e3 and standard deviation 1e-2 comes out right in float32.
+    With out_scale: that divided by it, in e4m3, saturating.
     """
     acc = accumulation_dtype(x.dtype)
     n, channels, h, w = x.shape
@@ -39,4 +42,4 @@ def group_norm(
     grouped *= scale if weight is None else scale * weight.to(acc).view(per_channel)
     if bias is not None:
         grouped += bias.to(acc).view(per_channel)
-    return own_output(activate_(y, activation, alpha), x)
+    return written(activate_(y, activation, alpha), x, out_scale)

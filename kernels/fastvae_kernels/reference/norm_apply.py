@@ -7,10 +7,17 @@ from ..layout import output_format, own_output
 from .activation import activate_
 from .precision import accumulation_dtype
 
-__all__ = ["norm_apply"]
+__all__ = ["norm_apply", "written"]
 
 
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
+
+def written(y: Tensor, x: Tensor, out_scale: float | None) -> Tensor:
+    """`y`, accumulated, as what a norm of `x` gives: in x's dtype, or divided by `out_scale` in e4m3, saturating."""
+    if out_scale is None:
+        return own_output(y, x)
+    return own_output((y / out_scale).clamp_(-_LARGEST, _LARGEST), x, torch.float8_e4m3fn)
 
 
 def norm_apply(
@@ -25,7 +32,4 @@ def norm_apply(
     y -= mean
     y *= scale
     y += shift
-    y = activate_(y, activation, alpha)
-    if out_scale is None:
-        return own_output(y, x)
-    return own_output((y / out_scale).clamp_(-_LARGEST, _LARGEST), x, torch.float8_e4m3fn)
+    return written(activate_(y, activation, alpha), x, out_scale)

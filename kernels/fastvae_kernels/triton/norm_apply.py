@@ -10,13 +10,14 @@ from torch import Tensor
 from ..common.activation import activate
 from ..layout import empty_output, output_format
 from ..tuning import NormConfig, config_for
-from .channel_statistics import channel_statistics, tile_shape
-from .gemm import NARROW, ceil_div, default_alpha
+from .channel_statistics import launch as launch_statistics
+from .channel_statistics import tile_shape
+from .gemm import NARROW, ceil_div, contiguous, default_alpha
 from .images import dense_rows, image_units
-from .norm_affine import norm_affine
+from .norm_affine import launch as launch_affine
 from .quantize_rows import to_e4m3
 
-__all__ = ["block_of", "group_norm", "launch", "norm_apply", "norm_apply_kernel"]
+__all__ = ["block_of", "group_norm", "launch", "launch_group_norm", "norm_apply", "norm_apply_kernel"]
 
 
 _SIZES = ["pixel_units", "channel_units", "row_units", "pixel_tiles", "channel_tiles"]
@@ -138,15 +139,38 @@ def group_norm(
     eps: float,
     activation: str,
     alpha: float | None,
+    out_scale: float | None = None,
 ) -> Tensor:
-    """As the reference defines it, in three launches that read x twice."""
-    if not x.numel():
-        return empty_output(x, x.shape)
-    x = dense_rows(x, output_format(x))
-    config = config_for("group_norm", x.device)
-    assert isinstance(config, NormConfig)
-    pixels = x.shape[2] * x.shape[3]
-    block = block_of(pixels, config)
-    statistics = channel_statistics(x, block, True)
-    affine = norm_affine(statistics, weight, bias, pixels, block, None, groups, eps)
-    return norm_apply(x, affine, activation, alpha)
+    """As the reference defines it."""
+    out = empty_output(x, x.shape, None if out_scale is None else torch.float8_e4m3fn)
+    if out.numel():
+        config = config_for("group_norm", x.device)
+        assert isinstance(config, NormConfig)
+        rows = dense_rows(x, output_format(x))
+        launch_group_norm(rows, weight, bias, out, groups, eps, activation, alpha, out_scale=out_scale, config=config)
+    return out
+
+
+def launch_group_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    groups: int,
+    eps: float,
+    activation: str,
+    alpha: float | None,
+    *,
+    out_scale: float | None = None,
+    config: NormConfig,
+) -> None:
+    """Fill out [n, c, h, w] as :func:`launch`, in three launches that read x twice; weight, bias: [c] or None."""
+    n, channels, h, w = x.shape
+    block = block_of(h * w, config)
+    statistics = torch.empty(n, ceil_div(h * w, block), channels, 3, dtype=torch.float32, device=x.device)
+    affine = statistics.new_empty(n, 3, channels)
+    channels_last = output_format(out) == torch.channels_last
+    launch_statistics(x, statistics, block, channels_last=channels_last, config=config)
+    operands = (statistics, None, contiguous(weight), contiguous(bias), affine)
+    launch_affine(*operands, h * w, block, groups, eps, config=config)
+    launch(x, affine, out, activation, alpha, out_scale=out_scale, config=config)

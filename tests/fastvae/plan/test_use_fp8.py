@@ -115,9 +115,21 @@ def test_what_a_norm_wrote_takes_a_byte() -> None:
 
 
 def test_equal_weights_are_held_once() -> None:
-    share = WeightStore().share
-    plans = [build_plan(random_model(SPEC), verb, target="triton", share=share) for verb in ("decode", "generate")]
-    made = [use_fp8(plan, norms_before_convolutions(plan), share) for plan in plans]
+    """And none in 16 bits that convolutions have in 8."""
+    store = WeightStore()
+    plans = [
+        build_plan(random_model(SPEC), verb, target="triton", dtype=torch.bfloat16) for verb in ("decode", "score")
+    ]
+    made = [store.shared(use_fp8(plan, norms_before_convolutions(plan))) for plan in plans]
     addresses = [{x.data_ptr() for x in plan.weights.values() if x.dtype == torch.float8_e4m3fn} for plan in made]
     assert len(addresses[0]) == 4
     assert addresses[0] == addresses[1]
+    taps = (weight for weight in store.kept if weight.ndim == 4)
+    kinds = [weight.dtype for weight in taps if sorted(weight.shape) == [3, 3, 16, 16]]
+    assert kinds == [torch.float8_e4m3fn] * 4
+    for plan, before in zip(made, plans, strict=True):
+        eight = [step for step in plan.steps if "scale" in step.keywords]
+        assert all(plan.weights[str(s.inputs[1])].is_contiguous(memory_format=torch.channels_last) for s in eight)
+        assert all(
+            torch.equal(plan.weights[name], before.weights[name]) for name in before.weights if name in plan.weights
+        )
