@@ -46,8 +46,8 @@ def shared_part(rows: int, size: int, threads: int) -> int:
 
     Whole tiles, where that many are allowed.
     """
-    rounds = math.ceil(rows / (size * threads))
-    return min(size, math.ceil(rows / (rounds * threads * TILE)) * TILE)
+    part = math.ceil(rows / (math.ceil(rows / (size * threads)) * threads))
+    return min(size, math.ceil(part / TILE) * TILE) if size >= TILE else part
 
 
 def rows_that_fit(peak_bytes: int) -> int:
