@@ -6,12 +6,14 @@ from .elbo_loss import elbo_loss, elbo_loss_backward
 from .library import why_not
 from .reparameterize import reparameterize
 from .sample_normal import fill_normal, sample_normal, sample_uniform
+from .weighted_words import add_weighted_words
 
 __all__ = [
     "GIVEN",
     "DenseCall",
     "DenseSteps",
     "Values",
+    "add_weighted_words",
     "divergence_gradients",
     "elbo_loss",
     "elbo_loss_backward",

@@ -138,7 +138,8 @@ def _load() -> ctypes.CDLL | str:
 def _declared(loaded: ctypes.CDLL) -> bool:
     """Whether a library has this version's functions, which are then given their arguments' types."""
     structures = {"loss": Loss, "divergence": Divergence, "dense_step": DenseStep, "row_call": RowCall}
-    names = ("noise", "elbo_loss", "divergence", "dense_rows", *(f"{name}_size" for name in structures))
+    sizes = (f"{name}_size" for name in structures)
+    names = ("noise", "elbo_loss", "divergence", "dense_rows", "weighted_words", *sizes)
     if not all(hasattr(loaded, f"fastvae_{name}") for name in names):
         return False
     shape, counter, flags = [c_int64] * 3, [c_uint64, c_uint64, c_uint32], [c_int] * 3
@@ -149,6 +150,8 @@ def _declared(loaded: ctypes.CDLL) -> bool:
     loaded.fastvae_divergence.argtypes = [POINTER(Divergence), c_int64, c_int]
     loaded.fastvae_divergence.restype = None
     loaded.fastvae_dense_rows.argtypes = [POINTER(RowCall)]
+    loaded.fastvae_weighted_words.argtypes = [c_void_p, c_int64, c_int64, c_uint64, c_void_p]
+    loaded.fastvae_weighted_words.restype = None
     return all(
         getattr(loaded, f"fastvae_{name}_size")() == ctypes.sizeof(structure) for name, structure in structures.items()
     )

@@ -13,7 +13,7 @@ import torch
 import fastvae
 from fastvae import bulk
 from fastvae.bulk import job as job_module
-from fastvae.bulk.content import added, content_of
+from fastvae.bulk.content import content_of
 from fastvae.bulk.folder import Folder
 from fastvae.bulk.generation import devices
 from fastvae.bulk.progress import Progress
@@ -265,31 +265,6 @@ def test_the_default_size_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     assert job_module.sizes(10, 24, 1000, 5) == (5, 5)
     monkeypatch.setattr(job_module, "SHARD_FLOPS", 1)
     assert job_module.sizes(10, 24, 1000, None) == (1, 1)
-
-
-def test_the_checksum_is_what_its_page_says() -> None:
-    def mix(x: int) -> int:
-        x = (x + 0x9E3779B97F4A7C15) % 2**64
-        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-        return x ^ (x >> 31)
-
-    rows = np.random.default_rng(0).integers(0, 256, (3, 7), dtype=np.uint8)
-    total = 0
-    for index, row in enumerate(rows, 5):
-        data = row.tobytes() + b"\0"
-        words = [int.from_bytes(data[i : i + 4], "little") for i in (0, 4)]
-        sums = sum((mix(2**63 + j) | 1) * word for j, word in enumerate(words))
-        total += mix(mix(index) + sums)
-    whole = content_of(block(rows, 5))
-    assert whole == total % 2**64
-    assert added(content_of(block(rows[:1], 5)), content_of(block(rows[1:], 6))) == whole
-    assert content_of(block(rows[:0], 5)) == 0
-    padded = np.pad(rows, ((0, 0), (0, 1)))
-    assert content_of(Block(5, {"a": padded[:, :4], "b": padded[:, 4:]})) == whole
-    for other in (rows[::-1], rows ^ np.uint8(128), np.roll(rows, 1, 1)):
-        assert content_of(block(np.ascontiguousarray(other), 5)) != whole
-    assert content_of(block(rows, 6)) != whole
 
 
 @pytest.mark.parametrize(
