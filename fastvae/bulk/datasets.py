@@ -13,12 +13,11 @@ from fastvae import noise
 from fastvae.api import VAE
 from fastvae.bulk import identity
 from fastvae.bulk.data_rows import JOINT, flops_of, id_columns, plans_of, reading_from, reading_text, sized
-from fastvae.bulk.generation import Dtype, Format, Report, check_common, invariant, run, unwatched
-from fastvae.bulk.hashing import now_and_then
+from fastvae.bulk.generation import Dtype, Format, Report, check_common, invariant, run
 from fastvae.bulk.job import Job, numerics_of, sizes, spec_hash, weights_hash
 from fastvae.bulk.opening import folder_path, open_folder
 from fastvae.bulk.place import JobFolder
-from fastvae.bulk.progress import Watch, before_job
+from fastvae.bulk.progress import Watch, before_job, now_and_then, unwatched
 from fastvae.bulk.ray_workers import check_address
 from fastvae.bulk.rejects import MASK, RAISE, parsed, rejects_name
 from fastvae.bulk.shards import FORMATS
@@ -222,8 +221,8 @@ def rejected(folder: str | os.PathLike[str]) -> Iterator[Rejected]:
             ) from error
 
 
-def same_data(job: Job, folder: JobFolder, vae: VAE, data: Any) -> Dataset:
-    """The rows that a job was made of.
+def same_data(job: Job, folder: JobFolder, vae: VAE, data: Any, watch: Watch) -> Dataset:
+    """The rows that a job was made of; ``watch`` is told how far counting and hashing them is.
 
     Raises:
         InputError: ``data`` cannot be read as the job's were.
@@ -234,10 +233,11 @@ def same_data(job: Job, folder: JobFolder, vae: VAE, data: Any) -> Dataset:
     if wrong := [name for name, value in loaded.items() if getattr(job, name) != value]:
         raise JobError(f"the job's model was loaded with other settings: {', '.join(wrong)}")
     _, reading = sized(vae.spec, reading_from(job.reading))
-    found = open_dataset(data, reading, vae.spec.pixel_range)
+    found = open_dataset(data, reading, vae.spec.pixel_range, now_and_then(before_job(watch, "index")))
     if not found.named and job.format not in WITH_TEXT:
         found = replace(found, ids=())
-    entries = identity.identify(found.files, identity.kept(folder))
+    told = before_job(watch, "hash", job.n, job.shards)
+    entries = identity.identify(found.files, identity.kept(folder), told)
     identity.refuse_changed(folder, replace(job, data=identity.digest(entries), n=len(found)), entries)
     if job.reading != reading_text(found, reading):
         raise JobError("the job's images were decoded by another version of Pillow")

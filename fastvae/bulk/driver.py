@@ -200,11 +200,10 @@ class Driver:
 
     def _tell(self, event: Event, message: str = "") -> None:
         seconds = time.monotonic() - self._begun
-        rate = (self._samples - self._earlier) / seconds if seconds > 0 else 0.0
-        eta = (self._job.n - self._samples) / rate if rate else None
-        counts = (self._samples, self._job.n, len(self._records), self._job.shards, len(self._failed))
+        counts = (self._samples, len(self._records), len(self._failed))
         workers = tuple(slot.state(number) for number, slot in enumerate(self._slots))
-        self._watch(Progress(event, *counts, seconds, rate, eta, message, workers))
+        state = Progress.at(event, self._job, *counts, seconds, earlier=self._earlier, message=message, workers=workers)
+        self._watch(state)
 
     def _summary(self) -> str:
         shard, error = next(iter(self._failed.items()))

@@ -21,7 +21,7 @@ from fastvae.bulk.job import ANY_NUMBER, DTYPES, Job, numerics_of, sizes, spec_h
 from fastvae.bulk.opening import folder_path, open_folder
 from fastvae.bulk.place import JOB, JobFolder
 from fastvae.bulk.pool import Crew, Processes, Recipe, Threads
-from fastvae.bulk.progress import Progress, Watch
+from fastvae.bulk.progress import Watch, unwatched
 from fastvae.bulk.ray_workers import check_address, cluster
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import check_dtype, condition_hash, condition_rows
@@ -103,7 +103,8 @@ def generate(
             takes, ``ray://`` too. ``out`` must be on storage that all nodes see.
         recheck: whether to hash the shards that are there, and make those again whose bytes are not those written;
             without it their sizes are compared.
-        watch: called with a :class:`Progress` at the start, when a worker is ready, after every shard, and at the end.
+        watch: called with a :class:`fastvae.bulk.Progress` at the start, when a worker is ready, after every shard, and
+            at the end.
 
     Returns:
         A Report, also if the job was done before.
@@ -240,7 +241,3 @@ def _crew(
 def devices(device: torch.device) -> int:
     """How many workers a model on ``device`` has room for: one, or one on each GPU if it names none."""
     return max(1, torch.cuda.device_count()) if device == torch.device("cuda") else 1
-
-
-def unwatched(progress: Progress) -> None:
-    """Nobody looks."""

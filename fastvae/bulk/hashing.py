@@ -1,17 +1,14 @@
-"""Reading all of an input before a job: told of while it takes time, and, hashed in threads, stopped at once."""
+"""Hashing files in threads, told of while it takes time, and stopped at once."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Final, TypeVar
+from typing import TypeVar
 
+from fastvae.bulk.progress import EVERY
 from fastvae.files.dataset import Told
-
-# Seconds between two words about how far it is.
-EVERY: Final = 1.0
 
 T = TypeVar("T")
 
@@ -38,23 +35,6 @@ class Count:
             self.done += count
         if self.stopped.is_set():
             raise Stopped
-
-
-def now_and_then(watch: Told) -> Told:
-    """What may be called at any rate with bytes that are done and all, 0 if unknown, and calls ``watch`` every second.
-
-    If it has called it at all it does so with the last byte, too.
-    """
-    then, begun = time.monotonic() + EVERY, False
-
-    def tell(done: int, total: int) -> None:
-        nonlocal then, begun
-        now = time.monotonic()
-        if now >= then or (begun and done == total):
-            then, begun = now + EVERY, True
-            watch(done, total)
-
-    return tell
 
 
 def in_threads(works: Sequence[Callable[[Count], T]], threads: int, total: int, watch: Told) -> list[T]:

@@ -1,11 +1,17 @@
-"""How far a job is, and what its workers are at: what the driver tells after every shard."""
+"""How far a job is, and what its workers are at: what is told while its input is read, and after every shard."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+from fastvae.bulk.job import Job
+from fastvae.files.dataset import Told
+
+# Seconds between two words about how far reading an input is.
+EVERY: Final = 1.0
 
 At: TypeAlias = Literal["loading", "working", "idle"]
 Event: TypeAlias = Literal[
@@ -70,11 +76,51 @@ class Progress:
     hashed: int = 0
     to_hash: int = 0
 
+    @staticmethod
+    def at(
+        event: Event,
+        job: Job,
+        samples: int,
+        shards: int,
+        failed: int,
+        seconds: float,
+        *,
+        earlier: int = 0,
+        message: str = "",
+        workers: tuple[WorkerState, ...] = (),
+    ) -> Progress:
+        """A job of which so many samples are done after ``seconds``, those not counted that were there ``earlier``."""
+        rate = (samples - earlier) / seconds if seconds > 0 else 0.0
+        eta = (job.n - samples) / rate if rate else None
+        counts = (samples, job.n, shards, job.shards, failed)
+        return Progress(event, *counts, seconds, rate, eta, message, workers)
+
 
 Watch: TypeAlias = Callable[[Progress], None]
 
 
-def before_job(watch: Watch, event: Event, n: int = 0, shards: int = 0) -> Callable[[int, int], None]:
+def unwatched(progress: Progress) -> None:
+    """Nobody looks."""
+
+
+def now_and_then(watch: Told) -> Told:
+    """What may be called at any rate with bytes that are done and all, 0 if unknown, and calls ``watch`` every second.
+
+    If it has called it at all it does so with the last byte, too.
+    """
+    then, begun = time.monotonic() + EVERY, False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal then, begun
+        now = time.monotonic()
+        if now >= then or (begun and done == total):
+            then, begun = now + EVERY, True
+            watch(done, total)
+
+    return tell
+
+
+def before_job(watch: Watch, event: Event, n: int = 0, shards: int = 0) -> Told:
     """What tells ``watch`` of bytes that are done, and of all bytes, before a job of so many rows and shards."""
     begun = time.monotonic()
 

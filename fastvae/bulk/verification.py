@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fastvae.bulk.generation import invariant
 from fastvae.bulk.job import Job, check_numerics, spec_hash, weights_hash
 from fastvae.bulk.opening import open_folder
 from fastvae.bulk.place import SUCCESS, JobFolder, Record, Success, altered, success_for
+from fastvae.bulk.progress import Progress, Watch, unwatched
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource, condition_hash, condition_rows
 from fastvae.errors import InputError, JobError
@@ -52,7 +53,7 @@ def verify(
     seed: int = 0,
     condition: Any = None,
     data: Any = None,
-    watch: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Verification:
     """Read a job's files again: their SHA-256, their rows, and the job's checksum.
 
@@ -63,7 +64,8 @@ def verify(
         model: the one it was made with.
         condition: the one it was made with.
         data: for a job over a data set: the data it was made of, without which no rows are made again.
-        watch: called with the shards done and all shards.
+        watch: called with a :class:`fastvae.bulk.Progress`: of ``index`` and ``hash`` while ``data`` are read, as by a
+            job, and of ``shard`` after every shard, with the rows and shards looked at; those with problems ``failed``.
 
     Returns:
         A Verification. A shard that it names can be deleted; the call that made the job then makes it again.
@@ -73,25 +75,27 @@ def verify(
             the data are others.
         InputError: an argument out of range, or data that cannot be read. Besides, what :func:`fastvae.load` raises.
     """
+    watch = watch or unwatched
     rows, seed = noise.check_count("rows", rows, most=2**20), noise.check_seed(seed)
     place = open_folder(folder)
     job = place.job()
     FORMATS[job.format].check(job.columns)
     if model is not None and (data is not None) != bool(job.data):
         raise InputError(f"data: a job of {job.verb} {'needs them' if job.data else 'has none'} to make rows again")
-    source = None if model is None else _source(job, place, model, condition, data)
+    source = None if model is None else _source(job, place, model, condition, data, watch)
     try:
         records, success = place.records(job), place.success()
     except OSError as error:
         raise JobError(f"{place.path}: its manifest cannot be read: {error}") from error
     problems: dict[int, str] = {}
+    begun = time.monotonic()
     for shard in range(job.shards):
         record = records.get(shard)
         problem = "is not in the manifest" if record is None else _wrong(job, place, record)
         if problem:
             problems[shard] = f"shard {shard}: {problem}"
-        if watch is not None:
-            watch(shard + 1, job.shards)
+        seconds = time.monotonic() - begun
+        watch(Progress.at("shard", job, job.bounds(shard)[1], shard + 1, len(problems), seconds))
     whole = [shard for shard in range(job.shards) if shard not in problems]
     found = list(problems.values()) + _wrong_success(job, success, records)
     again = 0
@@ -101,7 +105,9 @@ def verify(
     return Verification(job, len(whole), again, tuple(found))
 
 
-def _source(job: Job, place: JobFolder, model: VAE | str | os.PathLike[str], condition: Any, data: Any) -> RowSource:
+def _source(
+    job: Job, place: JobFolder, model: VAE | str | os.PathLike[str], condition: Any, data: Any, watch: Watch
+) -> RowSource:
     """What makes the job's rows.
 
     Raises:
@@ -118,7 +124,7 @@ def _source(job: Job, place: JobFolder, model: VAE | str | os.PathLike[str], con
     if wrong := [name for name, value in asked.items() if getattr(job, name) != value]:
         raise JobError(f"the job was made with another model or condition: {', '.join(wrong)} differ")
     check_numerics(job, vae)
-    return row_source(vae, vectors, None if data is None else same_data(job, place, vae, data))
+    return row_source(vae, vectors, None if data is None else same_data(job, place, vae, data, watch))
 
 
 def _wrong(job: Job, place: JobFolder, record: Record) -> str:

@@ -27,8 +27,8 @@ from fastvae.cli.options import (
     Seed,
     command,
 )
-from fastvae.cli.watching import Stopped, watching
-from fastvae.cli.work import note, progress, read_condition
+from fastvae.cli.watching import Stopped, looking, watching
+from fastvae.cli.work import note, read_condition
 from fastvae.errors import IncompleteJobError, InputError
 
 FOLDERS = "Writing a folder of shards"
@@ -202,8 +202,8 @@ def verify(
     options = ModelOptions(model or "", format, spec, cast, allow_nonfinite)
     vae = None if model is None else _load(options, job, device)
     labels = None if vae is None else read_condition(condition, vae.spec, job.n)
-    with progress("verify", job.shards) as advance:
-        found = bulk.verify(place, vae, rows=rows, seed=seed, condition=labels, data=data, watch=lambda *_: advance(1))
+    with looking("verify", "rows") as show:
+        found = bulk.verify(place, vae, rows=rows, seed=seed, condition=labels, data=data, watch=show)
     if as_json:
         facts = {"ok": found.ok, "shards": found.shards, "rows": found.rows, "problems": found.problems}
         print(json.dumps({"job": job.id, **facts}))

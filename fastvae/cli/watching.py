@@ -55,20 +55,38 @@ def watching(
     if as_json:
         yield lambda state: print(json.dumps(dataclasses.asdict(state)), flush=True)
     elif console.is_terminal:
-        bar = Bar(TextColumn(title), BarColumn(), TextColumn("{task.description}"))
-        task = bar.add_task("", total=None)
-        with Live(bar, console=console) as live:
-
-            def draw(state: Progress) -> None:
-                done, total = (state.hashed, state.to_hash) if state.event in BEFORE else (state.samples, state.n)
-                bar.update(task, total=total or None, completed=done, description=_figures(state, what))
-                live.update(Group(bar, *map(Text, worker_lines(state.workers))))
-                if state.message:
-                    live.console.print(state.message, markup=False, highlight=False)
-
+        with _bar(console, title, what, stays=True) as draw:
             yield draw
     else:
         yield _Lines(out, what)
+
+
+@contextmanager
+def looking(title: str, what: str) -> Iterator[Callable[[Progress], None]]:
+    """What shows how far a look at rows called ``what`` is: a bar, which goes at the end, on a terminal alone."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with _bar(console, title, what, stays=False) as draw:
+            yield draw
+    else:
+        yield lambda state: None
+
+
+@contextmanager
+def _bar(console: Console, title: str, what: str, *, stays: bool) -> Iterator[Callable[[Progress], None]]:
+    """What draws a bar, what it counts, and the workers."""
+    bar = Bar(TextColumn(title), BarColumn(), TextColumn("{task.description}"))
+    task = bar.add_task("", total=None)
+    with Live(bar, console=console, transient=not stays) as live:
+
+        def draw(state: Progress) -> None:
+            done, total = (state.hashed, state.to_hash) if state.event in BEFORE else (state.samples, state.n)
+            bar.update(task, total=total or None, completed=done, description=_figures(state, what))
+            live.update(Group(bar, *map(Text, worker_lines(state.workers))))
+            if state.message:
+                live.console.print(state.message, markup=False, highlight=False)
+
+        yield draw
 
 
 class _Lines:

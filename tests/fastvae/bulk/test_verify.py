@@ -34,10 +34,12 @@ def shard(folder: Path, number: int) -> Path:
 
 
 def test_a_job_as_it_was_written(job: Path, gaussian: fastvae.VAE) -> None:
-    seen: list[tuple[int, int]] = []
-    found = bulk.verify(job, watch=lambda *counts: seen.append(counts))
+    seen: list[bulk.Progress] = []
+    found = bulk.verify(job, watch=seen.append)
     assert (found.ok, found.shards, found.rows, found.problems) == (True, 4, 0, ())
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert {(state.event, state.n, state.of_shards, state.failed) for state in seen} == {("shard", 100, 4, 0)}
+    assert [(state.samples, state.shards) for state in seen] == [(30, 1), (60, 2), (90, 3), (100, 4)]
+    assert seen[0].rate > 0 < (seen[0].eta or 0)
     found = bulk.verify(job, gaussian, rows=1000)
     assert found.ok
     assert found.rows == 100
@@ -61,7 +63,9 @@ def flip(path: Path) -> None:
 )
 def test_damaged_files(job: Path, gaussian: fastvae.VAE, damage: Callable[[Path], None], message: str) -> None:
     damage(shard(job, 2))
-    found = bulk.verify(job, gaussian)
+    failed: list[int] = []
+    found = bulk.verify(job, gaussian, watch=lambda state: failed.append(state.failed))
+    assert failed == [0, 0, 1, 1]
     assert not found.ok
     assert found.shards == 3
     assert len(found.problems) == 1

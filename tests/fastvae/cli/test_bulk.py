@@ -141,6 +141,20 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "shard [1]: no" in drawn.getvalue()
 
 
+def test_a_bar_that_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal; elsewhere nothing is said of a look at shards."""
+    state = bulk.Progress("shard", 30, 40, 3, 4, 1, 1.0, 30.0, 1.0)
+    with shown.looking("verify", "rows") as show:
+        show(state)
+    assert capsys.readouterr() == ("", "")
+    drawn = io.StringIO()
+    monkeypatch.setattr(shown, "Console", lambda stderr: Console(file=drawn, force_terminal=True, width=120))
+    with shown.looking("verify", "rows") as show:
+        show(state)
+    assert "30/40 rows, 3/4 shards, 30 rows/s, 0:00:01 left, 1 failed" in drawn.getvalue()
+    assert drawn.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
 def test_hashing_an_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal, in plain lines with time between them, and as JSON."""
     states = [
