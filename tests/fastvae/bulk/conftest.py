@@ -1,11 +1,14 @@
-"""Small models for bulk jobs, run by plain PyTorch: a job of theirs starts at once."""
+"""Small models for bulk jobs, run by plain PyTorch: a job of theirs starts at once; and a table for them."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastvae
+from fastvae.bulk.table import Rows
 from fastvae.spec import Bernoulli, FixedGaussian
+from tests.fastvae.bulk.tables import N, write_table
 from tests.fastvae.support import mlp_spec, vae
 
 
@@ -25,3 +28,16 @@ def gaussian() -> fastvae.VAE:
 def out(tmp_path: Path) -> Path:
     """A folder that is not there yet."""
     return tmp_path / "new" / "job"
+
+
+@pytest.fixture(scope="session")
+def rows() -> Rows:
+    return np.random.default_rng(0).standard_normal((N, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def table(tmp_path: Path, rows: Rows) -> Path:
+    """A Parquet file of these rows in small row groups, with a column of text and one of integers."""
+    path = tmp_path / "table.parquet"
+    write_table(path, rows)
+    return path

@@ -344,3 +344,11 @@ def assert_whole(job: Job, path: Path) -> None:
             np.testing.assert_array_equal(columns[name], expected)
             assert columns[name].dtype == expected.dtype
     assert not any(TEMPORARY.fullmatch(name.name) for name in path.iterdir())
+
+
+def undisturbed(job: Job, path: Path) -> tuple[dict[str, bytes], int]:
+    """The files of a job in which nothing went wrong, and the system calls it took."""
+    disk = FaultyDisk(-1, die)
+    drive(job, path, disk=disk)
+    assert_whole(job, path)
+    return contents(path), disk.calls

@@ -7,7 +7,7 @@ import pytest
 
 from fastvae.files import ReadOptions
 from fastvae.files.dataset import open_dataset
-from tests.fastvae.files.test_dataset import KINDS
+from tests.fastvae.files.data_sets import KINDS
 
 # Folders whose files are not known before they are listed.
 LISTED = ("array", "group")
