@@ -59,6 +59,7 @@ def head_score_builds(target: str) -> Iterator[Build]:
                 },
                 num_warps=config.num_warps,
                 load_bits=_promised(config, dtype, unit),
+                extra="" if dtype == "fp32" else "lighter",
             )
 
 
@@ -76,4 +77,5 @@ def categorical_builds(target: str) -> Iterator[Build]:
                 constants={"UNIT": unit, "BLOCK_ROWS": cut.block_rows, "BLOCK_COLUMNS": cut.block_columns},
                 num_warps=config.num_warps,
                 load_bits=_promised(config, dtype, unit),
+                extra="" if k > 7 and dtype == "fp32" else "lighter",
             )
