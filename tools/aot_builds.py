@@ -11,7 +11,7 @@ from fastvae_kernels.triton import gemm
 from fastvae_kernels.triton import quantize_rows as quantize
 from fastvae_kernels.triton import reparameterize as reparam
 from fastvae_kernels.tuning import QuantizeConfig, ReparameterizeConfig, RowScoreConfig, SampleConfig
-from tools import aot_convolutions, aot_gemms, aot_images, aot_latent, aot_pointwise
+from tools import aot_convolutions, aot_gemms, aot_images, aot_latent, aot_pointwise, aot_scores
 from tools.aot_build import Build, Builder
 from tools.aot_gemms import target_configs
 
@@ -187,6 +187,8 @@ KERNELS: dict[str, tuple[Builder, ...]] = {
     "quantize_rows.quantize_rows_kernel": (quantize_builds,),
     "row_scores.row_scores_kernel": (row_score_builds,),
     "row_scores.finish_kernel": (finish_builds,),
+    "head_scores.head_scores_kernel": (aot_scores.head_score_builds,),
+    "categorical_nll.categorical_nll_kernel": (aot_scores.categorical_builds,),
     "elbo_loss.gradient_kernel": (gradient_builds,),
     "linear.linear_kernel": (aot_gemms.linear_builds, aot_gemms.linear_prior_builds),
     "linear_score.linear_score_kernel": (aot_gemms.linear_score_builds,),

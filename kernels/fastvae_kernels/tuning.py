@@ -63,7 +63,7 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class RowScoreConfig:
-    """How `bernoulli_nll`, `gaussian_nll` and the like, `squared_error` and `elbo` launch.
+    """How the ops that sum scores over rows launch: "row_scores" the short ones, "head_scores" those of many steps.
 
     block_elements: entries a program holds at a time. max_block_rows, max_block_columns: the most rows and columns
     they are in. unroll: how many such blocks it reads before it needs the first; with four, some builds spill.
@@ -122,6 +122,7 @@ _TYPES: dict[str, type[Config]] = {
     "reparameterize": ReparameterizeConfig,
     "quantize_rows": QuantizeConfig,
     "row_scores": RowScoreConfig,
+    "head_scores": RowScoreConfig,
     "group_norm": NormConfig,
     "pointwise": PointwiseConfig,
 }

@@ -222,13 +222,15 @@ def test_an_empty_row_of_counts_has_a_library() -> None:
             assert np.isfinite(found).all(), name
 
 
-def test_a_named_triton_refuses_scores_it_has_no_kernel_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for name in ("poisson", "nb", "categorical", "multinomial"):
-        model = vae(HEADS[name], impl="triton")
-        op = OPERANDS[HEADS[name].likelihood.kind].op
-        with pytest.raises(UnsupportedError, match=f"impl of {op} must be one of 'auto', 'reference'; found 'triton'"):
-            model.score(rows_of(HEADS[name], 2))
+@pytest.mark.parametrize("name", ["zinb", "multinomial", "mixed"])
+def test_kernels_score_what_references_do(name: str) -> None:
+    """And a row has the same bits alone as among others."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = vae(HEADS[name], impl="triton", batch_invariant=True, device=device)
+    x, condition = rows_of(HEADS[name], 5), condition_for(HEADS[name], 5)
+    found = model.score(x, condition=condition)
+    np.testing.assert_allclose(found, exact(name).score(x, condition=condition), **NARROW)
+    np.testing.assert_array_equal(model.score(x[3:4], condition=_row(condition, 3)), found[3:4])
 
 
 def test_the_page_of_likelihoods_shows_one() -> None:

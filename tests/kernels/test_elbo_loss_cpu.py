@@ -27,7 +27,7 @@ def test_tiles_of_a_cpu_meet(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
 @needs_compiled
 def test_sums_of_a_gradient_that_rows_share_take_little_memory() -> None:
     """They are float64 and one for each tile's column: an eighth of the output's bytes where there are many rows."""
-    tile_shape = on_cpu.__globals__["_tile_shape"]
+    tile_shape = on_cpu.__globals__["tile_shape"]
     for columns in (1, 784, 3072, 200_000):
         rows, across = tile_shape(columns, True)
         assert 1 <= across <= columns
@@ -37,8 +37,9 @@ def test_sums_of_a_gradient_that_rows_share_take_little_memory() -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("kind", KINDS)
-def test_threads_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = make(kind, 40, (700,), latent=(30,), masked=True)
+@pytest.mark.parametrize("masked", [True, False])
+def test_threads_do_not_show(kind: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = make(kind, 40, (700,), latent=(30,), masked=masked)
     monkeypatch.setitem(on_cpu.__globals__, "_ENTRIES_PER_THREAD", 1000)
     monkeypatch.setitem(divergence_gradients.__globals__, "_ENTRIES_PER_THREAD", 100)
     found, threads = [], torch.get_num_threads()
@@ -56,8 +57,13 @@ def test_threads_do_not_show(kind: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_in_place_are_the_same_and_take_no_memory(kind: str) -> None:
     """Of images by pixel, too; with a factor, and with a loss of rows."""
-    for reduction, images in (("mean", False), ("sum", True), ("none", False)):
-        arguments = {**make(kind, 3, (4, 2, 2), masked=True), "reduction": reduction}
+    for reduction, images, masked in (
+        ("mean", False, True),
+        ("mean", False, False),
+        ("sum", True, True),
+        ("none", 0, 1),
+    ):
+        arguments = {**make(kind, 3, (4, 2, 2), masked=bool(masked)), "reduction": reduction}
         for name in ("output", "output_logvar") if images else ():
             if arguments[name] is not None and arguments[name].dim() == 4:
                 arguments[name] = arguments[name].contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["exp", "log", "log1p_unit"]
+__all__ = ["exp", "log", "log1p", "log1p_unit", "log_parts"]
 
 
 @triton.jit
@@ -29,10 +29,11 @@ def exp(x):
 
 
 @triton.jit
-def log(x):
-    """log of a positive normal number to within 1 unit in the last place; inf for inf, NaN for NaN.
+def log_parts(x):
+    """n and l with log x = 0.693359375 n + l for a positive normal x: n is whole, and |l| under 0.4.
 
-    x is 2**n (1 + f) with 1 + f from sqrt(1/2) to sqrt(2), and n ln 2 is added in two parts (Cephes, logf.c).
+    x is 2**n (1 + f) with 1 + f from sqrt(1/2) to sqrt(2) (Cephes, logf.c). What is subtracted from the first part,
+    which is exact, before the second keeps the accuracy of the difference.
     """
     bits = x.to(tl.int32, bitcast=True)
     power = (bits - 0x3F3504F3) >> 23
@@ -43,8 +44,14 @@ def log(x):
     p = tl.fma(tl.fma(tl.fma(p, f, 2.0000714765e-1), f, -2.4999993993e-1), f, 3.3333331174e-1)
     square = f * f
     y = tl.fma(n, -2.12194440e-4, f * square * p)
-    y = tl.fma(n, 0.693359375, f + tl.fma(-0.5, square, y))
-    return tl.where(x < float("inf"), y, x)
+    return n, f + tl.fma(-0.5, square, y)
+
+
+@triton.jit
+def log(x):
+    """log of a positive normal number to within 1 unit in the last place; inf for inf, NaN for NaN."""
+    n, rest = log_parts(x)
+    return tl.where(x < float("inf"), tl.fma(n, 0.693359375, rest), x)
 
 
 @triton.jit
@@ -58,3 +65,13 @@ def log1p_unit(u):
     q = tl.fma(tl.fma(tl.fma(q, u, 1.068055704e-01), u, -1.535539776e-01), u, 1.969540119e-01)
     q = tl.fma(tl.fma(tl.fma(q, u, -2.495858818e-01), u, 3.333051205e-01), u, -4.999993145e-01)
     return tl.fma(u * u, q, u)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x from -1/2 on, inf included, to within 3 units in the last place; NaN for NaN."""
+    large = x > 1.0
+    base = tl.where(large, x, 1.0)
+    unit = tl.where(x < 0.0, -x / (1.0 + x), tl.where(large, 1.0 / base, x))
+    y = log1p_unit(unit)
+    return tl.where(x < 0.0, -y, tl.where(large, log(base) + y, y))

@@ -5,7 +5,8 @@
 import triton
 import triton.language as tl
 
-from .elementary import exp, log, log1p_unit
+from .elementary import exp, log, log1p, log1p_unit
+from .special import gamma_ratio_rest
 
 __all__ = [
     "bernoulli_term",
@@ -15,9 +16,11 @@ __all__ = [
     "gaussian_term",
     "laplace_term",
     "squared_error_term",
+    "student_t_term",
 ]
 
 _FLOAT_MAX = tl.constexpr(3.4028234663852886e38)
+_LEAST = tl.constexpr(1.1754943508222875e-38)  # the smallest normal number
 _LOG_2 = tl.constexpr(0.6931471805599453)
 _HALF_LOG_2_PI = tl.constexpr(0.9189385332046727)
 _PLAIN = tl.constexpr(80.0)  # exp(±80) is a normal float32
@@ -69,6 +72,29 @@ def laplace_term(location, log_scale, x, FAST: tl.constexpr):
     scale = _exp(-log_scale, FAST)
     scale = tl.where(scale > _FLOAT_MAX, _FLOAT_MAX, scale)
     return distance * scale + (log_scale + _LOG_2)
+
+
+@triton.jit
+def student_t_term(location, log_scale, log_df, x):
+    """½ log 2π - ρ(ν/2) + log_scale + ½ (ν + 1) log(1 + y²/ν) in nats; float32 tensors that broadcast.
+
+    y = (x - location) exp(-log_scale), ρ is `gamma_ratio_rest`, and ν = exp(log_df) saturates at exp(±60). Where y²/ν
+    is large its logarithm is taken of the factors, so that nothing overflows; never NaN for finite inputs.
+    """
+    log_df = tl.where(log_df > 60.0, 60.0, tl.where(log_df < -60.0, -60.0, log_df))
+    df = exp(log_df)
+    distance = tl.abs(x - location)
+    distance = tl.where(distance > _FLOAT_MAX, _FLOAT_MAX, tl.where(distance < _LEAST, _LEAST, distance))
+    scale = exp(-log_scale)
+    y = distance * tl.where(scale > _FLOAT_MAX, _FLOAT_MAX, scale)
+    near = y < 1e18
+    y = tl.where(near, y, 0.0)
+    ratio = y * y / df
+    near = near & (ratio < 1e10)
+    far = 2.0 * (log(distance) - log_scale) - log_df
+    logs = tl.where(near, log1p(tl.where(near, ratio, 0.0)), far)
+    normaliser = _HALF_LOG_2_PI - gamma_ratio_rest(0.5 * df, log_df - _LOG_2)
+    return (0.5 * (df + 1.0)) * logs + (normaliser + log_scale)
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 from .dense_rows import GIVEN, DenseCall, DenseSteps, Values
 from .divergence import divergence_gradients
 from .elbo_loss import elbo_loss, elbo_loss_backward
+from .elbo_step import elbo_step
 from .library import why_not
 from .reparameterize import reparameterize
 from .sample_normal import fill_normal, sample_normal, sample_uniform
@@ -17,6 +18,7 @@ __all__ = [
     "divergence_gradients",
     "elbo_loss",
     "elbo_loss_backward",
+    "elbo_step",
     "fill_normal",
     "reparameterize",
     "sample_normal",

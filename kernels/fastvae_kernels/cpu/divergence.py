@@ -7,10 +7,15 @@ from torch import Tensor
 
 from .library import Divergence, address, library, plain, threads_for
 
-__all__ = ["divergence", "divergence_gradients"]
+__all__ = ["divergence", "divergence_gradients", "threads_of"]
 
 # Fewer entries than this take less time than waking a thread may.
 _ENTRIES_PER_THREAD = 131072
+
+
+def threads_of(entries: int) -> int:
+    """Threads for a pass over so many."""
+    return threads_for(entries, _ENTRIES_PER_THREAD)
 
 
 def _call(
@@ -28,7 +33,7 @@ def _call(
         return
     m, v = plain(mean), plain(logvar)
     call = Divergence(*map(address, (m, v, weight, to_mean, to_logvar, to_rows)), count // rows)
-    library().fastvae_divergence(byref(call), rows, threads_for(count, _ENTRIES_PER_THREAD))
+    library().fastvae_divergence(byref(call), rows, threads_of(count))
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:

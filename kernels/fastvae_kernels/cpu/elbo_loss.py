@@ -14,7 +14,7 @@ from ..reference.elbo_loss import divergence as divergence_by
 from .divergence import divergence
 from .library import LIKELIHOODS, NO_LOGVAR, OF_ALL, OF_COLUMN, OF_ENTRY, Loss, address, library, plain, threads_for
 
-__all__ = ["elbo_loss", "elbo_loss_backward"]
+__all__ = ["elbo_loss", "elbo_loss_backward", "threads_of", "tile_shape"]
 
 # Entries of a unit of work: large beside what a unit costs, small beside a batch that is worth several threads.
 _TILE = 16384
@@ -24,10 +24,15 @@ _SHARED_COLUMNS = 1024
 _ENTRIES_PER_THREAD = 65536
 
 
-def _tile_shape(columns: int, shared: bool) -> tuple[int, int]:
+def tile_shape(columns: int, shared: bool) -> tuple[int, int]:
     """Rows and columns of a tile, where rows have so many; whether tiles add up a gradient that rows share."""
     across = min(columns, _TILE, _SHARED_COLUMNS if shared else _TILE)
     return _TILE // across, across
+
+
+def threads_of(entries: int) -> int:
+    """Threads for a pass over so many."""
+    return threads_for(entries, _ENTRIES_PER_THREAD)
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -69,7 +74,7 @@ def _scored(
     kind = NO_LOGVAR if v is None else OF_ENTRY if not shared else OF_COLUMN if v.dim() else OF_ALL
     if not by_row and kind != OF_COLUMN and not (shared and logvar_gradient):
         rows, columns, n = rows // n, columns * n, 1
-    tile_rows, tile_columns = _tile_shape(columns, shared and logvar_gradient)
+    tile_rows, tile_columns = tile_shape(columns, shared and logvar_gradient)
     down, across = _ceil_div(rows, tile_rows), _ceil_div(columns, tile_columns)
     flat, of_output = _room(output, o, inplace) if gradient else (None, None)
     flat_logvar = of_logvar = None
@@ -81,7 +86,7 @@ def _scored(
     tensors = o, x, v, w, m, flat, flat_logvar, parts, sums
     sizes = rows, columns, n, tile_rows, tile_columns
     call = Loss(*map(address, tensors), *sizes, LIKELIHOODS.index(likelihood), kind, scale)
-    library().fastvae_elbo_loss(byref(call), threads_for(output.numel(), _ENTRIES_PER_THREAD))
+    library().fastvae_elbo_loss(byref(call), threads_of(output.numel()))
     if output_logvar is not None and logvar_gradient:
         of_logvar = of_logvar if parts is None else shared_gradient(parts, output, output_logvar)
         of_logvar = None if of_logvar is None else of_logvar.to(output_logvar.dtype)

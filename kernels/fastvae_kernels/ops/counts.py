@@ -13,8 +13,11 @@ __all__ = ["categorical_nll", "negative_binomial_nll", "poisson_nll"]
 
 @register("poisson_nll")
 def _poisson_nll(log_rate: Tensor, zero_logits: Tensor | None, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    resolve_impl("poisson_nll", impl, log_rate.device, log_rate.dtype)
-    return reference.poisson_nll(log_rate, zero_logits, x, mask)
+    if resolve_impl("poisson_nll", impl, log_rate.device, log_rate.dtype) == "triton":
+        from ..triton.head_scores import poisson_nll as implementation
+    else:
+        implementation = reference.poisson_nll
+    return implementation(log_rate, zero_logits, x, mask)
 
 
 @_poisson_nll.register_fake
@@ -46,8 +49,11 @@ def poisson_nll(
 def _negative_binomial_nll(
     log_mean: Tensor, log_dispersion: Tensor, zero_logits: Tensor | None, x: Tensor, mask: Tensor | None, impl: str
 ) -> Tensor:
-    resolve_impl("negative_binomial_nll", impl, log_mean.device, log_mean.dtype)
-    return reference.negative_binomial_nll(log_mean, log_dispersion, zero_logits, x, mask)
+    if resolve_impl("negative_binomial_nll", impl, log_mean.device, log_mean.dtype) == "triton":
+        from ..triton.head_scores import negative_binomial_nll as implementation
+    else:
+        implementation = reference.negative_binomial_nll
+    return implementation(log_mean, log_dispersion, zero_logits, x, mask)
 
 
 @_negative_binomial_nll.register_fake
@@ -87,8 +93,11 @@ def negative_binomial_nll(
 
 @register("categorical_nll")
 def _categorical_nll(logits: Tensor, x: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    resolve_impl("categorical_nll", impl, logits.device, logits.dtype)
-    return reference.categorical_nll(logits, x, mask)
+    if resolve_impl("categorical_nll", impl, logits.device, logits.dtype) == "triton":
+        from ..triton.categorical_nll import categorical_nll as implementation
+    else:
+        implementation = reference.categorical_nll
+    return implementation(logits, x, mask)
 
 
 @_categorical_nll.register_fake

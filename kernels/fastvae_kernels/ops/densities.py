@@ -46,8 +46,11 @@ def laplace_nll(
 def _student_t_nll(
     location: Tensor, log_scale: Tensor, log_df: Tensor, x: Tensor, mask: Tensor | None, impl: str
 ) -> Tensor:
-    resolve_impl("student_t_nll", impl, location.device, location.dtype)
-    return reference.student_t_nll(location, log_scale, log_df, x, mask)
+    if resolve_impl("student_t_nll", impl, location.device, location.dtype) == "triton":
+        from ..triton.head_scores import student_t_nll as implementation
+    else:
+        implementation = reference.student_t_nll
+    return implementation(location, log_scale, log_df, x, mask)
 
 
 @_student_t_nll.register_fake

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..checks import check_floating, check_like, check_mask, check_sample_shape, check_shape
 from ..dispatch import resolve_impl
 from ..errors import UnavailableError
+from .elbo_step import loss_and_terms, may_take_a_step
 from .elbo_terms import elbo_terms
 from .registration import Op
 from .scores import check_likelihood
@@ -54,6 +55,17 @@ def _check_constraint(free_bits: float, capacity: float | Tensor | None, reducti
             raise ValueError("free_bits and capacity exclude each other; found both")
     if reduction == "none" and (free_bits or capacity is not None):
         raise ValueError("reduction must be 'mean' or 'sum' with free_bits or capacity, which are of the batch's mean")
+
+
+def _unconstrained(beta: Any, free_bits: Any, capacity: Any) -> bool:
+    """Whether the loss is reconstruction + beta · KL, beta being a plain number that is right."""
+    return (
+        capacity is None
+        and type(free_bits) in (int, float)
+        and free_bits == 0
+        and type(beta) in (int, float)
+        and beta >= 0
+    )
 
 
 def _check_arguments(
@@ -119,6 +131,12 @@ def elbo_loss(
     Raises TypeError or ValueError for a bad argument, UnavailableError for an `impl` that cannot run,
     NotImplementedError where a gradient is differentiated again.
     """
+    usual = mask is None and reduction in ("mean", "sum") and impl in ("auto", "cpu")
+    usual = usual and _unconstrained(beta, free_bits, capacity)
+    if usual and may_take_a_step(output, data, mean, logvar, likelihood, output_logvar):
+        overwritten = inplace and _may_be_overwritten(output, data, mean, logvar, output_logvar, None)
+        how = output_logvar, likelihood, reduction == "mean", float(beta), overwritten
+        return ElboLoss(*loss_and_terms(output, data, mean, logvar, *how))
     _check_arguments(output, data, mean, logvar, likelihood, output_logvar, mask)
     _check_number("beta", beta)
     _check_constraint(free_bits, capacity, reduction)

@@ -12,7 +12,7 @@ from ..layout import empty_rows
 from .registration import Op, register
 from .scores import accumulated
 
-__all__ = ["elbo_terms"]
+__all__ = ["elbo_terms", "once", "times"]
 
 _TWICE = (
     "elbo_loss is differentiable once: its gradient is computed with its value; for higher derivatives write the loss "
@@ -150,8 +150,8 @@ def _backward(ctx: Any, of_reconstruction: Tensor | None, of_kl: Tensor | None, 
     if of_reconstruction is None:
         pass
     elif keep:
-        of_output = _times(kept, of_reconstruction) if by_output else None
-        of_output_logvar = _times(kept_logvar, of_reconstruction) if by_output_logvar else None
+        of_output = times(kept, of_reconstruction) if by_output else None
+        of_output_logvar = times(kept_logvar, of_reconstruction) if by_output_logvar else None
     elif by_output or by_output_logvar:
         weight = of_reconstruction / rows if reduction == "mean" else of_reconstruction
         settings = output, data, likelihood, output_logvar, mask, by_output_logvar, impl
@@ -160,13 +160,13 @@ def _backward(ctx: Any, of_reconstruction: Tensor | None, of_kl: Tensor | None, 
     if of_kl is not None and (by_mean or by_logvar):
         of_mean, of_logvar = _divergence_gradients(mean, logvar, of_kl, by_dimension, impl)
     gradients = of_output, None, of_mean, of_logvar, None, of_output_logvar, *[None] * 7
-    return _once(gradients) if torch.is_grad_enabled() else gradients
+    return once(gradients) if torch.is_grad_enabled() else gradients
 
 
 elbo_terms.register_autograd(_backward, _setup_context)
 
 
-def _times(kept: Tensor, factor: Tensor) -> Tensor:
+def times(kept: Tensor, factor: Tensor) -> Tensor:
     """`kept` times a factor, or one for each row; itself where that is plainly 1, as it is for a loss as it stands.
 
     Not where the graph is kept for another backward: whoever gets a gradient may write into it.
@@ -208,7 +208,7 @@ class _Once(torch.autograd.Function):
         raise NotImplementedError(_TWICE)
 
 
-def _once(gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+def once(gradients: tuple[Any, ...]) -> tuple[Any, ...]:
     """The gradients, which say so if they are to be differentiated again."""
     tensors = [g.detach().requires_grad_() for g in gradients if g is not None]
     guarded = iter(_Once.apply(*tensors)) if tensors else iter(())  # type: ignore[no-untyped-call]

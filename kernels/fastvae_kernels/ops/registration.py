@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["Op", "register"]
+__all__ = ["PLAIN", "Op", "register"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ class Op(Generic[P, R]):
         """Whether a dispatch mode is on, or an argument is a tensor subclass or on the meta device."""
         if _get_current_dispatch_mode() is not None:
             return True
-        return any(isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta) for a in args)
+        return any(isinstance(a, Tensor) and (type(a) not in PLAIN or a.is_meta) for a in args)
 
     @staticmethod
     def transformed() -> bool:
@@ -66,7 +66,7 @@ class Op(Generic[P, R]):
         return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _wants_gradient(args: tuple[Any, ...]) -> bool:
