@@ -2,8 +2,9 @@
 
 python -m bench.elbo_loss checks that loss and gradients agree, then times value and gradients of a Bernoulli and of a
 Gaussian with predicted variance on 1 and 2 threads, for batches of each of --rows, the peers taking turns, and measures
-how far a process that makes one step of each on the most rows has grown at its peak. "fastvae inplace" lets gradients take the memory of what they are gradients
-by, which is filled again between calls. A row for each is appended to bench/results/elbo_loss.jsonl.
+how far a process that makes one step of each on the most rows has grown at its peak. "fastvae inplace" lets gradients
+take the memory of what they are gradients by, which is filled again between calls. A row for each is appended to
+bench/results/elbo_loss.jsonl.
 """
 
 from __future__ import annotations
@@ -158,6 +159,7 @@ def main() -> None:
         common = {"date": time.strftime("%Y-%m-%d"), **environment(), "likelihood": likelihood}
         common |= {"width": WIDTH, "latent": LATENT}
         for rows in options.rows:
+            torch.compiler.reset()  # which compiles a function anew for so many shapes only
             check(likelihood, rows)
             of_rows = {"memory_mb": memory} if rows == max(options.rows) else {}
             for row in [timed(likelihood, rows, threads) for threads in (1, 2)]:
