@@ -42,9 +42,10 @@ class LastSteps:
         """Memory [outputs, rows, *shape] for the plan's outputs, and what computes them from ``given``.
 
         ``given`` are arrays in C order: ``inputs``, the first of which are to be ``values``, and the outputs of
-        ``front``.
+        ``front``. Data of which there are several samples has fewer rows than those.
         """
-        made = np.empty((len(self.steps.outputs), len(given[0]), *self.steps.shape), np.float32)
+        rows = max(map(len, given))
+        made = np.empty((len(self.steps.outputs), rows, *self.steps.shape), np.float32)
         return made, self.steps.steps.call(given, self.steps.outputs, made, values)
 
     def after(self, session: Run) -> Run:

@@ -270,3 +270,16 @@ def test_scores_of_several_arrays(columns: int, latents: int, rows: int, seed: i
     before = made.copy()
     assert not score()
     np.testing.assert_array_equal(made, before)
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_data_of_fewer_rows_comes_again(samples: int) -> None:
+    rows, columns = 3, 5
+    x, other = numbers(rows, columns), numbers(samples * rows, columns, seed=1)
+    steps = DenseSteps()
+    product = steps.linear(GIVEN, numbers(columns, columns, seed=2), None, "identity", None)
+    places = [steps.score("squared_error", GIVEN - 1, place, columns) for place in (GIVEN, product)]
+    found, expected = (np.full((2, samples * rows), np.nan, np.float32) for _ in range(2))
+    assert steps.call([x.numpy(), other.numpy()], places, found, "finite")()
+    assert steps.call([x.repeat(samples, 1).numpy(), other.numpy()], places, expected)()
+    np.testing.assert_array_equal(found, expected)

@@ -105,17 +105,18 @@ class DenseSteps:
 
         It says False, and does nothing, where values of the first of `given` are not what they have to be. All arrays
         are in C order, and are not kept, their addresses are; `made` [outputs, rows, *shape] has the results at the
-        places `outputs`, which have the same shape a row.
+        places `outputs`, which have the same shape a row. Of fewer rows than that the first comes again after the last.
         """
         call = RowCall(
             steps=(DenseStep * len(self.steps))(*self.steps),
             places=(c_int64 * len(outputs))(*outputs),
             given=(c_void_p * len(given))(*(array.ctypes.data for array in given)),
+            given_rows=(c_int64 * len(given))(*map(len, given)),
             columns=(c_int64 * len(given))(*(math.prod(array.shape[1:]) for array in given)),
             out=made.ctypes.data,
             count=len(self.steps),
             outputs=len(outputs),
-            rows=len(given[0]),
+            rows=made.shape[1],
             width=math.prod(made.shape[2:]),
             room=self.room,
             values=_VALUES.index(values),

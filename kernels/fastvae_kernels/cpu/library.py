@@ -95,6 +95,7 @@ class RowCall(ctypes.Structure):
         ("steps", POINTER(DenseStep)),
         ("places", POINTER(c_int64)),
         ("given", POINTER(c_void_p)),
+        ("given_rows", POINTER(c_int64)),
         ("columns", POINTER(c_int64)),
         ("out", c_void_p),
         ("count", c_int64),

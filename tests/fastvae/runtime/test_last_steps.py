@@ -107,3 +107,21 @@ def test_every_way_to_it_has_the_same_bits(name: str) -> None:
         executor = model._engine.executors.of("elbo")
     assert isinstance(executor, OnnxExecutor)
     assert executor._last is not None
+
+
+@pytest.mark.parametrize("name", ["mlp_fixed", "mlp_predicted", "mlp_conditional", "conv"])
+def test_several_samples_of_a_row(name: str) -> None:
+    """Their latents are more than the rows, which are scored under each."""
+    spec = SPECS[name]
+    x = data_for(spec, 5).astype(np.float32)
+    settings = {"samples": 7, "condition": None if spec.condition is None else [1.0, 0.0, 0.0]}
+    exact = vae(spec, impl="reference", precision="float64")
+    with ANY_SIZE, NO_SHORTER_WAY:
+        model = vae(spec, threads=1)
+        for metric in ("reconstruction", "elbo", "iwae", "mse", "l2"):
+            found = model.score(x, metric, **settings)  # type: ignore[arg-type]
+            # As for any plan, and the sampled latents' own roundings.
+            np.testing.assert_allclose(found, exact.score(x, metric, **settings), rtol=256 * 2.0**-24)  # type: ignore[arg-type]
+        executor = model._engine.executors.of("score")
+    assert isinstance(executor, OnnxExecutor)
+    assert executor._last is not None

@@ -28,12 +28,13 @@ typedef struct {
     float alpha, least, most;        /* CLAMP's bounds */
 } dense_step;
 
-/* All steps, and the call: `rows` rows of each of the arrays `given`, to `outputs` arrays of rows of `width` at `out`. */
+/* All steps, and the call: from the arrays `given` to `outputs` arrays of `rows` rows of `width` at `out`. Of fewer rows
+   than that, `given_rows` each, the first comes again after the last: data of which there are several samples. */
 typedef struct {
     const dense_step *steps;
     const int64_t *places; /* of the outputs */
     const float *const *given;
-    const int64_t *columns; /* of each of the given */
+    const int64_t *given_rows, *columns; /* of each of the given */
     float *out;
     int64_t count, outputs, rows, width, room;
     int values; /* what those of the first of the given have to be */
@@ -103,12 +104,11 @@ typedef struct {
     float *room;
 } rows_block;
 
-static int64_t stride_at(const row_call *own, int64_t place) { return place < 0 ? own->columns[-1 - place] : own->room; }
-
 static const float *at(const rows_block *block, int row, int64_t place) {
-    int64_t stride = stride_at(block->own, place);
-    return place < 0 ? block->own->given[-1 - place] + (block->first + row) * stride
-                     : block->room + row * stride + place;
+    const row_call *own = block->own;
+    int64_t given = -1 - place;
+    if (given < 0) return block->room + row * own->room + place;
+    return own->given[given] + (block->first + row) % own->given_rows[given] * own->columns[given];
 }
 
 static void step_of_row(const rows_block *block, const dense_step *step, int row) {
@@ -131,7 +131,8 @@ static void run_block(const rows_block *block, int rows) {
     const row_call *own = block->own;
     for (const dense_step *step = own->steps; step < own->steps + own->count; step++) {
         if (step->kind == LINEAR) {
-            linear(step, rows, at(block, 0, step->x), stride_at(own, step->x), block->room + step->to, own->room);
+            const float *x = at(block, 0, step->x);
+            linear(step, rows, x, at(block, rows - 1, step->x) - x, block->room + step->to, own->room);
         }
         for (int row = 0; row < rows; row++) step_of_row(block, step, row);
     }
@@ -160,7 +161,7 @@ int fastvae_row_call_size(void) { return (int)sizeof(row_call); }
 /* Whether the rows are what they have to be; else nothing is computed. */
 int fastvae_dense_rows(const row_call *own) {
     _Alignas(64) float room[ROWS * ROOM];
-    int64_t entries = own->rows * own->columns[0];
+    int64_t entries = own->given_rows[0] * own->columns[0];
     if (own->values == FINITE && !all_finite(own->given[0], entries)) return 0;
     if (own->values == UNIT_INTERVAL && !all_in_unit_interval(own->given[0], entries)) return 0;
     for (int64_t first = 0; first < own->rows; first += ROWS) {
