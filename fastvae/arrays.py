@@ -52,7 +52,8 @@ class Rows:
             wide = self.host_dtype == torch.float64
             with np.errstate(over="ignore"):
                 part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
-        block: Tensor = part.detach().to(device=self.device, dtype=self.dtype)
+        # What reads a tensor's memory sees no sign that is left for later, as of a complex one's conjugate.
+        block: Tensor = part.detach().to(device=self.device, dtype=self.dtype).resolve_neg()
         return block.reshape(high - low, *self.shape)
 
     def _shareable(self, part: np.ndarray[Any, Any]) -> bool:
@@ -266,7 +267,7 @@ def check_condition(
         raise InputError(f"condition: this model needs one: floats (rows, {dim}) or class labels 0..{dim - 1}")
     try:
         if isinstance(condition, Tensor):
-            dense = condition.detach().cpu()
+            dense = condition.detach().cpu().resolve_neg()
             condition = (dense.double() if dense.is_floating_point() else dense).numpy()
         array = np.array(condition)
     except (TypeError, ValueError, RuntimeError) as error:
