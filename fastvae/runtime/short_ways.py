@@ -30,9 +30,13 @@ class ShortWays:
         Errors as :meth:`Executors.of`.
         """
         calls = self._held.direct
-        if verb not in calls:
-            calls[verb] = self._new(verb)
-        return calls[verb]
+        try:
+            return calls[verb]
+        except KeyError:
+            pass
+        with self._held.lifetime:  # closing waits for it: nothing is kept after that
+            made = calls[verb] = self._new(verb)
+        return made
 
     def _new(self, verb: str) -> DirectCall | None:
         executor = self._executors.of(verb)

@@ -21,6 +21,7 @@ from fastvae import errors
 from fastvae.errors import ClosedError, FastVAEError, ForkError
 from fastvae.plan.verbs import VERBS
 from fastvae.runtime.lifetime import Lifetime
+from fastvae.runtime.short_ways import ShortWays
 from fastvae.runtime.weights import WeightStore
 from tests.fastvae.runtime.fakes import FakeGraphs, FakeLanes, on_fake, plain_vae
 from tests.fastvae.support import SPECS, data_for, mlp_spec, vae
@@ -118,6 +119,33 @@ def test_closing_waits_for_the_verbs_of_other_threads() -> None:
     closing.join(10)
     assert order == ["computed", "computed", "closed"]
     assert results[0].shape == (5, 2, 6)
+
+
+def test_no_short_way_is_left_behind_by_who_came_before_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, entered, leave = vae(mlp_spec(), impl="onnxruntime"), threading.Event(), threading.Event()
+    make = ShortWays._new
+
+    def slow(self: ShortWays, verb: str) -> Any:
+        made = make(self, verb)
+        entered.set()
+        leave.wait(10)
+        return made
+
+    monkeypatch.setattr(ShortWays, "_new", slow)
+    working = threading.Thread(target=model.embed, args=(X,))
+    closing = threading.Thread(target=model.close)
+    working.start()
+    assert entered.wait(10)
+    closing.start()
+    deadline = time.monotonic() + 10
+    while not model._engine.in_use.closed and time.monotonic() < deadline:
+        time.sleep(0.001)
+    leave.set()
+    working.join(10)
+    closing.join(10)
+    assert not model._engine._resources.direct
+    with pytest.raises(ClosedError):
+        model.embed(X)
 
 
 def test_an_error_in_a_verb_is_a_caller_gone() -> None:
