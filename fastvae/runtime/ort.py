@@ -199,13 +199,13 @@ class OnnxExecutor:
         names = {name: front.shapes[value] for name, value in zip(self._outputs, front.outputs, strict=True)}
         made, dtypes = _numpy_types(front), _numpy_types(self.plan)
         asked, shapes = list(names), [self.plan.shapes[name] for name in self.plan.outputs]
-        few: DenseCall | KeptCall
-        if self._few is not None:
-            few = self._few.call(shape, values, limit)
-        else:
-            few = KeptCall(self._session, given, names, made, marked, last, values, limit)
 
         def call(session: Any, alone: Alone | None) -> DirectCall:
+            few: DenseCall | KeptCall
+            if self._few is not None:
+                few = self._few.call(shape, values, limit)
+            else:
+                few = KeptCall(session, given, names, made, marked, last, values, limit)
             # The session's own object, where there is one, runs without looking at its arguments once more.
             run_front: Run = getattr(session, "_sess", session).run
             whole = run_front if last is None else last.after(run_front)

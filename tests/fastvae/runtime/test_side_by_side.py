@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import fastvae
 from fastvae.errors import InputError, OutOfMemoryError
 from fastvae.runtime.batching import TILE, blocks, shared_part
+from fastvae.runtime.kept_call import KeptCall
 from fastvae.runtime.ort import OnnxExecutor
 from fastvae.runtime.runner import Runner
 from fastvae.runtime.side_by_side import SerialThreads, serial_threads
@@ -63,6 +64,18 @@ def test_any_number_of_threads_gives_the_same_bits(spec: Any) -> None:
     ]
     for call in calls:
         np.testing.assert_array_equal(call(three), call(one))
+
+
+def test_a_few_rows_left_over_are_kept_to_their_thread_too() -> None:
+    model = vae(mlp_spec(), impl="onnxruntime", threads=2)
+    call, executor = model._engine._short_ways.of("generate"), model._engine.executors.of("generate")
+    assert call is not None
+    assert isinstance(executor, OnnxExecutor)
+    assert call._alone is not None
+    _, alone = call._alone
+    for few, threads in ((call._few, 2), (alone()._few, 1)):
+        assert isinstance(few, KeptCall)
+        assert few._session is executor._sessions.of(threads)
 
 
 def test_batches_run_at_once_each_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
