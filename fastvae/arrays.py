@@ -52,7 +52,7 @@ class Rows:
             wide = self.host_dtype == torch.float64
             with np.errstate(over="ignore"):
                 part = torch.from_numpy(np.array(part, dtype=np.float64 if wide else np.float32, order="C"))
-        # What reads a tensor's memory sees no sign that is left for later, as of a complex one's conjugate.
+        # What reads a tensor's memory does not see a sign that PyTorch has left for later.
         block: Tensor = part.detach().to(device=self.device, dtype=self.dtype).resolve_neg()
         return block.reshape(high - low, *self.shape)
 

@@ -30,7 +30,8 @@ from fastvae_kernels.cpu import DenseCall, Values
 
 # Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
 # work of a call, as long as that takes no more than BUFFER_BYTES: bytes and rows for a thread alone, with its core's
-# second cache, and for several, which meet at every operator, or for tiles, which are run one by one in any case.
+# second cache and no fewer bytes than the weights, which every batch reads again; and for several, which meet at every
+# operator, or for tiles, which are run one by one in any case.
 ALONE, SHARED = (2**20, 16), (4 * 2**20, 64)
 # FLOPs of a row from which batches go side by side in any mode: a few convolutions.
 MUCH_WORK = 4e6
@@ -141,7 +142,7 @@ class OnnxExecutor:
         cost = plan_cost(plan, workspace=False)
         peak_bytes = cost.peak_bytes
         self.tile_rows = min(TILE, rows_that_fit(peak_bytes))
-        cache_bytes, enough = ALONE if self._alone else SHARED
+        cache_bytes, enough = (max(ALONE[0], cost.weight_bytes), ALONE[1]) if self._alone else SHARED
         self.rows_that_fit = min(rows_that_fit(peak_bytes), max(enough, cache_bytes // peak_bytes))
         # Threads that spin share the batches of dense layers as well as if each had its own.
         self.side_by_side = self.tile_rows == TILE and (not self._spins or cost.flops >= MUCH_WORK)
