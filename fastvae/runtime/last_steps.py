@@ -22,9 +22,11 @@ from fastvae_kernels.cpu import Values
 # What scores a row, and what may go with that.
 SCORES = ("bernoulli_nll", "gaussian_nll", "squared_error", "kl")
 WITH_SCORES = (*SCORES, "logvar", "add")
-# Rows of few entries are sooner scored by nodes that take many rows at once; here a row's layers take longer by far.
-LEAST_FLOPS = MOST_BYTES // 2
-# One thread takes them, for the session's spin on the others' processors: where it has more, its nodes are sooner done.
+# Rows of few entries are sooner scored by nodes that take many rows at once, which matters less the more work a row's
+# layers are: two operations for each 4-byte weight, from where few_rows leaves layers to sessions.
+LEAST_FLOPS = 2 * MOST_BYTES // 4
+# One thread takes them, for the session's spin on the others' processors; many threads would wait for it. Measured were
+# one and two.
 MOST_THREADS = 4
 
 

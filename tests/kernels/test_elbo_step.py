@@ -90,3 +90,11 @@ def test_a_constant_log_variance_gets_no_gradient() -> None:
     (found,) = torch.autograd.grad(value, arguments["output"])
     expected = (arguments["output"] - arguments["data"].repeat(2, 1)) * torch.exp(-arguments["output_logvar"]) / 6
     torch.testing.assert_close(found, expected.detach())
+
+
+@pytest.mark.parametrize("beta", [2.0**64, 1e38, 1e300, float("inf")])
+def test_a_huge_beta_goes_the_long_way_or_is_right(beta: float) -> None:
+    """Beyond float32 it is no argument of a float32 operation: what it makes is infinite, as on the long way."""
+    arguments = usual(beta=beta)
+    long = {**arguments, "mask": torch.ones_like(arguments["data"], dtype=torch.bool)}
+    torch.testing.assert_close(elbo_loss(**arguments).loss, elbo_loss(**long).loss, rtol=2**-22, atol=0)

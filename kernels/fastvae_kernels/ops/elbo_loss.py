@@ -57,14 +57,18 @@ def _check_constraint(free_bits: float, capacity: float | Tensor | None, reducti
         raise ValueError("reduction must be 'mean' or 'sum' with free_bits or capacity, which are of the batch's mean")
 
 
+# Times any number of samples it is a float32 yet.
+_LARGEST_BETA = 2.0**64
+
+
 def _unconstrained(beta: Any, free_bits: Any, capacity: Any) -> bool:
-    """Whether the loss is reconstruction + beta · KL, beta being a plain number that is right."""
+    """Whether the loss is reconstruction + beta · KL, beta being a plain number that is right and not too large."""
     return (
         capacity is None
         and type(free_bits) in (int, float)
         and free_bits == 0
         and type(beta) in (int, float)
-        and beta >= 0
+        and 0 <= beta <= _LARGEST_BETA
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastvae
 from fastvae.api import VAE
 from fastvae.plan import Plan, build_plan
 from fastvae.runtime import Settings
@@ -125,3 +126,18 @@ def test_several_samples_of_a_row(name: str) -> None:
         executor = model._engine.executors.of("score")
     assert isinstance(executor, OnnxExecutor)
     assert executor._last is not None
+
+
+def test_a_model_as_it_is_loaded() -> None:
+    """Whose layers are work enough: nothing here is patched."""
+    model, exact = fastvae.load("mnist", threads=1), fastvae.load("mnist", impl="reference", precision="float64")
+    x = data_for(model.spec, 3).astype(np.float32)
+    for samples in (None, 4):
+        # A sum of 784 terms, of parameters that sums of at most 784 terms in a dozen layers made.
+        np.testing.assert_allclose(
+            model.score(x, "elbo", samples), exact.score(x, "elbo", samples), rtol=784 * 2.0**-24
+        )
+    for verb in ("elbo", "score"):
+        executor = model._engine.executors.of(verb)
+        assert isinstance(executor, OnnxExecutor)
+        assert executor._last is not None
