@@ -1,8 +1,9 @@
 """What runs each verb of a model.
 
 A verb is run by the first of these that there is: tiles, where an image does not fit ``max_memory`` whole; the session
-or plan of another size of images, for this one; a plan of its own. That is a session of ONNX Runtime, with the steps
-that it has no form for after it; or the ops one by one, on a GPU recorded as graphs.
+or plan of another size of images, for this one; a plan of its own. That is one call of the compiled kernels, or a
+session of ONNX Runtime, with the steps that it has no form for after it; or the ops one by one, on a GPU recorded as
+graphs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fastvae.model import Model
 from fastvae.plan import DECODERS, MEAN_VERBS, SIZE_FREE_VERBS, Plan, Target, build_plan, levels
+from fastvae.runtime.compiled import CompiledExecutor, compiled_steps
 from fastvae.runtime.eight_bits import in_eight_bits, layers_that_bear
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import PREPARED, GraphExecutor
@@ -200,15 +202,19 @@ class Executors:
             return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
         return self._recorded(self._narrowed(plan))
 
-    def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor:
+    def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor | CompiledExecutor:
+        """The compiled kernels, where they can have the plan and images have one size; else a session."""
         how = self._how
+        steps = compiled_steps(plan) if how.compiled and not any_size else None
+        if steps is not None:
+            return CompiledExecutor(plan, steps, how.threads)
         return OnnxExecutor(
             plan,
             threads=how.threads,
             arena=how.arena,
             batch_invariant=how.batch_invariant,
             any_size=any_size,
-            compiled=how.compiled,
+            compiled=how.compiled and not how.batch_invariant,
         )
 
     def _recorded(self, plan: Plan) -> Executor | GraphExecutor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastvae.layers import Shape
 from fastvae.plan import Plan
 from fastvae.runtime.row_steps import RowSteps, row_steps
-from fastvae_kernels.cpu import DenseCall, Values
+from fastvae_kernels.cpu import ProgramCall, Values
 
 # Rows of a call at most, fewer where they would be more multiplications than this: beyond, sessions are sooner done.
 MOST_ROWS = 32
@@ -27,10 +27,10 @@ class FewRows:
     plan: RowSteps
     most: int
 
-    def call(self, given: Shape, values: Values, limit: int) -> DenseCall:
+    def call(self, given: Shape, values: Values, limit: int) -> ProgramCall:
         """The plan as a function of at most ``limit`` rows of the shape ``given``, which are to be ``values``."""
         own = self.plan
-        return DenseCall(own.steps, given, own.outputs, own.shape, values, min(self.most, limit))
+        return ProgramCall(own.program, given, own.shapes, own.dtypes, values, min(self.most, limit))
 
 
 def few_rows(plan: Plan) -> FewRows | None:

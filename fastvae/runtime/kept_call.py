@@ -18,7 +18,7 @@ from fastvae.layers import Shape
 from fastvae.runtime.last_steps import LastSteps
 from fastvae.runtime.memory import is_out_of_memory
 from fastvae.runtime.values import is_clean
-from fastvae_kernels.cpu import DenseSteps, Values, why_not
+from fastvae_kernels.cpu import StepTable, Values, why_not
 
 # Rows at most, and bytes of what is kept for a call, which is copied once more than without: a few microseconds of it.
 MOST_ROWS = 32
@@ -27,7 +27,7 @@ MOST_BYTES = 2**18
 # What is kept: the input's array and those of the outputs; what runs the session, and what comes after it and tells
 # whether the input's values are what they have to be; the session's own outputs, which nothing else may hold.
 _Arrays: TypeAlias = Sequence[NDArray[Any]]
-_Kept: TypeAlias = tuple[NDArray[np.float32], _Arrays, Callable[[], None], Callable[[], bool], _Arrays]
+_Kept: TypeAlias = tuple[NDArray[np.float32], _Arrays, Callable[[], None], Callable[[], int], _Arrays]
 
 
 class KeptCall:
@@ -90,8 +90,8 @@ class KeptCall:
         compute = partial(self._session.run_with_iobinding, binding)
         if self._last is not None:
             scores, finish = self._last.call([given, *made], self._values)
-            return given, list(scores), compute, finish, made
+            return given, scores, compute, finish, made
         finish = partial(is_clean, given, self._values)
         if why_not() is None:
-            finish = DenseSteps().call([given], (), np.empty((0, rows), np.float32), self._values)
+            finish = StepTable().program((), ()).call([given], (), self._values)
         return given, made, compute, finish, made

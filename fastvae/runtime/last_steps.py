@@ -40,15 +40,15 @@ class LastSteps:
 
     def call(
         self, given: Sequence[NDArray[np.float32]], values: Values = "any"
-    ) -> tuple[NDArray[np.float32], Callable[[], bool]]:
-        """Memory [outputs, rows, *shape] for the plan's outputs, and what computes them from ``given``.
+    ) -> tuple[list[NDArray[np.float32]], Callable[[], int]]:
+        """Memory (rows, *shape) for each of the plan's outputs, and what computes them from ``given``.
 
         ``given`` are arrays in C order: ``inputs``, the first of which are to be ``values``, and the outputs of
         ``front``. Data of which there are several samples has fewer rows than those.
         """
         rows = max(map(len, given))
-        made = np.empty((len(self.steps.outputs), rows, *self.steps.shape), np.float32)
-        return made, self.steps.steps.call(given, self.steps.outputs, made, values)
+        made = [np.empty((rows, *shape), np.float32) for shape in self.steps.shapes]
+        return made, self.steps.program.call(given, made, values)
 
     def after(self, session: Run) -> Run:
         """What runs the whole plan as ``session`` does its front."""
@@ -57,7 +57,7 @@ class LastSteps:
             given = [feed[name] for name in self.inputs]
             made, call = self.call([*given, *session(outputs, feed, options)])
             call()
-            return list(made)
+            return made
 
         return both
 

@@ -26,7 +26,7 @@ from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.results import Results
 from fastvae.runtime.side_by_side import Sharing, in_serial_thread
-from fastvae_kernels.cpu import DenseCall, Values
+from fastvae_kernels.cpu import ProgramCall, Values
 
 # Batches of small rows are as large as the caches hold, those of large rows, images, of just enough rows to share the
 # work of a call, as long as that takes no more than BUFFER_BYTES: bytes and rows for a thread alone, with its core's
@@ -202,7 +202,7 @@ class OnnxExecutor:
         asked, shapes = list(names), [self.plan.shapes[name] for name in self.plan.outputs]
 
         def call(session: Any, alone: Alone | None) -> DirectCall:
-            few: DenseCall | KeptCall
+            few: ProgramCall | KeptCall
             if self._few is not None:
                 few = self._few.call(shape, values, limit)
             else:

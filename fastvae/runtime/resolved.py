@@ -27,10 +27,10 @@ from fastvae.runtime.side_by_side import Sharing
 class Resolved:
     """How a model is run.
 
-    ``op_impl`` is the implementation of the ops outside plans (noise, reparameterization), which have no form in ONNX
-    Runtime. ``compiled`` says that the compiled kernels may take steps of ``impl``'s, ``fits_images`` that images are
-    cut into tiles where ``max_memory`` asks for it, and ``decodes_samples`` that samples are decoded from latents that
-    no plan draws.
+    ``op_impl`` is the implementation of the ops outside plans (noise, reparameterization), which have no form in
+    ONNX Runtime. ``compiled`` says that the compiled kernels may take plans of ``impl``'s, or steps,
+    ``fits_images`` that images are cut into tiles where ``max_memory`` asks for it, and ``decodes_samples`` that
+    samples are decoded from latents that no plan draws.
     """
 
     device: torch.device
@@ -90,7 +90,7 @@ def resolve(settings: Settings, model: Model) -> Resolved:
         batch_invariant=settings.batch_invariant,
         batch_size=batch_size,
         max_memory=max_memory,
-        compiled=settings.impl == "auto" and impl == "onnxruntime" and not invariant,
+        compiled=settings.impl == "auto" and impl == "onnxruntime",
         fits_images=fits_images,
         decodes_samples=fits_images or bool(model.spec.mixtures()),
     )

@@ -10,6 +10,8 @@ import torch
 from fastvae.heads import Prior
 from fastvae.plan import Plan
 from fastvae.priors import Mixture
+from fastvae.runtime.compiled import CompiledExecutor
+from fastvae.runtime.compiled_call import CompiledCall
 from fastvae.runtime.direct_call import DirectCall
 from fastvae.runtime.executor import Executor
 from fastvae.runtime.graphs import GraphDevice, GraphExecutor, GraphSet, release_unused
@@ -23,7 +25,9 @@ from fastvae.runtime.staging import stages
 from fastvae.runtime.tiling import TiledExecutor
 from fastvae.runtime.weights import WeightStore
 
-AnyExecutor: TypeAlias = Executor | GraphExecutor | OnnxExecutor | SplitExecutor | TiledExecutor | PixelExecutor
+AnyExecutor: TypeAlias = (
+    Executor | GraphExecutor | CompiledExecutor | OnnxExecutor | SplitExecutor | TiledExecutor | PixelExecutor
+)
 
 
 class Resources:
@@ -41,7 +45,7 @@ class Resources:
         self.whole: dict[str, AnyExecutor] = {}  # of whole images, where this engine's own are too large for that
         self.plans: dict[str, Plan] = {}  # what has to fit max_memory
         self.session_bytes: dict[str, int] = {}  # and what does
-        self.direct: dict[str, DirectCall | None] = {}  # short ways into sessions
+        self.direct: dict[str, CompiledCall | DirectCall | None] = {}  # short ways
         self.weights = WeightStore()
         self.eight_bit_layers: frozenset[str] | None = None  # what was measured to bear 8 bits, once it has been
         self.mixtures: dict[Prior, Mixture] = {}  # what latents are drawn from, where it is not N(0, I)

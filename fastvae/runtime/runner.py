@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvae.plan import NAN
 from fastvae.runtime.batching import blocks, padded
+from fastvae.runtime.compiled import CompiledExecutor
 from fastvae.runtime.executor import Draw
 from fastvae.runtime.executors import Executors
 from fastvae.runtime.numerics import NARROW, Numerics
@@ -46,7 +47,8 @@ class Runner:
         if marked and out is not None:
             out = (*out, torch.empty(rows, dtype=torch.bool, device=how.device))
         with torch.no_grad():
-            results = _tiled(executor, rows, given, out) if how.batch_invariant else executor(given, draw, out)
+            tiled = how.batch_invariant and not isinstance(executor, CompiledExecutor)
+            results = _tiled(executor, rows, given, out) if tiled else executor(given, draw, out)
             if marked or how.precision in NARROW:
                 self._numerics.look(verb, how.precision, given, results)
             return results[:-1] if marked else results

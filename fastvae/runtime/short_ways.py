@@ -1,4 +1,4 @@
-"""The short ways from a caller's rows into sessions, for the verbs that have one."""
+"""The short ways from a caller's rows into the compiled kernels or sessions, for the verbs that have one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from fastvae.layers import Shape
 from fastvae.likelihoods import UNIT_INTERVAL, OutputHead
 from fastvae.plan import MEAN_VERBS, PLAIN_VERBS
 from fastvae.runtime.batches import Batches
+from fastvae.runtime.compiled import CompiledExecutor
+from fastvae.runtime.compiled_call import CompiledCall
 from fastvae.runtime.direct_call import DirectCall
 from fastvae.runtime.executors import Executors
 from fastvae.runtime.ort import OnnxExecutor
@@ -24,7 +26,7 @@ class ShortWays:
         self._executors, self._batches, self._head = executors, batches, head
         self._how, self._held = how, held
 
-    def of(self, verb: str) -> DirectCall | None:
+    def of(self, verb: str) -> CompiledCall | DirectCall | None:
         """The short way of a verb, None where there is none.
 
         Errors as :meth:`Executors.of`.
@@ -38,9 +40,11 @@ class ShortWays:
             made = calls[verb] = self._new(verb)
         return made
 
-    def _new(self, verb: str) -> DirectCall | None:
+    def _new(self, verb: str) -> CompiledCall | DirectCall | None:
         executor = self._executors.of(verb)
-        if not isinstance(executor, OnnxExecutor) or self._how.batch_invariant:
+        if not isinstance(executor, CompiledExecutor | OnnxExecutor):
+            return None
+        if isinstance(executor, OnnxExecutor) and self._how.batch_invariant:
             return None
         mean = MEAN_VERBS.get(verb, verb)
         plain, supports = PLAIN_VERBS.get(mean, mean), self._head.supports
@@ -51,6 +55,8 @@ class ShortWays:
         values: Values = "any" if plain == "generate" else "finite" if plain == "decode" else of_rows
         held, limit = self._held, self._batches.rows(verb)
         shape = _given(self._executors.model.spec, plain)
+        if isinstance(executor, CompiledExecutor):
+            return executor.direct(shape, limit, values, held.lifetime, held.results)
         return executor.direct(shape, limit, values, held.lifetime, held.results, self._how.sharing)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastvae.plan import Plan, plan_cost
 from fastvae.runtime.batching import TILE, rows_that_fit
+from fastvae.runtime.compiled import CompiledExecutor
 from fastvae.runtime.executor import Draw, Executor
 from fastvae.runtime.ort import OnnxExecutor
 
@@ -30,7 +31,9 @@ class SplitExecutor:
         front: makes the executor of a first part.
     """
 
-    def __init__(self, plan: Plan, parts: tuple[Plan, Plan], front: Callable[[Plan], OnnxExecutor]) -> None:
+    def __init__(
+        self, plan: Plan, parts: tuple[Plan, Plan], front: Callable[[Plan], CompiledExecutor | OnnxExecutor]
+    ) -> None:
         first, last = parts
         self.plan = plan
         self._front_inputs, self._between = first.inputs, first.outputs

@@ -13,11 +13,15 @@ __all__ = [
     "OF_ALL",
     "OF_COLUMN",
     "OF_ENTRY",
-    "DenseStep",
+    "Arrangement",
     "Divergence",
     "Loss",
+    "OfWindows",
+    "Products",
     "RowCall",
+    "RowStep",
     "address",
+    "has_wide_products",
     "library",
     "plain",
     "threads_for",
@@ -67,18 +71,58 @@ class Divergence(ctypes.Structure):
     )
 
 
-class DenseStep(ctypes.Structure):
-    """`dense_step` of source/dense_rows.c."""
+class Products(ctypes.Structure):
+    """`products` of source/products.h."""
 
     _fields_ = (
         ("weight", c_void_p),
         ("bias", c_void_p),
+        ("offsets", c_void_p),
+        ("segments", c_int64),
+        ("length", c_int64),
+        ("outputs", c_int64),
+        ("relu", c_int),
+    )
+
+
+class OfWindows(ctypes.Structure):
+    """`windows` of source/images.h."""
+
+    _fields_ = (
+        ("sums", Products),
+        ("x_first", c_int64),
+        ("y_first", c_int64),
+        ("lines", c_int64),
+        ("columns", c_int64),
+        ("x_line", c_int64),
+        ("x_column", c_int64),
+        ("y_line", c_int64),
+        ("y_column", c_int64),
+        ("y_channel", c_int64),
+    )
+
+
+class Arrangement(ctypes.Structure):
+    """`arrangement` of source/images.h."""
+
+    _fields_ = (("sizes", c_int64 * 3), ("from", c_int64 * 3), ("to", c_int64 * 3))
+
+
+class RowStep(ctypes.Structure):
+    """`row_step` of source/row_steps.c."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("windows", POINTER(OfWindows)),
+        ("moved", Arrangement),
         ("x", c_int64),
         ("other", c_int64),
         ("to", c_int64),
         ("logvar", c_int64),
         ("inputs", c_int64),
         ("outputs", c_int64),
+        ("kinds", c_int64),
         ("kind", c_int),
         ("function", c_int),
         ("logvar_kind", c_int),
@@ -89,21 +133,25 @@ class DenseStep(ctypes.Structure):
 
 
 class RowCall(ctypes.Structure):
-    """`row_call` of source/dense_rows.c."""
+    """`row_call` of source/row_steps.c."""
 
     _fields_ = (
-        ("steps", POINTER(DenseStep)),
-        ("places", POINTER(c_int64)),
+        ("steps", POINTER(RowStep)),
         ("given", POINTER(c_void_p)),
         ("given_rows", POINTER(c_int64)),
         ("columns", POINTER(c_int64)),
-        ("out", c_void_p),
+        ("made", POINTER(c_void_p)),
+        ("places", POINTER(c_int64)),
+        ("bytes", POINTER(c_int64)),
+        ("rooms", POINTER(c_void_p)),
         ("count", c_int64),
         ("outputs", c_int64),
         ("rows", c_int64),
-        ("width", c_int64),
+        ("scratch", c_int64),
         ("room", c_int64),
+        ("tile", c_int64),
         ("values", c_int),
+        ("threads", c_int),
     )
 
 
@@ -138,9 +186,18 @@ def _load() -> ctypes.CDLL | str:
 
 def _declared(loaded: ctypes.CDLL) -> bool:
     """Whether a library has this version's functions, which are then given their arguments' types."""
-    structures = {"loss": Loss, "divergence": Divergence, "dense_step": DenseStep, "row_call": RowCall}
+    structures = {"loss": Loss, "divergence": Divergence, "row_step": RowStep, "row_call": RowCall}
     sizes = (f"{name}_size" for name in structures)
-    names = ("noise", "elbo_loss", "divergence", "dense_rows", "weighted_words", *sizes)
+    names = (
+        "noise",
+        "elbo_loss",
+        "divergence",
+        "row_steps",
+        "has_wide_products",
+        "use_vectors",
+        "weighted_words",
+        *sizes,
+    )
     if not all(hasattr(loaded, f"fastvae_{name}") for name in names):
         return False
     shape, counter, flags = [c_int64] * 3, [c_uint64, c_uint64, c_uint32], [c_int] * 3
@@ -150,7 +207,10 @@ def _declared(loaded: ctypes.CDLL) -> bool:
     loaded.fastvae_elbo_loss.restype = None
     loaded.fastvae_divergence.argtypes = [POINTER(Divergence), c_int64, c_int]
     loaded.fastvae_divergence.restype = None
-    loaded.fastvae_dense_rows.argtypes = [POINTER(RowCall)]
+    loaded.fastvae_row_steps.argtypes = [POINTER(RowCall)]
+    loaded.fastvae_has_wide_products.argtypes = []
+    loaded.fastvae_use_vectors.argtypes = [c_int]
+    loaded.fastvae_use_vectors.restype = None
     loaded.fastvae_weighted_words.argtypes = [c_void_p, c_int64, c_int64, c_uint64, c_void_p]
     loaded.fastvae_weighted_words.restype = None
     return all(
@@ -170,3 +230,8 @@ def library() -> ctypes.CDLL:
     """The compiled kernels; calls into them let other Python threads run. Only where `why_not()` is None."""
     assert not isinstance(_LOADED, str)
     return _LOADED
+
+
+def has_wide_products() -> bool:
+    """Whether products of rows by weights are fused multiply-adds of wide vectors here: as fast as anybody's."""
+    return why_not() is None and bool(library().fastvae_has_wide_products())

@@ -64,7 +64,7 @@ WIDE static void hyperbolic_tangent(float *y, int count) {
     for (int i = 0; i < count; i++) y[i] = tanh_of(y[i]);
 }
 
-WIDE static void sigmoid(float *y, int count) {
+WIDEST static void sigmoid(float *y, int count) {
     for (int i = 0; i < count; i++) y[i] = sigmoid_of(y[i]);
 }
 

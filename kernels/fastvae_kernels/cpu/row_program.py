@@ -1,0 +1,119 @@
+"""A table of steps as something to call, on any number of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_int64, c_void_p
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .library import RowCall, library
+
+__all__ = ["LANES", "MADE", "MOST_MADE", "RowProgram", "Values", "aligned"]
+
+# As in the source: outputs of a panel of weights, rows of a tile, and the places of results.
+LANES, _MOST_ROWS, MADE, MOST_MADE = 16, 60, -64, 64
+# Rows that fill the registers of a block, floats that a tile's rows make, within a core's second cache, and
+# multiplications that are worth a thread.
+_BLOCK, _TILE_ROOM, _LEAST = 12, 2**18, 2**20
+_LINE = 64
+_VALUES = ("any", "finite", "unit interval")
+
+Values: TypeAlias = Literal["any", "finite", "unit interval"]
+_Arrays: TypeAlias = Sequence[NDArray[Any]]
+
+
+class RowProgram:
+    """Steps with the places of what they make; safe to run from several threads at once.
+
+    ``products`` is how many multiplications they are for a row, ``bytes`` what the weights take that they point to, and
+    ``scratch_bytes`` what each thread's images do.
+    """
+
+    def __init__(
+        self, steps: Any, places: Sequence[int], kept: _Arrays, *, scratch: int, room: int, products: int
+    ) -> None:
+        self.products, self.bytes, self.scratch_bytes = products, sum(array.nbytes for array in kept), 4 * scratch
+        self._steps, self._places, self._kept = steps, (c_int64 * len(places))(*places), list(kept)
+        self._scratch, self._room = scratch, room
+        self._tile = min(max(_TILE_ROOM // max(room, 1) // _BLOCK, 1) * _BLOCK, _MOST_ROWS)
+        self._idle: list[NDArray[np.float32]] = []  # rooms of threads
+
+    def call(self, given: _Arrays, made: _Arrays, values: Values = "any", threads: int = 1) -> Callable[[], int]:
+        """What does the steps from the arrays `given` to those `made`, each time it is called; not twice at once.
+
+        It says 0, and what it made is to be thrown away, where values of the first of `given` are not what they have to
+        be. All arrays are in C order, and are not kept, their addresses are; the given ones are float32 (rows, *shape),
+        those made have the results. Of fewer rows than these the first comes again after the last.
+        """
+        threads, tile = self._shares(_rows(given, made), threads)
+        return self._bound(given, made, values, tile, [self._new_room(tile) for _ in range(threads)])
+
+    def run(self, given: _Arrays, made: _Arrays, values: Values = "any", threads: int = 1) -> bool:
+        """:meth:`call`, once, in memory that is kept for the next time."""
+        rows = _rows(given, made)
+        if not rows:
+            return True
+        threads, tile = self._shares(rows, threads)
+        rooms = [self._borrowed() for _ in range(threads)]
+        try:
+            return bool(self._bound(given, made, values, tile, rooms)())
+        finally:
+            self._idle.extend(rooms)
+
+    def release(self) -> None:
+        """Give back the memory that is kept."""
+        self._idle.clear()
+
+    def _bound(
+        self, given: _Arrays, made: _Arrays, values: Values, tile: int, rooms: Sequence[NDArray[np.float32]]
+    ) -> Callable[[], int]:
+        call = RowCall(
+            steps=self._steps,
+            given=(c_void_p * len(given))(*(array.ctypes.data for array in given)),
+            given_rows=(c_int64 * len(given))(*map(len, given)),
+            columns=(c_int64 * len(given))(*(math.prod(array.shape[1:]) for array in given)),
+            made=(c_void_p * len(made))(*(array.ctypes.data for array in made)),
+            places=self._places,
+            bytes=(c_int64 * len(made))(*(array.itemsize * math.prod(array.shape[1:]) for array in made)),
+            rooms=(c_void_p * len(rooms))(*(room.ctypes.data for room in rooms)),
+            count=len(self._steps),
+            outputs=len(made),
+            rows=_rows(given, made),
+            scratch=self._scratch,
+            room=self._room,
+            tile=tile,
+            values=_VALUES.index(values),
+            threads=len(rooms),
+        )
+        call.memory = self, rooms  # lives as long as what points to it
+        return partial(library().fastvae_row_steps, byref(call))
+
+    def _shares(self, rows: int, threads: int) -> tuple[int, int]:
+        """How many threads take so many rows, and how many of them at a time."""
+        threads = max(1, min(threads, rows, rows * self.products // _LEAST))
+        return threads, min(self._tile, -(-rows // threads))
+
+    def _new_room(self, tile: int) -> NDArray[np.float32]:
+        return aligned(self._scratch + tile * self._room)
+
+    def _borrowed(self) -> NDArray[np.float32]:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_room(self._tile)
+
+
+def aligned(count: int) -> NDArray[np.float32]:
+    """So many zeros, from the beginning of a cache line on."""
+    own = np.zeros(count + _LINE // 4, np.float32)
+    first = -own.ctypes.data % _LINE // 4
+    return own[first : first + count]
+
+
+def _rows(given: _Arrays, made: _Arrays) -> int:
+    return len(made[0]) if made else len(given[0])

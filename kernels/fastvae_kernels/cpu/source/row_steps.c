@@ -1,0 +1,210 @@
+/* A plan as a table of steps, all of them in one call.
+
+   Rows go through it a tile at a time, and what a tile's steps make stays in the caches: dense layers take all rows of the
+   tile at once, everything else one row after the other. A row's bits know neither the tile nor the call. */
+
+#include "activation.h"
+#include "divergence.h"
+#include "elbo_loss.h"
+#include "elementary.h"
+#include "images.h"
+
+#include <math.h>
+
+#define MOST_ROWS 60 /* of a tile */
+/* Places are offsets into a thread's room: scratch, which every row uses anew, and behind it each row's own part. Those
+   below zero are the caller's arrays: -1 is the first of the given ones, MADE that of the results, and the next entry of
+   each result lies MOST_MADE further down. */
+#define MADE (-64)
+#define MOST_MADE 64
+
+enum kind { LINEAR, AFFINE, ADD, CLAMP, SCORE, DIVERGENCE, ARRANGE, CONVOLVE, PLANES, ACTIVATE, PIXELS };
+enum values { ANY, FINITE, UNIT_INTERVAL };
+
+/* One step, from the entries at `x`, and for some those at `other`, to those at `to`. */
+typedef struct {
+    const float *weight, *bias; /* AFFINE's scale and shift; weight: SCORE's constant logvar */
+    const windows *windows;     /* CONVOLVE's and PLANES' kinds; LINEAR has one, of which the sums count */
+    arrangement moved;          /* ARRANGE's; `sizes` and `to` of ACTIVATE: lines, which lie so far apart */
+    int64_t x, other, to, logvar;
+    int64_t inputs, outputs, kinds;
+    int kind, function, logvar_kind; /* function: an activation, or SCORE's likelihood */
+    float alpha, least, most;        /* CLAMP's bounds; PIXELS' scale and shift */
+} row_step;
+
+/* All steps, and the call: from the arrays `given` to those `made`, of `rows` rows. Of fewer rows than that, `given_rows`
+   each, the first comes again after the last: data of which there are several samples. */
+typedef struct {
+    const row_step *steps;
+    const float *const *given;
+    const int64_t *given_rows, *columns; /* of each of the given */
+    char *const *made;
+    const int64_t *places, *bytes; /* of each result: where it lies, if not at MADE, and the bytes of a row */
+    float *const *rooms;           /* of each thread, zeros before the first call */
+    int64_t count, outputs, rows, scratch, room, tile; /* room: floats of a row; tile: rows at most */
+    int values, threads;           /* values: what those of the first of the given have to be */
+} row_call;
+
+WIDE static void affine(const row_step *own, const float *x, float *y) {
+    for (int64_t i = 0; i < own->outputs; i++) y[i] = x[i] * own->weight[i] + own->bias[i];
+}
+
+WIDE static void add(const float *x, const float *other, float *y, int64_t count) {
+    for (int64_t i = 0; i < count; i++) y[i] = x[i] + other[i];
+}
+
+WIDE static void clamp(const row_step *own, const float *x, float *y) {
+    for (int64_t i = 0; i < own->outputs; i++) {
+        float above = x[i] < own->least ? own->least : x[i];
+        y[i] = above > own->most ? own->most : above;
+    }
+}
+
+static float score(const row_step *own, const float *output, const float *data, const float *logvar) {
+    double sum;
+    int64_t columns = own->inputs;
+    loss call = {.output = output, .data = data, .logvar = logvar, .sums = &sum, .rows = 1, .columns = columns,
+                 .data_rows = 1, .tile_rows = 1, .tile_columns = columns, .likelihood = own->function,
+                 .logvar_kind = own->logvar_kind, .scale = 1.0f};
+    fastvae_elbo_loss(&call, 1);
+    return (float)sum;
+}
+
+/* 255 (x scale + shift) as bytes, images [channels, entries] as [entries, channels]; NaN as 0. Whether there is any. */
+WIDE static char pixels(const row_step *own, const float *x, uint8_t *to) {
+    int64_t channels = own->inputs, entries = own->outputs;
+    int nan = 0;
+    for (int64_t channel = 0; channel < channels; channel++)
+        for (int64_t i = 0; i < entries; i++) {
+            float y = x[channel * entries + i] * own->least + own->most;
+            nan |= y != y;
+            y = y > 0.0f ? y : 0.0f;
+            y = (y < 1.0f ? y : 1.0f) * 255.0f;
+            to[i * channels + channel] = (uint8_t)(bits_of(y + 0x1.8p23f) & 0xff); /* to the nearest, ties to even */
+        }
+    return (char)nan;
+}
+
+typedef struct {
+    const row_call *own;
+    float *room;
+    int64_t first; /* row */
+} tile;
+
+static float *at(const tile *of, int row, int64_t place) {
+    const row_call *own = of->own;
+    if (place >= own->scratch) return of->room + place + row * own->room;
+    if (place >= 0) return of->room + place;
+    if (place <= MADE) {
+        int64_t index = (MADE - place) % MOST_MADE, entry = (MADE - place) / MOST_MADE;
+        return (float *)(own->made[index] + (of->first + row) * own->bytes[index]) + entry;
+    }
+    int64_t given = -1 - place, index = (of->first + row) % own->given_rows[given];
+    return (float *)own->given[given] + index * own->columns[given]; /* which no step writes to */
+}
+
+static void linear(const tile *of, const row_step *step, int rows) {
+    const float *x[MOST_ROWS] = {0};
+    float *y[MOST_ROWS] = {0};
+    for (int row = 0; row < rows; row++) x[row] = at(of, row, step->x), y[row] = at(of, row, step->to);
+    fastvae_products(&step->windows->sums, rows, x, y);
+    for (int row = 0; row < rows; row++) fastvae_activate(step->function, step->alpha, y[row], (int)step->outputs);
+}
+
+static void step_of_row(const tile *of, const row_step *step, int row) {
+    const float *x = at(of, row, step->x), *other = at(of, row, step->other);
+    float *y = at(of, row, step->to);
+    divergence kl = {.mean = x, .logvar = other, .rows = y, .columns = step->inputs};
+    switch (step->kind) {
+        case AFFINE: affine(step, x, y); break;
+        case ADD: add(x, other, y, step->outputs); break;
+        case CLAMP: clamp(step, x, y); break;
+        case SCORE: *y = score(step, x, other, step->weight ? step->weight : at(of, row, step->logvar)); break;
+        case DIVERGENCE: fastvae_divergence(&kl, 1, 1); break;
+        case ARRANGE: fastvae_arrange(&step->moved, x, y); break;
+        case CONVOLVE: fastvae_convolve(step->windows, step->kinds, x, y); break;
+        case PLANES: fastvae_convolve_planes(step->windows, step->kinds, x, y); break;
+        case PIXELS: *(char *)at(of, row, step->other) = pixels(step, x, (uint8_t *)y); break;
+    }
+    if (step->kind == AFFINE) fastvae_activate(step->function, step->alpha, y, (int)step->outputs);
+    if (step->kind != ACTIVATE) return;
+    for (int64_t line = 0; line < step->moved.sizes[0]; line++)
+        fastvae_activate(step->function, step->alpha, y + line * step->moved.to[0], (int)step->moved.sizes[1]);
+}
+
+/* Steps between two dense layers are done with a row before the next one: an image's are in the caches. */
+static void run_tile(const tile *of, int rows) {
+    const row_step *step = of->own->steps, *end = step + of->own->count, *next;
+    for (; step < end; step = next) {
+        if (step->kind == LINEAR) {
+            linear(of, step, rows);
+            next = step + 1;
+            continue;
+        }
+        for (next = step; next < end && next->kind != LINEAR; next++) continue;
+        for (int row = 0; row < rows; row++)
+            for (const row_step *own = step; own < next; own++) step_of_row(of, own, row);
+    }
+}
+
+WIDE static int all_finite(const float *x, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t size = bits_of(x[i]) & 0x7fffffffu;
+        most = size > most ? size : most;
+    }
+    return most < 0x7f800000u;
+}
+
+/* In bits, floats from 0 to 1 are those up to 1; negative ones, -0 too, infinities and NaN are all beyond. */
+WIDE static int all_in_unit_interval(const float *x, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; i++) most = bits_of(x[i]) > most ? bits_of(x[i]) : most;
+    return most <= bits_of(1.0f);
+}
+
+typedef struct {
+    const row_call *own;
+    int *wrong; /* whether a row's values are not what they have to be */
+} rows_call;
+
+static int is_right(const row_call *own, int64_t first, int64_t rows) {
+    int64_t columns = own->columns[0], left = own->given_rows[0] - first;
+    if (own->values == ANY || left <= 0) return 1;
+    const float *x = own->given[0] + first * columns;
+    int64_t entries = (left < rows ? left : rows) * columns;
+    return own->values == FINITE ? all_finite(x, entries) : all_in_unit_interval(x, entries);
+}
+
+/* As many rows as are the share of threads first .. last - 1, tile by tile; each is looked at just before it is read. */
+static void run_share(const void *context, int64_t first, int64_t last) {
+    const rows_call *call = context;
+    const row_call *own = call->own;
+    int64_t tiles = (own->rows + own->tile - 1) / own->tile;
+    for (int64_t index = tiles * first / own->threads; index < tiles * last / own->threads; index++) {
+        tile of = {own, own->rooms[first], index * own->tile};
+        int64_t rows = own->rows - of.first < own->tile ? own->rows - of.first : own->tile;
+        if (__atomic_load_n(call->wrong, __ATOMIC_RELAXED)) return;
+        if (!is_right(own, of.first, rows)) {
+            __atomic_store_n(call->wrong, 1, __ATOMIC_RELAXED);
+            return;
+        }
+        run_tile(&of, (int)rows);
+        for (int64_t output = 0; output < own->outputs; output++)
+            for (int row = 0; row < rows && own->places[output] > MADE; row++)
+                memcpy(own->made[output] + (of.first + row) * own->bytes[output], at(&of, row, own->places[output]),
+                       (size_t)own->bytes[output]);
+    }
+}
+
+/* That the caller's structures are these. */
+int fastvae_row_step_size(void) { return (int)sizeof(row_step); }
+int fastvae_row_call_size(void) { return (int)sizeof(row_call); }
+
+/* Whether the rows are what they have to be; else what is made is to be thrown away. */
+int fastvae_row_steps(const row_call *own) {
+    int wrong = 0;
+    rows_call call = {own, &wrong};
+    fastvae_parallel(run_share, &call, own->threads, own->threads);
+    return !wrong;
+}
