@@ -156,8 +156,9 @@ class StepTable:
     ) -> None:
         """activation(sums over windows of x + bias), to where ``to`` lies.
 
-        ``x`` has the zeros around it that the windows need. A planar ``to`` has none and at most four channels, and then
-        ``x`` is planar scratch, and the windows' stride 1.
+        ``x`` has the zeros around it that the windows need. A planar ``to`` has none and at most four channels; ``x``
+        is planar scratch then, and the windows' stride 1.
+        """
         kinds = [self._windows(x, to, own, bias, activation) for own in windows]
         together = {(own.lines, own.columns) for own in windows}
         if not to.planar:
