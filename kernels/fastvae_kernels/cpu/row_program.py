@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_int64, c_void_p
 from functools import partial
@@ -16,7 +17,7 @@ from .library import RowCall, library
 __all__ = ["LANES", "MADE", "MOST_MADE", "RowProgram", "Values", "aligned"]
 
 # As in the source: outputs of a panel of weights, rows of a tile, and the places of results.
-LANES, _MOST_ROWS, MADE, MOST_MADE = 16, 60, -64, 64
+LANES, _MOST_ROWS, MADE, MOST_MADE = 16, 192, -64, 64
 # Rows that fill the registers of a block, floats that a tile's rows make, within a core's second cache, and
 # multiplications that are worth a thread.
 _BLOCK, _TILE_ROOM, _LEAST = 12, 2**18, 2**20
@@ -41,7 +42,7 @@ class RowProgram:
         self._steps, self._places, self._kept = steps, (c_int64 * len(places))(*places), list(kept)
         self._scratch, self._room = scratch, room
         self._tile = min(max(_TILE_ROOM // max(room, 1) // _BLOCK, 1) * _BLOCK, _MOST_ROWS)
-        self._idle: list[NDArray[np.float32]] = []  # rooms of threads
+        self._idle: defaultdict[int, list[RowCall]] = defaultdict(list)  # by threads
 
     def call(self, given: _Arrays, made: _Arrays, values: Values = "any", threads: int = 1) -> Callable[[], int]:
         """What does the steps from the arrays `given` to those `made`, each time it is called; not twice at once.
@@ -51,7 +52,9 @@ class RowProgram:
         those made have the results. Of fewer rows than these the first comes again after the last.
         """
         threads, tile = self._shares(_rows(given, made), threads)
-        return self._bound(given, made, values, tile, [self._new_room(tile) for _ in range(threads)])
+        call = self._bound(given, made, tile, threads)
+        call.rows, call.values = _rows(given, made), _VALUES.index(values)
+        return partial(library().fastvae_row_steps, byref(call))
 
     def run(self, given: _Arrays, made: _Arrays, values: Values = "any", threads: int = 1) -> bool:
         """:meth:`call`, once, in memory that is kept for the next time."""
@@ -59,19 +62,28 @@ class RowProgram:
         if not rows:
             return True
         threads, tile = self._shares(rows, threads)
-        rooms = [self._borrowed() for _ in range(threads)]
+        idle = self._idle[threads]
         try:
-            return bool(self._bound(given, made, values, tile, rooms)())
+            call = idle.pop()
+        except IndexError:
+            call = self._bound(given, made, self._tile, threads)
+        try:
+            for index, array in enumerate(given):
+                call.given[index], call.given_rows[index] = array.ctypes.data, len(array)
+            for index, array in enumerate(made):
+                call.made[index] = array.ctypes.data
+            call.rows, call.tile, call.values = rows, tile, _VALUES.index(values)
+            return bool(library().fastvae_row_steps(byref(call)))
         finally:
-            self._idle.extend(rooms)
+            idle.append(call)
 
     def release(self) -> None:
         """Give back the memory that is kept."""
         self._idle.clear()
 
-    def _bound(
-        self, given: _Arrays, made: _Arrays, values: Values, tile: int, rooms: Sequence[NDArray[np.float32]]
-    ) -> Callable[[], int]:
+    def _bound(self, given: _Arrays, made: _Arrays, tile: int, threads: int) -> RowCall:
+        """A call between these arrays, with memory for tiles of so many rows."""
+        rooms = [aligned(self._scratch + tile * self._room) for _ in range(threads)]
         call = RowCall(
             steps=self._steps,
             given=(c_void_p * len(given))(*(array.ctypes.data for array in given)),
@@ -80,32 +92,22 @@ class RowProgram:
             made=(c_void_p * len(made))(*(array.ctypes.data for array in made)),
             places=self._places,
             bytes=(c_int64 * len(made))(*(array.itemsize * math.prod(array.shape[1:]) for array in made)),
-            rooms=(c_void_p * len(rooms))(*(room.ctypes.data for room in rooms)),
+            rooms=(c_void_p * threads)(*(room.ctypes.data for room in rooms)),
             count=len(self._steps),
             outputs=len(made),
-            rows=_rows(given, made),
             scratch=self._scratch,
             room=self._room,
             tile=tile,
-            values=_VALUES.index(values),
-            threads=len(rooms),
+            threads=threads,
         )
         call.memory = self, rooms  # lives as long as what points to it
-        return partial(library().fastvae_row_steps, byref(call))
+        return call
 
     def _shares(self, rows: int, threads: int) -> tuple[int, int]:
         """How many threads take so many rows, and how many of them at a time."""
         threads = max(1, min(threads, rows, rows * self.products // _LEAST))
-        return threads, min(self._tile, -(-rows // threads))
-
-    def _new_room(self, tile: int) -> NDArray[np.float32]:
-        return aligned(self._scratch + tile * self._room)
-
-    def _borrowed(self) -> NDArray[np.float32]:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._new_room(self._tile)
+        tiles = -(-rows // (self._tile * threads)) * threads  # as many for each
+        return threads, min(-(-rows // tiles // _BLOCK) * _BLOCK, self._tile)
 
 
 def aligned(count: int) -> NDArray[np.float32]:

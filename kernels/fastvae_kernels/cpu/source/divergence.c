@@ -43,6 +43,10 @@ static void rows_of(const void *context, int64_t first, int64_t last) {
     }
 }
 
+void fastvae_divergence_terms(const float *mean, const float *logvar, int count, float *term) {
+    terms(mean, logvar, count, term);
+}
+
 /* That the caller's `divergence` is this one. */
 int fastvae_divergence_size(void) { return (int)sizeof(divergence); }
 

@@ -14,4 +14,7 @@ typedef struct {
 
 void fastvae_divergence(const divergence *own, int64_t rows, int threads);
 
+/* What each of `count` entries adds to a divergence. */
+void fastvae_divergence_terms(const float *mean, const float *logvar, int count, float *term);
+
 #endif

@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#define BLOCK 512 /* entries at a time: terms and gradients of so many stay in the first cache; a multiple of SUMMED */
+#define BLOCK SCORED /* entries at a time: terms and gradients of so many stay in the first cache; a multiple of SUMMED */
 
 typedef struct {
     float term[BLOCK], output[BLOCK], logvar[BLOCK]; /* scores, and their derivatives */
@@ -131,6 +131,14 @@ static double score_row(const loss *own, int64_t row, int64_t first, int64_t las
         if (own->sums) sum += fastvae_sum(found.term, count);
     }
     return sum;
+}
+
+void fastvae_score_terms(int likelihood, const float *output, const float *data, const float *logvar, int count,
+                         float *term) {
+    entries found;
+    loss own = {.likelihood = likelihood};
+    score_entries(&own, output, data, logvar, count, &found);
+    memcpy(term, found.term, (size_t)count * sizeof(float));
 }
 
 static void score_tiles(const void *context, int64_t first, int64_t last) {

@@ -21,6 +21,12 @@ typedef struct {
     float scale;
 } loss;
 
+#define SCORED 512 /* entries at most of `fastvae_score_terms` */
+
+/* What each of `count` entries adds to a score; `logvar` of each, for the likelihood that has one. */
+void fastvae_score_terms(int likelihood, const float *output, const float *data, const float *logvar, int count,
+                         float *term);
+
 /* None of the sizes is 0. */
 void fastvae_elbo_loss(const loss *own, int threads);
 

@@ -7,8 +7,8 @@
 
 #define SUMMED 128 /* terms at a time in `fastvae_sum` */
 
-/* The sum of `count` terms, of which the array must hold a multiple of SUMMED: those behind become 0. */
-double fastvae_sum(float *term, int count);
+/* The sum of `count` terms. */
+double fastvae_sum(const float *term, int count);
 
 /* x as k log 2 + r with r within half of log 2, and exp(r) - 1; for x in [-104, 89]. */
 static inline float reduced(float x, int32_t *k) {

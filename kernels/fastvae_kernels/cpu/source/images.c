@@ -2,7 +2,7 @@
 
 #include "images.h"
 
-#define BLOCK 64 /* windows at a time */
+#define BLOCK 96 /* windows at a time: any number of whole blocks of products */
 #define PIECES 8 /* of lines, LANES entries each */
 
 void fastvae_arrange(const arrangement *own, const float *x, float *y) {

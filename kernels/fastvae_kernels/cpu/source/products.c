@@ -23,9 +23,12 @@
 #define SPREAD _mm512_set1_ps
 #define MULTIPLY_ADD _mm512_fmadd_ps
 #define ABOVE_ZERO(x) _mm512_max_ps(_mm512_setzero_ps(), x) /* of a NaN and another, the second */
-#define MANY_ROWS 12
-#define MANY_PANELS 2
-#define EIGHT_PANELS 3
+#define GROUP 4
+#define ROWS_BY_FOUR 6
+#define ROWS_BY_THREE 8
+#define ROWS_BY_TWO 12
+#define ROWS_BY_ONE 12
+#define FEW 6
 #define FOUR_PANELS 6
 #define TWO_PANELS 8
 #define ONE_PANELS 8
@@ -69,9 +72,12 @@ TARGET static void square_avx512(const float *x, int64_t x_row, float *y, int64_
 #define SPREAD _mm256_set1_ps
 #define MULTIPLY_ADD _mm256_fmadd_ps
 #define ABOVE_ZERO(x) _mm256_max_ps(_mm256_setzero_ps(), x)
-#define MANY_ROWS 6
-#define MANY_PANELS 1
-#define EIGHT_PANELS 0
+#define GROUP 1
+#define ROWS_BY_FOUR 1
+#define ROWS_BY_THREE 1
+#define ROWS_BY_TWO 1
+#define ROWS_BY_ONE 6
+#define FEW 4
 #define FOUR_PANELS 1
 #define TWO_PANELS 2
 #define ONE_PANELS 4
@@ -115,9 +121,12 @@ typedef int32_t mask __attribute__((vector_size(16)));
 #define SPREAD(x) ((four){x, x, x, x})
 #define MULTIPLY_ADD(x, by, sum) ((sum) + (x) * (by))
 #define ABOVE_ZERO(x) ((four)((mask)(x) & ~((x) < 0)))
-#define MANY_ROWS 2
-#define MANY_PANELS 1
-#define EIGHT_PANELS 0
+#define GROUP 1
+#define ROWS_BY_FOUR 1
+#define ROWS_BY_THREE 1
+#define ROWS_BY_TWO 1
+#define ROWS_BY_ONE 2
+#define FEW 2
 #define FOUR_PANELS 1
 #define TWO_PANELS 1
 #define ONE_PANELS 2

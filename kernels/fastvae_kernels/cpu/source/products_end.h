@@ -9,9 +9,12 @@
 #undef SPREAD
 #undef MULTIPLY_ADD
 #undef ABOVE_ZERO
-#undef MANY_ROWS
-#undef MANY_PANELS
-#undef EIGHT_PANELS
+#undef GROUP
+#undef ROWS_BY_FOUR
+#undef ROWS_BY_THREE
+#undef ROWS_BY_TWO
+#undef ROWS_BY_ONE
+#undef FEW
 #undef FOUR_PANELS
 #undef TWO_PANELS
 #undef ONE_PANELS

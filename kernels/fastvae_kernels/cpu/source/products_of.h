@@ -37,38 +37,45 @@ static inline __attribute__((always_inline)) TARGET void NAMED(block)(int rows, 
     }
 }
 
-/* All panels for `rows` rows, as many of them at a time as there are registers for. */
-static inline __attribute__((always_inline)) TARGET void NAMED(rows)(int rows, int panels, const products *own,
-                                                                     int count, const float *const *x,
-                                                                     float *const *y) {
-    int64_t all = (own->outputs + LANES - 1) / LANES, panel = 0;
-    for (; panel + panels <= all; panel += panels)
-        for (int r = 0; r < count; r += rows) NAMED(block)(rows, panels, own, panel, x + r, y + r);
-    for (; panel < all; panel++)
-        for (int r = 0; r < count; r += rows) NAMED(block)(rows, 1, own, panel, x + r, y + r);
+/* A group of panels for all rows, in blocks of so many, and what is left over in smaller ones. */
+static inline __attribute__((always_inline)) TARGET void NAMED(group)(int rows, int panels, const products *own,
+                                                                      int64_t panel, int count, const float *const *x,
+                                                                      float *const *y) {
+    int r = 0, left = count % rows, whole = count - left;
+    if (rows == 12 && left == 4 && whole) whole -= rows; /* as 8 and 8: blocks of 4 leave sums waiting */
+    for (; r < whole; r += rows) NAMED(block)(rows, panels, own, panel, x + r, y + r);
+    if (rows > 8)
+        for (; r + 8 <= count; r += 8) NAMED(block)(8, panels, own, panel, x + r, y + r);
+    if (rows > 4)
+        for (; r + 4 <= count; r += 4) NAMED(block)(4, panels, own, panel, x + r, y + r);
+    if (rows > 2)
+        for (; r + 2 <= count; r += 2) NAMED(block)(2, panels, own, panel, x + r, y + r);
+    if (rows > 1)
+        for (; r < count; r++) NAMED(block)(1, panels, own, panel, x + r, y + r);
 }
 
-/* Rows in blocks of the size that fills the registers, and what is left over in smaller ones: 4 as 8 and 8 instead of 12 and
-   4, which would leave most of the time between dependent sums unused. */
+/* Of a few rows, as many panels at a time as leave no sum waiting for the one before it. */
+static inline __attribute__((always_inline)) TARGET void NAMED(few)(int rows, int panels, const products *own,
+                                                                    const float *const *x, float *const *y) {
+    int64_t all = (own->outputs + LANES - 1) / LANES, panel = 0;
+    for (; panel + panels <= all; panel += panels) NAMED(block)(rows, panels, own, panel, x, y);
+    for (; panel < all; panel++) NAMED(block)(rows, 1, own, panel, x, y);
+}
+
 TARGET static void NAMED(products)(const products *own, int rows, const float *const *x, float *const *y) {
-    int done = rows - rows % MANY_ROWS, panels = (int)((own->outputs + LANES - 1) / LANES);
-    if (panels == EIGHT_PANELS) done = 0;
-    if (EIGHT_PANELS && rows - done == 4 && done) done -= MANY_ROWS;
-    if (done) NAMED(rows)(MANY_ROWS, MANY_PANELS, own, done, x, y);
-    if (EIGHT_PANELS && rows - done >= 8) {
-        int eights = (rows - done) / 8 * 8;
-        NAMED(rows)(8, EIGHT_PANELS, own, eights, x + done, y + done);
-        done += eights;
+    int64_t all = (own->outputs + LANES - 1) / LANES, panel = 0;
+    if (rows < FEW) {
+        int done = 0;
+        if (FEW > 4 && rows >= 4) NAMED(few)(4, FOUR_PANELS, own, x, y), done = 4;
+        if (FEW > 2 && rows - done >= 2) NAMED(few)(2, TWO_PANELS, own, x + done, y + done), done += 2;
+        if (rows > done) NAMED(few)(1, ONE_PANELS, own, x + done, y + done);
+        return;
     }
-    if (rows - done >= 4) {
-        NAMED(rows)(4, FOUR_PANELS, own, (rows - done) / 4 * 4, x + done, y + done);
-        done += (rows - done) / 4 * 4;
-    }
-    if (rows - done >= 2) {
-        NAMED(rows)(2, TWO_PANELS, own, 2, x + done, y + done);
-        done += 2;
-    }
-    if (rows > done) NAMED(rows)(1, ONE_PANELS, own, 1, x + done, y + done);
+    if (GROUP == 4)
+        for (; panel + 4 <= all; panel += 4) NAMED(group)(ROWS_BY_FOUR, 4, own, panel, rows, x, y);
+    if (GROUP == 4 && all - panel == 3) NAMED(group)(ROWS_BY_THREE, 3, own, panel, rows, x, y), panel += 3;
+    if (GROUP == 4 && all - panel == 2) NAMED(group)(ROWS_BY_TWO, 2, own, panel, rows, x, y), panel += 2;
+    for (; panel < all; panel++) NAMED(group)(ROWS_BY_ONE, 1, own, panel, rows, x, y);
 }
 
 static inline __attribute__((always_inline)) TARGET void NAMED(lines)(int rows, int outputs, const products *own,

@@ -11,7 +11,7 @@
 
 #include <math.h>
 
-#define MOST_ROWS 60 /* of a tile */
+#define MOST_ROWS 192 /* of a tile */
 /* Places are offsets into a thread's room: scratch, which every row uses anew, and behind it each row's own part. Those
    below zero are the caller's arrays: -1 is the first of the given ones, MADE that of the results, and the next entry of
    each result lies MOST_MADE further down. */
@@ -60,16 +60,6 @@ WIDE static void clamp(const row_step *own, const float *x, float *y) {
     }
 }
 
-static float score(const row_step *own, const float *output, const float *data, const float *logvar) {
-    double sum;
-    int64_t columns = own->inputs;
-    loss call = {.output = output, .data = data, .logvar = logvar, .sums = &sum, .rows = 1, .columns = columns,
-                 .data_rows = 1, .tile_rows = 1, .tile_columns = columns, .likelihood = own->function,
-                 .logvar_kind = own->logvar_kind, .scale = 1.0f};
-    fastvae_elbo_loss(&call, 1);
-    return (float)sum;
-}
-
 /* 255 (x scale + shift) as bytes, images [channels, entries] as [entries, channels]; NaN as 0. Whether there is any. */
 WIDE static char pixels(const row_step *own, const float *x, uint8_t *to) {
     int64_t channels = own->inputs, entries = own->outputs;
@@ -104,23 +94,59 @@ static float *at(const tile *of, int row, int64_t place) {
 }
 
 static void linear(const tile *of, const row_step *step, int rows) {
-    const float *x[MOST_ROWS] = {0};
-    float *y[MOST_ROWS] = {0};
-    for (int row = 0; row < rows; row++) x[row] = at(of, row, step->x), y[row] = at(of, row, step->to);
+    const float *x[MOST_ROWS];
+    float *y[MOST_ROWS];
+    int row = 0;
+    do x[row] = at(of, row, step->x), y[row] = at(of, row, step->to);
+    while (++row < rows);
     fastvae_products(&step->windows->sums, rows, x, y);
-    for (int row = 0; row < rows; row++) fastvae_activate(step->function, step->alpha, y[row], (int)step->outputs);
+    for (row = 0; row < rows && step->function; row++) fastvae_activate(step->function, step->alpha, y[row], (int)step->outputs);
+}
+
+/* Of SCORE and DIVERGENCE: the terms of some of a row's entries, or of all entries of several rows, whose numbers are then
+   put side by side. Few entries are most of a function's work for nothing. */
+static void terms_of(const row_step *step, const float *x, const float *other, const float *logvar, int count,
+                     float *term) {
+    if (step->kind == DIVERGENCE) fastvae_divergence_terms(x, other, count, term);
+    else fastvae_score_terms(step->function, x, other, logvar, count, term);
+}
+
+static void sum_terms(const tile *of, const row_step *step, int rows) {
+    float side[3][SCORED], term[SCORED];
+    int64_t columns = step->inputs;
+    int together = columns > SCORED / 2 ? 1 : (int)(SCORED / columns);
+    for (int first = 0; first < rows; first += together) {
+        int count = rows - first < together ? rows - first : together;
+        const float *from[3] = {0};
+        for (int r = 0; r < count; r++) {
+            int row = first + r;
+            from[0] = at(of, row, step->x), from[1] = at(of, row, step->other);
+            if (step->logvar_kind != NONE) from[2] = step->weight ? step->weight : at(of, row, step->logvar);
+            for (int i = 0; i < 3 && together > 1; i++)
+                if (from[i]) memcpy(side[i] + r * columns, from[i], (size_t)columns * sizeof(float));
+        }
+        for (int i = 0; i < 3 && together > 1; i++) from[i] = side[i];
+        if (together > 1) terms_of(step, from[0], from[1], from[2], (int)(count * columns), term);
+        for (int r = 0; r < count; r++) {
+            double sum = 0;
+            for (int64_t column = 0; column < columns; column += SCORED) {
+                int some = columns - column < SCORED ? (int)(columns - column) : SCORED;
+                if (together == 1)
+                    terms_of(step, from[0] + column, from[1] + column, from[2] ? from[2] + column : 0, some, term);
+                sum += fastvae_sum(term + r * columns, some);
+            }
+            *at(of, first + r, step->to) = (float)sum;
+        }
+    }
 }
 
 static void step_of_row(const tile *of, const row_step *step, int row) {
     const float *x = at(of, row, step->x), *other = at(of, row, step->other);
     float *y = at(of, row, step->to);
-    divergence kl = {.mean = x, .logvar = other, .rows = y, .columns = step->inputs};
     switch (step->kind) {
         case AFFINE: affine(step, x, y); break;
         case ADD: add(x, other, y, step->outputs); break;
         case CLAMP: clamp(step, x, y); break;
-        case SCORE: *y = score(step, x, other, step->weight ? step->weight : at(of, row, step->logvar)); break;
-        case DIVERGENCE: fastvae_divergence(&kl, 1, 1); break;
         case ARRANGE: fastvae_arrange(&step->moved, x, y); break;
         case CONVOLVE: fastvae_convolve(step->windows, step->kinds, x, y); break;
         case PLANES: fastvae_convolve_planes(step->windows, step->kinds, x, y); break;
@@ -132,18 +158,22 @@ static void step_of_row(const tile *of, const row_step *step, int row) {
         fastvae_activate(step->function, step->alpha, y + line * step->moved.to[0], (int)step->moved.sizes[1]);
 }
 
-/* Steps between two dense layers are done with a row before the next one: an image's are in the caches. */
+static int is_of_tile(const row_step *step) {
+    return step->kind == LINEAR || step->kind == SCORE || step->kind == DIVERGENCE;
+}
+
+/* Steps between those of a whole tile are done with a row before the next one: an image's are in the caches. */
 static void run_tile(const tile *of, int rows) {
     const row_step *step = of->own->steps, *end = step + of->own->count, *next;
     for (; step < end; step = next) {
-        if (step->kind == LINEAR) {
-            linear(of, step, rows);
-            next = step + 1;
-            continue;
+        next = step + 1;
+        if (step->kind == LINEAR) linear(of, step, rows);
+        else if (is_of_tile(step)) sum_terms(of, step, rows);
+        else {
+            while (next < end && !is_of_tile(next)) next++;
+            for (int row = 0; row < rows; row++)
+                for (const row_step *own = step; own < next; own++) step_of_row(of, own, row);
         }
-        for (next = step; next < end && next->kind != LINEAR; next++) continue;
-        for (int row = 0; row < rows; row++)
-            for (const row_step *own = step; own < next; own++) step_of_row(of, own, row);
     }
 }
 

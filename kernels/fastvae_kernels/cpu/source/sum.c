@@ -5,15 +5,16 @@
 #define LANES 16
 
 /* Sixteen partial sums of eight terms each, then in double. */
-WIDE double fastvae_sum(float *term, int count) {
+WIDE double fastvae_sum(const float *term, int count) {
     double sums[LANES] = {0}, sum = 0;
-    for (int i = count; i % SUMMED; i++) term[i] = 0;
     for (int i = 0; i < count; i += SUMMED) {
         float part[LANES] = {0};
-        for (int j = 0; j < SUMMED; j += LANES)
-            for (int lane = 0; lane < LANES; lane++) part[lane] += term[i + j + lane];
+        int end = count - i < SUMMED ? count : i + SUMMED, j = i;
+        for (; j + LANES <= end; j += LANES)
+            for (int lane = 0; lane < LANES; lane++) part[lane] += term[j + lane];
+        for (int lane = 0; lane < end - j; lane++) part[lane] += term[j + lane];
         for (int lane = 0; lane < LANES; lane++) sums[lane] += part[lane];
     }
-    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+    for (int lane = 0; lane < LANES && lane < count; lane++) sum += sums[lane];
     return sum;
 }
