@@ -25,6 +25,8 @@ from fastvae_kernels.cpu import Values, has_wide_products
 MOST_FLOPS = 2**27
 MOST_WEIGHT_BYTES = 16 * 2**20
 MOST_SCRATCH_BYTES = 8 * 2**20
+# Bytes of weights up to which a core's second cache has them, and FLOPs for each byte from which it does not matter.
+CACHED_BYTES, LEAST_INTENSITY = 2**20, 2
 
 
 class CompiledExecutor:
@@ -83,10 +85,15 @@ class CompiledExecutor:
         return CompiledCall(self._steps, shape, marked, limit, values, in_use, results, self._threads)
 
 
-def compiled_steps(plan: Plan) -> RowSteps | None:
-    """``plan``, in float32 on the CPU, for a CompiledExecutor; None where that is better left to others."""
+def compiled_steps(plan: Plan, threads: int) -> RowSteps | None:
+    """``plan``, in float32 on the CPU, for a CompiledExecutor; None where that is better left to others.
+
+    Several ``threads`` of a session read a few rows' weights sooner than one does, each from its own core's cache.
+    """
     cost = plan_cost(plan, workspace=False)
     if not has_wide_products() or cost.flops > MOST_FLOPS or cost.weight_bytes > MOST_WEIGHT_BYTES:
+        return None
+    if threads > 1 and cost.weight_bytes > CACHED_BYTES and cost.flops < LEAST_INTENSITY * cost.weight_bytes:
         return None
     found = row_steps(plan)
     if found is None or not found.program.products or found.program.scratch_bytes > MOST_SCRATCH_BYTES:

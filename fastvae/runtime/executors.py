@@ -205,7 +205,8 @@ class Executors:
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor | CompiledExecutor:
         """The compiled kernels, where they can have the plan and images have one size; else a session."""
         how = self._how
-        steps = compiled_steps(plan) if how.compiled and not any_size else None
+        threads = 1 if how.batch_invariant else how.threads  # a session's tiles would be padded
+        steps = compiled_steps(plan, threads) if how.compiled and not any_size else None
         if steps is not None:
             return CompiledExecutor(plan, steps, how.threads)
         return OnnxExecutor(

@@ -97,8 +97,11 @@ static void linear(const tile *of, const row_step *step, int rows) {
     const float *x[MOST_ROWS];
     float *y[MOST_ROWS];
     int row = 0;
-    do x[row] = at(of, row, step->x), y[row] = at(of, row, step->to);
-    while (++row < rows);
+    x[0] = at(of, 0, step->x), y[0] = at(of, 0, step->to);
+    if (rows > 1) {
+        int64_t apart = at(of, 1, step->to) - y[0];
+        for (row = 1; row < rows; row++) x[row] = at(of, row, step->x), y[row] = y[row - 1] + apart;
+    }
     fastvae_products(&step->windows->sums, rows, x, y);
     for (row = 0; row < rows && step->function; row++) fastvae_activate(step->function, step->alpha, y[row], (int)step->outputs);
 }
