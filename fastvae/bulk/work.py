@@ -18,6 +18,7 @@ from fastvae.bulk.rejects import MASK, files_of, lines_of
 from fastvae.bulk.shards import FORMATS
 from fastvae.bulk.source import RowSource
 from fastvae.bulk.table import Block
+from fastvae.runtime.side_by_side import work_in_company
 
 # Errors of the disk that every other shard would meet too.
 OF_THE_DISK = {
@@ -130,6 +131,7 @@ class Worker:
 
     def _compute(self) -> None:
         """Queue the blocks of every shard, each between its number and None; or what went wrong before None."""
+        work_in_company()
         try:
             while (shard := self._shards.get()) is not None:
                 self._abandoned = -1

@@ -17,7 +17,7 @@ from fastvae.runtime.latents import prior
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.results import Results
 from fastvae.runtime.row_steps import RowSteps, row_steps
-from fastvae.runtime.side_by_side import in_serial_thread
+from fastvae.runtime.side_by_side import in_company, in_serial_thread
 from fastvae_kernels.cpu import Values, has_wide_products
 
 # Rows are shared between threads, and the work of a single one is not: rows of larger models are left to those who can.
@@ -69,7 +69,7 @@ class CompiledExecutor:
             shapes = ((max(map(len, given)), *self.plan.shapes[name]) for name in self.plan.outputs)
             out = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         threads = 1 if in_serial_thread() else self._threads
-        self._steps.program.run(given, [tensor.numpy() for tensor in out], threads=threads)
+        self._steps.program.run(given, [tensor.numpy() for tensor in out], threads=threads, sleep=in_company())
         return tuple(out)
 
     def direct(

@@ -14,7 +14,7 @@ from fastvae.runtime.batching import blocks
 from fastvae.runtime.lifetime import Lifetime
 from fastvae.runtime.results import Results
 from fastvae.runtime.row_steps import RowSteps
-from fastvae.runtime.side_by_side import in_serial_thread
+from fastvae.runtime.side_by_side import in_company, in_serial_thread
 from fastvae_kernels.cpu import ProgramCall, Values
 
 FLOAT32 = np.dtype(np.float32)
@@ -89,6 +89,6 @@ class CompiledCall:
         """Rows low to high of the results; whether they could be computed."""
         threads = 1 if in_serial_thread() else self._threads
         made = [result[low:high] for result in results]
-        if not self._program.run([batch(low, high)], made, self._values, threads):
+        if not self._program.run([batch(low, high)], made, self._values, threads, sleep=in_company()):
             return False
         return not (self._marked and made[-1].any())

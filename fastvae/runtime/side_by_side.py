@@ -76,6 +76,16 @@ def in_serial_thread() -> bool:
     return getattr(_here, "serial", False)
 
 
+def work_in_company() -> None:
+    """This thread has others beside it that need processors, a writer, say: who helps it does not spin in between."""
+    _here.company = True
+
+
+def in_company() -> bool:
+    """Whether this is such a thread."""
+    return getattr(_here, "company", False)
+
+
 def _become_serial() -> None:
     _here.serial = True
     torch.get_num_threads()  # a thread's first look sets its number to everybody's: not after this

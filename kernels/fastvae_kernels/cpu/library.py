@@ -152,6 +152,7 @@ class RowCall(ctypes.Structure):
         ("tile", c_int64),
         ("values", c_int),
         ("threads", c_int),
+        ("apart", c_int),
     )
 
 

@@ -56,8 +56,13 @@ class RowProgram:
         call.rows, call.values = _rows(given, made), _VALUES.index(values)
         return partial(library().fastvae_row_steps, byref(call))
 
-    def run(self, given: _Arrays, made: _Arrays, values: Values = "any", threads: int = 1) -> bool:
-        """:meth:`call`, once, in memory that is kept for the next time."""
+    def run(
+        self, given: _Arrays, made: _Arrays, values: Values = "any", threads: int = 1, *, sleep: bool = False
+    ) -> bool:
+        """:meth:`call`, once, in memory that is kept for the next time.
+
+        With ``sleep`` the other threads sleep in between. PyTorch's spin, and so begin sooner, in the way of others.
+        """
         rows = _rows(given, made)
         if not rows:
             return True
@@ -73,6 +78,7 @@ class RowProgram:
             for index, array in enumerate(made):
                 call.made[index] = array.ctypes.data
             call.rows, call.tile, call.values = rows, tile, _VALUES.index(values)
+            call.apart = sleep
             return bool(library().fastvae_row_steps(byref(call)))
         finally:
             idle.append(call)
@@ -99,6 +105,7 @@ class RowProgram:
             room=self._room,
             tile=tile,
             threads=threads,
+            apart=0,
         )
         call.memory = self, rooms  # lives as long as what points to it
         return call
@@ -106,7 +113,7 @@ class RowProgram:
     def _shares(self, rows: int, threads: int) -> tuple[int, int]:
         """How many threads take so many rows, and how many of them at a time."""
         threads = max(1, min(threads, rows, rows * self.products // _LEAST))
-        tiles = -(-rows // (self._tile * threads)) * threads  # as many for each
+        tiles = -(-rows // (self._tile * threads)) * threads  # as many for each, if nobody is in their way
         return threads, min(-(-rows // tiles // _BLOCK) * _BLOCK, self._tile)
 
 

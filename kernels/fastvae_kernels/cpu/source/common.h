@@ -27,6 +27,9 @@ typedef void (*work)(const void *context, int64_t first, int64_t last);
 /* Calls `run` for 0 .. count - 1, in as many ranges as there are threads; the caller's own thread takes the first. */
 void fastvae_parallel(work run, const void *context, int64_t count, int threads);
 
+/* The same on threads that sleep in between, and do not keep the processors from others: for work far longer than waking. */
+void fastvae_parallel_apart(work run, const void *context, int64_t count, int threads);
+
 static inline uint32_t bits_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);

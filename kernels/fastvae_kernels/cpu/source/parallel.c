@@ -1,4 +1,4 @@
-/* Work on several threads: those of PyTorch's own operations where they can be had, else new ones for one call.
+/* Work on several threads: those of PyTorch's own operations where they can be had, or ours, or new ones for one call.
 
    PyTorch's threads wait for its next operation by spinning, for milliseconds, on the very processors that other threads
    would need. Its runtime, GNU OpenMP, is found among what the process has loaded; nothing is linked to it. */
@@ -39,8 +39,36 @@ typedef void (*openmp)(void (*member)(void *), void *argument, unsigned threads,
 static pthread_once_t looked = PTHREAD_ONCE_INIT;
 static openmp parallel;
 
-/* The threads that OpenMP believes to have are not there in a forked process. */
-static void forget(void) { parallel = 0; }
+/* Threads of our own, which sleep until there is work for `wanted` of them; `running` have some, or are to have it. */
+static pthread_mutex_t taken = PTHREAD_MUTEX_INITIALIZER, lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
+static team *asleep_for;
+static int members, wanted, running;
+
+/* Neither those that OpenMP believes to have nor ours are there in a forked process. */
+static void forget(void) {
+    parallel = 0;
+    pthread_mutex_init(&taken, 0);
+    pthread_mutex_init(&lock, 0);
+    pthread_cond_init(&wake, 0);
+    pthread_cond_init(&done, 0);
+    members = wanted = running = 0;
+}
+
+static void *be_member(void *argument) {
+    (void)argument;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        while (!wanted) pthread_cond_wait(&wake, &lock);
+        wanted--;
+        team *own = asleep_for;
+        pthread_mutex_unlock(&lock);
+        take_shares(own);
+        pthread_mutex_lock(&lock);
+        if (!--running) pthread_cond_signal(&done);
+    }
+    return 0;
+}
 
 static void look(void) {
     void *found = dlsym(RTLD_DEFAULT, "GOMP_parallel");
@@ -48,7 +76,40 @@ static void look(void) {
     pthread_atfork(0, 0, forget);
 }
 
-void fastvae_parallel(work run, const void *context, int64_t count, int threads) {
+/* Wakes threads for all but one of the shares, and takes part. Whether nobody else had them. */
+static int run_awake(team *own) {
+    if (pthread_mutex_trylock(&taken)) return 0;
+    pthread_mutex_lock(&lock);
+    pthread_t started;
+    /* Where no further thread can be had, those there are do the work. */
+    while (members < own->shares - 1 && pthread_create(&started, 0, be_member, 0) == 0) {
+        pthread_detach(started);
+        members++;
+    }
+    asleep_for = own;
+    wanted = running = members < own->shares - 1 ? members : own->shares - 1;
+    pthread_cond_broadcast(&wake);
+    pthread_mutex_unlock(&lock);
+    take_shares(own);
+    pthread_mutex_lock(&lock);
+    running -= wanted; /* who has not woken yet is not needed any more */
+    wanted = 0;
+    while (running) pthread_cond_wait(&done, &lock);
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&taken);
+    return 1;
+}
+
+/* Makes threads for all but one of the shares, and takes part. */
+static void run_new(team *own) {
+    pthread_t started[MOST_THREADS];
+    int count = 0;
+    while (count < own->shares - 1 && pthread_create(&started[count], 0, start_member, own) == 0) count++;
+    take_shares(own);
+    while (count > 0) pthread_join(started[--count], 0);
+}
+
+static void share(work run, const void *context, int64_t count, int threads, int apart) {
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     if (threads > count) threads = (int)count;
     if (threads <= 1) {
@@ -57,14 +118,16 @@ void fastvae_parallel(work run, const void *context, int64_t count, int threads)
     }
     team own = {run, context, count, threads, 0};
     pthread_once(&looked, look);
-    if (parallel) {
+    if (parallel && !apart)
         parallel(take_shares, &own, (unsigned)threads, 0);
-        return;
-    }
-    pthread_t started[MOST_THREADS];
-    int running = 0;
-    /* Where no further thread can be had, those there are do the work. */
-    while (running < threads - 1 && pthread_create(&started[running], 0, start_member, &own) == 0) running++;
-    take_shares(&own);
-    while (running > 0) pthread_join(started[--running], 0);
+    else if (!run_awake(&own))
+        run_new(&own);
+}
+
+void fastvae_parallel(work run, const void *context, int64_t count, int threads) {
+    share(run, context, count, threads, 0);
+}
+
+void fastvae_parallel_apart(work run, const void *context, int64_t count, int threads) {
+    share(run, context, count, threads, 1);
 }

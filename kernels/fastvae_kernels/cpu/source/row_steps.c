@@ -42,7 +42,7 @@ typedef struct {
     const int64_t *places, *bytes; /* of each result: where it lies, if not at MADE, and the bytes of a row */
     float *const *rooms;           /* of each thread, zeros before the first call */
     int64_t count, outputs, rows, scratch, room, tile; /* room: floats of a row; tile: rows at most */
-    int values, threads;           /* values: what those of the first of the given have to be */
+    int values, threads, apart;    /* values: what those of the first of the given have to be; apart: see common.h */
 } row_call;
 
 WIDE static void affine(const row_step *own, const float *x, float *y) {
@@ -198,7 +198,8 @@ WIDE static int all_in_unit_interval(const float *x, int64_t count) {
 
 typedef struct {
     const row_call *own;
-    int *wrong; /* whether a row's values are not what they have to be */
+    int64_t *next; /* the first tile that nobody has taken */
+    int *wrong;    /* whether a row's values are not what they have to be */
 } rows_call;
 
 static int is_right(const row_call *own, int64_t first, int64_t rows) {
@@ -209,13 +210,15 @@ static int is_right(const row_call *own, int64_t first, int64_t rows) {
     return own->values == FINITE ? all_finite(x, entries) : all_in_unit_interval(x, entries);
 }
 
-/* As many rows as are the share of threads first .. last - 1, tile by tile; each is looked at just before it is read. */
-static void run_share(const void *context, int64_t first, int64_t last) {
+/* Tiles, one after the other, in the room of thread `first`, until none is left: a thread that is kept from its work does
+   fewer of them. A tile's rows are looked at just before they are read. */
+static void run_tiles(const void *context, int64_t first, int64_t last) {
     const rows_call *call = context;
     const row_call *own = call->own;
-    int64_t tiles = (own->rows + own->tile - 1) / own->tile;
-    for (int64_t index = tiles * first / own->threads; index < tiles * last / own->threads; index++) {
-        tile of = {own, own->rooms[first], index * own->tile};
+    (void)last;
+    for (;;) {
+        tile of = {own, own->rooms[first], __atomic_fetch_add(call->next, 1, __ATOMIC_RELAXED) * own->tile};
+        if (of.first >= own->rows) return;
         int64_t rows = own->rows - of.first < own->tile ? own->rows - of.first : own->tile;
         if (__atomic_load_n(call->wrong, __ATOMIC_RELAXED)) return;
         if (!is_right(own, of.first, rows)) {
@@ -237,7 +240,8 @@ int fastvae_row_call_size(void) { return (int)sizeof(row_call); }
 /* Whether the rows are what they have to be; else what is made is to be thrown away. */
 int fastvae_row_steps(const row_call *own) {
     int wrong = 0;
-    rows_call call = {own, &wrong};
-    fastvae_parallel(run_share, &call, own->threads, own->threads);
+    int64_t next = 0;
+    rows_call call = {own, &next, &wrong};
+    (own->apart ? fastvae_parallel_apart : fastvae_parallel)(run_tiles, &call, own->threads, own->threads);
     return !wrong;
 }
