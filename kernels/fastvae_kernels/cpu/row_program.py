@@ -51,9 +51,10 @@ class RowProgram:
         be. All arrays are in C order, and are not kept, their addresses are; the given ones are float32 (rows, *shape),
         those made have the results. Of fewer rows than these the first comes again after the last.
         """
-        threads, tile = self._shares(_rows(given, made), threads)
+        rows = _rows(given, made)
+        threads, tile = self._shares(max(rows, 1), threads)
         call = self._bound(given, made, tile, threads)
-        call.rows, call.values = _rows(given, made), _VALUES.index(values)
+        call.rows, call.values = rows, _VALUES.index(values)
         return partial(library().fastvae_row_steps, byref(call))
 
     def run(
@@ -111,7 +112,7 @@ class RowProgram:
         return call
 
     def _shares(self, rows: int, threads: int) -> tuple[int, int]:
-        """How many threads take so many rows, and how many of them at a time."""
+        """How many threads take so many rows, at least one, and how many of them at a time."""
         threads = max(1, min(threads, rows, rows * self.products // _LEAST))
         tiles = -(-rows // (self._tile * threads)) * threads  # as many for each, if nobody is in their way
         return threads, min(-(-rows // tiles // _BLOCK) * _BLOCK, self._tile)

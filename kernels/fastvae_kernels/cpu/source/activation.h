@@ -1,4 +1,4 @@
-/* Activations by number, in the order of `activations` in cpu/dense_rows.py. */
+/* Activations by number, in the order of `ACTIVATIONS` in checks.py. */
 
 #ifndef FASTVAE_ACTIVATION_H
 #define FASTVAE_ACTIVATION_H
