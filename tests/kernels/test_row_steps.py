@@ -245,7 +245,7 @@ def test_threads_have_the_bits_of_one() -> None:
         assert all(pool.map(some, range(2000)))
 
 
-@given(columns=st.integers(1, 600), latents=st.integers(1, 20), rows=st.integers(1, 5), seed=st.integers(0, 99))
+@given(columns=st.integers(1, 600), latents=st.integers(1, 20), rows=st.integers(1, 40), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_scores_of_several_arrays(columns: int, latents: int, rows: int, seed: int) -> None:
     """What a session made and what it was given, of rows of different lengths."""
