@@ -54,6 +54,7 @@ class RowProgram:
         threads, tile = self._shares(_rows(given, made), threads)
         call = self._bound(given, made, tile, threads)
         call.rows, call.values = _rows(given, made), _VALUES.index(values)
+        call.program = self  # lives as long as what points to its weights
         return partial(library().fastvae_row_steps, byref(call))
 
     def run(
@@ -107,7 +108,7 @@ class RowProgram:
             threads=threads,
             apart=0,
         )
-        call.memory = self, rooms  # lives as long as what points to it
+        call.memory = rooms  # lives as long as what points to it; so does not the program, which keeps calls
         return call
 
     def _shares(self, rows: int, threads: int) -> tuple[int, int]:
