@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,15 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastvae
+from fastvae.api import VAE
 from fastvae.layers import Activation, Conv2d, ConvTranspose2d, Flatten, Linear, Reshape
 from fastvae.model import Model
 from fastvae.plan import build_plan
+from fastvae.runtime import Settings
+from fastvae.runtime import compiled as compiled_plans
 from fastvae.runtime.compiled import CompiledExecutor, compiled_steps
+from fastvae.runtime.compiled_call import CompiledCall
 from fastvae.runtime.executor import Draw
+from fastvae.runtime.ort import OnnxExecutor
 from fastvae.spec import Bernoulli, GaussianHead, ModelSpec
 from fastvae_kernels.cpu import has_wide_products
 from tests.fastvae.strategies import specs
-from tests.fastvae.support import SPECS, gaussian_head, inputs_of, random_model, run_plan
+from tests.fastvae.support import SPECS, data_for, gaussian_head, inputs_of, mlp_spec, random_model, run_plan
 
 pytestmark = pytest.mark.skipif(not has_wide_products(), reason="no wide products on this CPU")
 
@@ -81,6 +89,18 @@ def named(name: str) -> Model:
     return random_model((SPECS | OWN)[name])
 
 
+def on(name: str, **settings: Any) -> VAE:
+    return VAE(named(name), Settings(**settings))
+
+
+def call_of(model: VAE, verb: str) -> CompiledCall:
+    """The short way of a verb, which is the compiled kernels'."""
+    assert isinstance(model._engine.executors.of(verb), CompiledExecutor)
+    call = model._engine._short_ways.of(verb)
+    assert isinstance(call, CompiledCall)
+    return call
+
+
 def agrees(model: Model, verb: str, rows: int, threads: int, band: int) -> bool:
     """Whether the compiled kernels take the plan; what they make is then looked at, ``band`` the roundings it may have.
 
@@ -111,7 +131,7 @@ def agrees(model: Model, verb: str, rows: int, threads: int, band: int) -> bool:
 
 
 @given(spec=specs(), seed=st.integers(0, 99), verb=st.sampled_from((*PLAIN, *SCORES)), threads=st.integers(1, 3))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_any_plan_equals_the_reference_or_is_left_to_a_session(
     spec: ModelSpec, seed: int, verb: str, threads: int
 ) -> None:
@@ -139,3 +159,44 @@ def test_who_is_compiled_and_equals_the_reference(name: str) -> None:
     left = {verb for verb in verbs if not agrees(model, verb, 7, 2, band=512)}
     assert left == set(SESSIONS[name])
     assert not agrees(model, "impute", 7, 2, band=512)
+
+
+def test_outputs_that_are_parts_of_another_or_read_in_part_or_wanted_twice() -> None:
+    """Results are made where the caller wants them, where nothing else is wanted of the same memory."""
+    model = random_model(mlp_spec(layout="chunked"))
+    plan = build_plan(model, "kl", target="onnx", dtype=torch.float32, device="cpu")
+    exact = build_plan(model, "kl", target="onnx", dtype=torch.float64, device="cpu")
+    step = next(step for step in plan.steps if step.op == "split")
+    (joint,), halves, (kl,) = step.inputs, step.outputs, plan.outputs
+    inputs = inputs_of(model.spec)
+    for outputs in ((joint, kl), (joint, *halves), (*halves, kl), (kl, kl, joint, joint), ("x", kl)):
+        own = replace(plan, outputs=outputs)
+        steps = compiled_steps(own, 1)
+        assert steps is not None
+        found = CompiledExecutor(own, steps, 1)({name: value.float() for name, value in inputs.items()})
+        for part, values in zip(found, run_plan(replace(exact, outputs=outputs), inputs), strict=True):
+            np.testing.assert_allclose(part, values, rtol=0, atol=64 * 2.0**-24 * max(1.0, float(values.abs().max())))
+
+
+@pytest.mark.parametrize("limit", ["MOST_FLOPS", "MOST_WEIGHT_BYTES", "MOST_SCRATCH_BYTES"])
+def test_large_models_are_left_to_sessions(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = on("images")
+    executor = before._engine.executors.of("reconstruct")
+    assert isinstance(executor, CompiledExecutor)
+    monkeypatch.setattr(compiled_plans, limit, 0)
+    model = on("images")
+    assert isinstance(model._engine.executors.of("reconstruct"), OnnxExecutor)
+    x = data_for(model.spec, 3).astype(np.float32)
+    np.testing.assert_allclose(model.reconstruct(x), before.reconstruct(x), atol=1e-5)
+
+
+def test_who_has_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(on("digits", impl="onnxruntime")._engine.executors.of("embed"), OnnxExecutor)
+    assert isinstance(on("digits", batch_invariant=True)._engine.executors.of("embed"), CompiledExecutor)
+    assert not isinstance(on("digits", impl="reference")._engine.executors.of("embed"), CompiledExecutor)
+    assert not isinstance(on("digits", precision="bf16")._engine.executors.of("embed"), CompiledExecutor)
+    monkeypatch.setattr("fastvae.runtime.compiled.has_wide_products", lambda: False)
+    model = on("digits")
+    assert isinstance(model._engine.executors.of("embed"), OnnxExecutor)
+    x = data_for(model.spec, 3).astype(np.float32)
+    np.testing.assert_allclose(model.embed(x), fastvae.load("digits").embed(x), atol=1e-5)
