@@ -72,6 +72,10 @@ class CompiledExecutor:
         self._steps.program.run(given, [tensor.numpy() for tensor in out], threads=threads, sleep=in_company())
         return tuple(out)
 
+    def release(self) -> None:
+        """Give back the memory that is kept for the next call."""
+        self._steps.program.release()
+
     def direct(
         self, shape: Shape, limit: int, values: Values, in_use: Lifetime, results: Results
     ) -> CompiledCall | None:

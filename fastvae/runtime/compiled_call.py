@@ -64,7 +64,10 @@ class CompiledCall:
             return None
         rows = len(x)
         if 0 < rows <= self._most and not in_serial_thread():
-            results = self._few(x)
+            try:
+                results = self._few(x)
+            except MemoryError:
+                return None
             return None if results is None or (self._marked and results[-1].any()) else results
         if not (rows and x.flags.c_contiguous and x.flags.aligned):
             return None
@@ -72,7 +75,7 @@ class CompiledCall:
 
     def in_batches(self, rows: int, batch: Callable[[int, int], Any]) -> list[NDArray[Any]] | None:
         """The outputs for many rows, of which ``batch`` gives low to high, as :meth:`__call__` takes them."""
-        if rows <= self._most:
+        if rows <= self._most and not in_serial_thread():
             return self(batch(0, rows))
         try:
             sizes = [(rows, *shape) for shape in self._shapes]
@@ -89,6 +92,8 @@ class CompiledCall:
         """Rows low to high of the results; whether they could be computed."""
         threads = 1 if in_serial_thread() else self._threads
         made = [result[low:high] for result in results]
-        if not self._program.run([batch(low, high)], made, self._values, threads, sleep=in_company()):
+        try:
+            done = self._program.run([batch(low, high)], made, self._values, threads, sleep=in_company())
+        except MemoryError:
             return False
-        return not (self._marked and made[-1].any())
+        return done and not (self._marked and made[-1].any())

@@ -185,31 +185,44 @@ class Executors:
 
     def _built(self, verb: str) -> AnyExecutor:
         how = self._how
-        plan = build_plan(
+        sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
+        # There a row's bits are its own in any plan; padded columns, as sessions need them, have no form.
+        if how.compiled and how.batch_invariant and not sizes:
+            compiled = self._compiled(self._new_plan(verb, batch_invariant=False))
+            if compiled is not None:
+                return compiled
+        plan = self._new_plan(verb, batch_invariant=how.batch_invariant)
+        if how.impl == "onnxruntime":
+            parts = split(plan, WITHOUT_FORM)
+            return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
+        return self._recorded(self._narrowed(plan))
+
+    def _new_plan(self, verb: str, *, batch_invariant: bool) -> Plan:
+        how = self._how
+        return build_plan(
             self.model,
             verb,
             target=how.target,
             dtype=how.dtype,
             device=how.device,
-            batch_invariant=how.batch_invariant,
+            batch_invariant=batch_invariant,
             tf32=how.precision == "tf32",
-            largest=self._magnitudes(verb, how.target, batch_invariant=how.batch_invariant),
+            largest=self._magnitudes(verb, how.target, batch_invariant=batch_invariant),
             share=self._share,
         )
-        if how.impl == "onnxruntime":
-            sizes = self.model.spec.any_size and verb in SIZE_FREE_VERBS
-            parts = split(plan, WITHOUT_FORM)
-            return SplitExecutor(plan, parts, self._session) if parts else self._session(plan, any_size=sizes)
-        return self._recorded(self._narrowed(plan))
+
+    def _compiled(self, plan: Plan) -> CompiledExecutor | None:
+        """The plan in the compiled kernels, where they may and can have it."""
+        how = self._how
+        threads = 1 if how.batch_invariant else how.threads  # a session's tiles would be padded
+        steps = compiled_steps(plan, threads) if how.compiled else None
+        return None if steps is None else CompiledExecutor(plan, steps, how.threads)
 
     def _session(self, plan: Plan, *, any_size: bool = False) -> OnnxExecutor | CompiledExecutor:
         """The compiled kernels, where they can have the plan and images have one size; else a session."""
         how = self._how
-        threads = 1 if how.batch_invariant else how.threads  # a session's tiles would be padded
-        steps = compiled_steps(plan, threads) if how.compiled and not any_size else None
-        if steps is not None:
-            return CompiledExecutor(plan, steps, how.threads)
-        return OnnxExecutor(
+        compiled = None if any_size else self._compiled(plan)
+        return compiled or OnnxExecutor(
             plan,
             threads=how.threads,
             arena=how.arena,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fastvae.layers import Shape
 from fastvae.plan import Plan
-from fastvae.runtime.row_steps import RowSteps, row_steps
+from fastvae.runtime.row_steps import WINDOWED, RowSteps, row_steps
 from fastvae_kernels.cpu import ProgramCall, Values
 
 # Rows of a call at most, fewer where they would be more multiplications than this: beyond, sessions are sooner done.
@@ -37,6 +37,8 @@ def few_rows(plan: Plan) -> FewRows | None:
     """``plan``, in float32 on the CPU, for a few rows of its only input; None where that is better left to others."""
     products = sum(plan.weights[str(step.inputs[1])].numel() for step in plan.steps if step.op == "linear")
     if len(plan.inputs) != 1 or not 0 < products * 4 <= MOST_BYTES:
+        return None
+    if any(step.op in WINDOWED for step in plan.steps):  # whose products are many more than their weights
         return None
     found = row_steps(plan)
     return None if found is None else FewRows(found, min(MOST_ROWS, MOST_PRODUCTS // products))

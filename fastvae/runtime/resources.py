@@ -61,6 +61,9 @@ class Resources:
         """Give back what memory can be spared: graphs, idle buffers, and what PyTorch keeps for later."""
         self.stages.clear()
         self.results.clear()
+        for executor in list(self.executors.values()):
+            if isinstance(executor, CompiledExecutor):
+                executor.release()
         if self.graphs is not None:
             self.graphs.clear()
         release_unused()

@@ -203,7 +203,9 @@ def _split(to: _Translation, step: Step) -> tuple[int, ...]:
     if place <= GIVEN:
         raise NoFormError
     if step.attributes["layout"] == "interleaved":
-        return to.table.columns(place, 0, 2, size), to.table.columns(place, 1, 2, size)
+        count = to.plan.shapes[step.outputs[0]][0]  # of channels, where it is an image
+        first, second = (to.table.columns(place, which, 2, count, size // count) for which in (0, 1))
+        return first, second
     return place, place + size
 
 

@@ -55,6 +55,7 @@ class RowProgram:
         threads, tile = self._shares(max(rows, 1), threads)
         call = self._bound(given, made, tile, threads)
         call.rows, call.values = rows, _VALUES.index(values)
+        call.program = self  # lives as long as what points to its weights
         return partial(library().fastvae_row_steps, byref(call))
 
     def run(
@@ -108,7 +109,7 @@ class RowProgram:
             threads=threads,
             apart=0,
         )
-        call.memory = self, rooms  # lives as long as what points to it
+        call.memory = rooms  # lives as long as what points to it; so does not the program, which keeps calls
         return call
 
     def _shares(self, rows: int, threads: int) -> tuple[int, int]:

@@ -115,10 +115,10 @@ class StepTable:
         nan = self._own(1)
         return self._step("pixels", x, channels * entries, other=nan, **sizes), nan
 
-    def columns(self, x: int, first: int, step: int, count: int) -> int:
-        """Every ``step``th entry from the ``first`` on."""
-        to = self._own(count)
-        self._arrange(x, first, to, (1, 1, count), (0, 0, step), (0, 0, 1))
+    def columns(self, x: int, first: int, step: int, count: int, length: int = 1) -> int:
+        """Every ``step``th group of ``length`` entries from the ``first`` on, ``count`` of them."""
+        to = self._own(count * length)
+        self._arrange(x, first * length, to, (1, length, count), (0, 1, step * length), (0, 1, length))
         return to
 
     def image(self, shape: Sequence[int], padding: Padding = (0, 0, 0, 0), *, planar: bool = False) -> Image:

@@ -24,6 +24,13 @@ from tests.fastvae.support import SPECS, data_for, random_model, vae
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"the kernels for CPUs: {why_not()}")
 
+
+@pytest.fixture(autouse=True)
+def no_whole_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the compiled kernels, as for plans that these leave to sessions."""
+    monkeypatch.setattr("fastvae.runtime.executors.compiled_steps", lambda *_: None)
+
+
 VERBS = ("elbo", "kl", "distance", "score", "squared_error")
 ANY_SIZE = patch("fastvae.runtime.last_steps.LEAST_FLOPS", 0)
 NO_SHORTER_WAY = patch("fastvae.runtime.ort.few_rows", lambda _: None)

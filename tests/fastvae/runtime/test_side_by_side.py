@@ -36,6 +36,12 @@ def sessions(model: fastvae.VAE, verb: str) -> set[int]:
     return set(executor._sessions._made)
 
 
+@pytest.fixture
+def sessions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For plans that the compiled kernels would share between threads themselves."""
+    monkeypatch.setattr("fastvae.runtime.executors.compiled_steps", lambda *_: None)
+
+
 @given(st.integers(1, 10**9), st.integers(1, 5000), st.integers(2, 200))
 def test_parts_are_even_and_of_whole_tiles_where_those_fit(rows: int, size: int, threads: int) -> None:
     part = shared_part(rows, size, threads)
@@ -113,6 +119,7 @@ def test_others_go_one_by_one(settings: dict[str, Any]) -> None:
     assert model._engine.batches.side_by_side(["decode"], 10**6, 1024) is None
 
 
+@pytest.mark.usefixtures("sessions_alone")
 @pytest.mark.parametrize(("name", "verb"), [("digits", "generate"), ("mnist", "decode"), ("mnist", "elbo")])
 def test_batches_with_noise_and_those_of_convolutions_go_so_in_any_mode(name: str, verb: str) -> None:
     engine = fastvae.load(name, device="cpu", threads=2)._engine
@@ -121,6 +128,7 @@ def test_batches_with_noise_and_those_of_convolutions_go_so_in_any_mode(name: st
     assert engine.batches.side_by_side([verb], size + 1, size) == (serial_threads(2), shared_part(size + 1, size, 2))
 
 
+@pytest.mark.usefixtures("sessions_alone")
 def test_the_short_way_and_the_long_one_side_by_side() -> None:
     one, two = (fastvae.load("mnist", device="cpu", threads=threads, batch_size=TILE) for threads in (1, 2))
     x = one.generate(4 * TILE)
@@ -186,6 +194,7 @@ def test_a_thread_of_them_does_not_wait_for_itself() -> None:
     assert serial_threads(1) is None
 
 
+@pytest.mark.usefixtures("sessions_alone")
 def test_a_model_is_gone_as_soon_as_nobody_has_it() -> None:
     """Without waiting for the collector, which a forked child may not let end a session: its threads are not there."""
     model = fastvae.load("digits", device="cpu", threads=2)
