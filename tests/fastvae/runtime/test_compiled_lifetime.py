@@ -182,7 +182,7 @@ def test_a_call_of_several_batches_is_a_caller_inside() -> None:
 
 
 def test_memory_that_is_kept_can_be_given_back() -> None:
-    model = vae(SPECS["conv"])
+    model = vae(SPECS["conv_residual"])
     x = data_for(model.spec, 300).astype(np.float32)
     before = np.asarray(model.embed(x))
     executor = model._engine.executors.of("embed")
