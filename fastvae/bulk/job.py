@@ -19,6 +19,7 @@ from fastvae.model import Model
 from fastvae.runtime import Engine
 from fastvae.spec import ModelSpec
 from fastvae.spec_json import spec_to_json
+from fastvae_kernels.cpu import has_wide_products
 
 DTYPES: Final = ("float32", "float16", "uint8")
 # What columns of ids have, besides.
@@ -29,6 +30,8 @@ SHARD_BYTES, SHARD_FLOPS = 64 * 2**20, 2 * 10**11
 BLOCK_BYTES, BLOCK_FLOPS = 8 * 2**20, 2 * 10**10
 TILE = 128
 ANY_NUMBER: Final = "any number"
+# The implementation of a job whose rows the compiled kernels may make: what `impl="auto"` leaves to them.
+COMPILED: Final = "compiled"
 MOST_SHARDS = 10**9
 
 
@@ -171,6 +174,7 @@ def spec_hash(spec: ModelSpec) -> str:
 
 def numerics_of(engine: Engine) -> dict[str, Any]:
     """The fields of a Job that say how an engine computes."""
+    compiled = engine.how.compiled and has_wide_products()
     packages, threads = ["numpy", "torch"], ANY_NUMBER
     if engine.device.type == "cuda":
         device = torch.cuda.get_device_name(engine.device)
@@ -184,7 +188,7 @@ def numerics_of(engine: Engine) -> dict[str, Any]:
     return {
         "precision": engine.precision,
         "numerics": "batch-invariant",
-        "implementation": engine.impl,
+        "implementation": COMPILED if compiled else engine.impl,
         "device": device,
         "threads": threads,
         "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(packages)),

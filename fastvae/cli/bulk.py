@@ -15,7 +15,7 @@ from typer import Argument, Option
 
 import fastvae
 from fastvae import bulk
-from fastvae.bulk.job import Job
+from fastvae.bulk.job import COMPILED, Job
 from fastvae.bulk.opening import folder_path, is_url, open_folder
 from fastvae.cli.options import (
     MODEL,
@@ -222,7 +222,7 @@ def _load(options: ModelOptions, job: Job, device: str) -> fastvae.VAE:
         **dataclasses.asdict(options),
         device=device,
         precision=job.precision,
-        impl=job.implementation,
+        impl="auto" if job.implementation == COMPILED else job.implementation,
         scaled_latents=job.scaled_latents,
         max_memory=job.max_memory or None,
     ).load(batch_invariant=True)
